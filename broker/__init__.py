@@ -1,0 +1,1 @@
+"""The heart: one noun per file, the store, operations and the engine."""

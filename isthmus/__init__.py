@@ -1,0 +1,1 @@
+"""Isthmus: one API for VMs, networks and storage over your own hosts and the clouds you rent."""

@@ -1,0 +1,44 @@
+"""The models of the native API, defined once: the server answers with them, the SDK reads them."""
+
+from isthmus.schema.accesskey import AccessKey, AccessKeyCreate, AccessKeyCreated
+from isthmus.schema.error import Error, ErrorDetail
+from isthmus.schema.event import Event
+from isthmus.schema.flavor import Flavor, FlavorCreate
+from isthmus.schema.gateway import (
+    AgentRegister,
+    AgentStatus,
+    Enrol,
+    Enrolled,
+    Gateway,
+    GatewayCreate,
+    GatewayCreated,
+    PeerStatus,
+)
+from isthmus.schema.host import Host, HostUpdate
+from isthmus.schema.image import Image, ImageCreate, ImageUpdate
+from isthmus.schema.keypair import KeyPair, KeyPairCreate
+from isthmus.schema.network import Network, NetworkCreate, Subnet, SubnetCreate
+from isthmus.schema.operation import Operation, OperationState
+from isthmus.schema.page import Page
+from isthmus.schema.peer import Peer
+from isthmus.schema.policy import Clause, Policy, PolicyCheck, PolicyText, Problem
+from isthmus.schema.project import Project, ProjectCreate, Quota, QuotaSet
+from isthmus.schema.site import Site, SiteCreate
+from isthmus.schema.status import Status
+from isthmus.schema.token import Role, Token, TokenCreate, TokenCreated
+from isthmus.schema.vm import (
+    NIC,
+    VM,
+    Console,
+    NearestMiss,
+    SiteWhy,
+    Term,
+    VMCreate,
+    VMOperation,
+    VMState,
+    VMStop,
+    VMUpdate,
+    Why,
+)
+
+__all__ = [name for name in dir() if name[0].isupper()]

@@ -1,0 +1,23 @@
+"""A flavor: the size of a VM."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from isthmus.schema._base import Answer, Name, Request
+
+
+class Flavor(Answer):
+    """Sizes: ``mem_mb`` in MiB, ``disk_gb`` in GiB."""
+
+    name: str
+    vcpus: int
+    mem_mb: int
+    disk_gb: int
+
+
+class FlavorCreate(Request):
+    name: Name
+    vcpus: int = Field(ge=1, le=1024)
+    mem_mb: int = Field(ge=32, le=16_777_216)
+    disk_gb: int = Field(ge=1, le=65_536)

@@ -1,0 +1,52 @@
+"""A private network with one subnet per site."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from isthmus.schema._base import Answer, Name, Request
+
+
+class Subnet(Answer):
+    """``mode``: ``bridge``, ``nat``, ``route`` on hosts of ours; ``tunnel`` for burst VMs, reached through the gateway."""
+
+    id: str
+    network: str
+    site: str
+    cidr: str
+    mode: str
+    gateway: str
+    bridge: str = ""
+    dns: list[str] = Field(default_factory=list)
+    mtu: int
+    leased: int = 0
+
+
+class Network(Answer):
+    id: str
+    name: str
+    project: str | None = None
+    cidr: str
+    subnets: list[Subnet] = Field(default_factory=list)
+    created_at: datetime
+
+
+class NetworkCreate(Request):
+    """``cidr`` covers all of the network's subnets."""
+
+    name: Name
+    cidr: str
+
+
+class SubnetCreate(Request):
+    """``gateway`` defaults to the subnet's first address."""
+
+    site: str
+    cidr: str
+    mode: str = Field(default="nat", pattern="^(bridge|nat|route|tunnel)$")
+    gateway: str | None = None
+    bridge: str = ""
+    dns: list[str] = Field(default_factory=list, max_length=4)
+    mtu: int = Field(default=1420, ge=1280, le=9000)

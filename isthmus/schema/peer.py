@@ -1,0 +1,23 @@
+"""A burst VM's end of a tunnel."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from isthmus.schema._base import Answer
+
+
+class Peer(Answer):
+    """``state``: ``bootstrap`` (may still enrol), ``enrolled``, ``expired`` or ``removed``."""
+
+    id: str
+    gateway: str
+    vm: str
+    state: str
+    address: str
+    public_key: str | None = None
+    expires_at: datetime | None = None
+    enrolled_at: datetime | None = None
+    last_handshake_at: datetime | None = None
+    rx_bytes: int = 0
+    tx_bytes: int = 0

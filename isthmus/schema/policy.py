@@ -1,0 +1,54 @@
+"""The burst policy: a versioned file and what it says now."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from isthmus.schema._base import Answer, Request
+
+
+class Clause(Answer):
+    """One condition with its value now. ``value`` is None when an attribute in it is undefined."""
+
+    text: str
+    holds: bool | None
+    value: float | None = None
+
+
+class Policy(Answer):
+    """``burst``: ``open``, ``closed`` or ``off`` (the policy has no burst part)."""
+
+    version: int
+    text: str
+    applied_by: str
+    applied_at: datetime
+    burst: str
+    burst_since: datetime | None = None
+    reason: str = ""
+    open: list[Clause] = Field(default_factory=list)
+    close: list[Clause] = Field(default_factory=list)
+    burst_vms: int = 0
+
+
+class PolicyText(Request):
+    """``name`` is the file's name, for the positions in errors."""
+
+    text: str = Field(max_length=262_144)
+    name: str = "policy.yaml"
+
+
+class Problem(Answer):
+    """One mistake: where it is, what is wrong and how to mend it. Lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+    mend: str = ""
+
+
+class PolicyCheck(Answer):
+    ok: bool
+    problems: list[Problem] = Field(default_factory=list)

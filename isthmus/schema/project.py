@@ -1,0 +1,36 @@
+"""A project: whose VMs they are."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from isthmus.schema._base import Answer, Name, Request
+
+
+class Quota(Answer):
+    """The most a project may have at once; None is no limit."""
+
+    vms: int | None = None
+    vcpus: int | None = None
+    mem_mb: int | None = None
+
+
+class QuotaSet(Request):
+    vms: int | None = Field(default=None, ge=0)
+    vcpus: int | None = Field(default=None, ge=0)
+    mem_mb: int | None = Field(default=None, ge=0)
+
+
+class Project(Answer):
+    id: str
+    name: str
+    quota: Quota = Field(default_factory=Quota)
+    account: str = Field(description="The project's twelve-digit account in the EC2 face.")
+    created_at: datetime
+
+
+class ProjectCreate(Request):
+    name: Name
+    quota: QuotaSet = Field(default_factory=QuotaSet)

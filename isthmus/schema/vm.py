@@ -1,0 +1,151 @@
+"""A virtual machine."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import Field
+
+from isthmus.schema._base import Answer, Name, Request
+from isthmus.schema.operation import Operation
+
+
+class VMState(StrEnum):
+    """States on the wire. What is going on inside a state is the operation's phase."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    SUSPENDING = "suspending"
+    SUSPENDED = "suspended"
+    MIGRATING = "migrating"
+    SHUTTING_DOWN = "shutting-down"
+    TERMINATED = "terminated"
+    ERROR = "error"
+
+
+class NIC(Answer):
+    """A VM's interface on one network."""
+
+    network: str
+    subnet: str
+    address: str
+    mac: str
+
+
+class VM(Answer):
+    """A virtual machine. ``host`` is None until it is placed; ``elastic`` tells a burst VM."""
+
+    id: str
+    name: str
+    project: str
+    state: VMState
+    status_reason: str = ""
+    image: str
+    flavor: str
+    vcpus: int
+    mem_mb: int
+    disk_gb: int
+    site: str | None = None
+    host: str | None = None
+    elastic: bool = False
+    nics: list[NIC] = Field(default_factory=list)
+    public_address: str | None = None
+    key_pair: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    requirements: str | None = None
+    rank: str | None = None
+    provider_ref: str | None = None
+    operation: str | None = None
+    created_at: datetime
+    launched_at: datetime | None = None
+    enrolled_at: datetime | None = None
+    terminated_at: datetime | None = None
+
+    @property
+    def address(self) -> str | None:
+        """The private address of the first NIC."""
+        return self.nics[0].address if self.nics else None
+
+
+class VMCreate(Request):
+    """A request for one VM. Without ``networks`` it joins the project's default network."""
+
+    name: Name
+    image: str
+    flavor: str
+    networks: list[str] = Field(default_factory=list, max_length=8)
+    address: str | None = Field(default=None, description="A free address of the first network to ask for.")
+    key_pair: str | None = None
+    user_data: str = Field(default="", max_length=12288, description="For cloud-init, plain text.")
+    labels: dict[str, str] = Field(default_factory=dict, max_length=50)
+    requirements: str | None = Field(default=None, max_length=4096)
+    rank: str | None = Field(default=None, max_length=4096)
+
+
+class VMUpdate(Request):
+    """What may change on a VM at any time."""
+
+    labels: dict[str, str] = Field(max_length=50)
+
+
+class VMStop(Request):
+    """How to stop: ask the guest, or pull the plug."""
+
+    force: bool = False
+
+
+class VMOperation(Answer):
+    """A VM, and the operation that was started on it."""
+
+    vm: VM
+    operation: Operation
+
+
+class Console(Answer):
+    """The newest part of the serial console."""
+
+    text: str
+
+
+class Term(Answer):
+    """One conjunct of the requirement and how many hosts it refused. ``undefined``: refused because an attribute is missing."""
+
+    text: str
+    refused: int
+    undefined: int = 0
+
+
+class NearestMiss(Answer):
+    """The host that came closest, and what it lacks in words."""
+
+    host: str
+    lacks: list[str]
+
+
+class SiteWhy(Answer):
+    """What became of one site's hosts in the decision."""
+
+    site: str
+    hosts: int
+    feasible: int
+    terms: list[Term] = Field(default_factory=list)
+    nearest: NearestMiss | None = None
+    verdict: str
+
+
+class Why(Answer):
+    """Why a VM is where it is, or why it is nowhere."""
+
+    vm: str
+    placed: bool
+    summary: str
+    host: str | None = None
+    rank: float | None = None
+    runner_up: str | None = None
+    runner_up_rank: float | None = None
+    sites: list[SiteWhy] = Field(default_factory=list)
+    policy: list[str] = Field(default_factory=list, description="The burst policy's clauses with their values.")
+    admit: str = Field(default="", description="The smallest change that would admit a host.")

@@ -1,0 +1,1 @@
+"""A whole hybrid cloud on one Linux machine."""

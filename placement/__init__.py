@@ -1,0 +1,1 @@
+"""The matchmaker: pure decisions over a table of hosts. No I/O, no clock, no database."""

@@ -1,0 +1,1 @@
+"""Kinds of site: each folder drives one kind behind ``providers.port``."""
