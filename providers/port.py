@@ -273,14 +273,14 @@ Progress = Callable[[int, int], None]
 
 @runtime_checkable
 class Provider(Protocol):
-    """One site, driven. Constructed as ``Kind(context: SiteContext)``; makes no call before it is asked to."""
+    """One site, driven. Constructed as ``Kind(context: SiteContext)``; makes no call by itself."""
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What this provider can do."""
 
     def check(self) -> None:
-        """Reach the site once. Raises Unreachable, AuthenticationFailed or InvalidSpec (bad options) in words."""
+        """Reach the site once. Raises Unreachable, AuthenticationFailed, InvalidSpec (bad options)."""
 
     def inventory(self) -> Sequence[HostReport]:
         """All hosts of the site, in a stable order; unreachable ones included."""
@@ -304,7 +304,7 @@ class Provider(Protocol):
         """Start a stopped VM; nothing when it runs. Raises NotFound."""
 
     def stop_vm(self, host: str, ref: str, *, force: bool = False) -> None:
-        """Ask the guest to shut down (``force``: pull the plug); nothing when it is stopped. Raises NotFound."""
+        """Ask the guest to shut down (``force``: pull the plug); nothing when stopped. Raises NotFound."""
 
     def reboot_vm(self, host: str, ref: str) -> None:
         """Reboot a running VM. Raises NotFound."""
@@ -316,7 +316,11 @@ class Provider(Protocol):
         """The newest 64 KiB of the serial console. Raises NotFound, Unsupported."""
 
     def watch(self, notify: Callable[[str], None]) -> None:
-        """Call ``notify(vm_id)`` (or ``notify("")`` for "look at everything") when something changes, until closed."""
+        """Call ``notify(vm_id)`` (or ``notify("")`` for "look at everything") when something changes.
+
+        Blocks until ``close`` is called from another thread: give it a thread of its own. ``notify`` must
+        be quick.
+        """
 
     def close(self) -> None:
         """Drop connections and threads. Later calls may raise."""
