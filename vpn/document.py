@@ -7,8 +7,15 @@ persists the newest one it has applied, and goes on with it while the broker is 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
+from ipaddress import ip_address, ip_interface
 from typing import Any, Literal
+
+from vpn.address import Network, contains, network_of
+from vpn.keys import is_key
+
+_INTERFACE = re.compile(r"^[A-Za-z][A-Za-z0-9_-]{0,14}$")
 
 PeerKind = Literal["node", "bootstrap"]
 """``node``: an enrolled VM. ``bootstrap``: a launch that may still post its own key, and nothing else."""
@@ -32,7 +39,7 @@ class PeerEntry:
 
 @dataclass(frozen=True)
 class Enrolment:
-    """Where bootstrap peers post their keys: an address and port inside the tunnel, and the pool they come from."""
+    """Where bootstrap peers post their keys: an address and port inside the tunnel, and the peers' pool."""
 
     address: str
     port: int
@@ -75,3 +82,41 @@ class GatewayDocument:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a gateway document: {error!r}") from error
+
+    def problems(self) -> list[str]:
+        """Why an agent must not apply this document, in words; empty when it may.
+
+        The agent checks what it is told: a peer may own only addresses behind this gateway, a bootstrap peer
+        only one of the enrolment pool, and nothing here may reach a command line as an option.
+        """
+        found: list[str] = []
+        if not _INTERFACE.fullmatch(self.interface):
+            found.append(f"interface {self.interface!r} is not a name of up to 15 letters, digits, - and _")
+        if not 0 < self.listen_port < 65536:
+            found.append(f"listen port {self.listen_port} is not between 1 and 65535")
+        try:
+            pool = network_of(self.enrolment.pool)
+            routes = [network_of(route) for route in self.routes]
+            for address in self.addresses:
+                ip_interface(address)
+            if not 0 < self.enrolment.port < 65536 or ip_address(self.enrolment.address) not in pool:
+                found.append("the enrolment address and port are not in the enrolment pool")
+            for peer in self.peers:
+                if not is_key(peer.public_key):
+                    found.append(f"peer {peer.id}: not a WireGuard public key")
+                if peer.kind not in ("node", "bootstrap"):
+                    found.append(f"peer {peer.id}: unknown kind {peer.kind!r}")
+                for cidr in peer.allowed_ips:
+                    net = network_of(cidr)
+                    homes = (
+                        [pool] if peer.kind == "bootstrap" else [r for r in routes if not _inside(r, pool)]
+                    )
+                    if not any(_inside(net, home) for home in homes):
+                        found.append(f"peer {peer.id}: {cidr} is not behind this gateway")
+        except ValueError as error:
+            found.append(str(error))
+        return found
+
+
+def _inside(inner: Network, outer: Network) -> bool:
+    return contains(str(outer), str(inner))
