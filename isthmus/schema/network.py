@@ -20,6 +20,7 @@ class Subnet(Answer):
     gateway: str
     bridge: str = ""
     dns: list[str] = Field(default_factory=list)
+    reserved: list[str] = Field(default_factory=list)
     mtu: int
     leased: int = 0
 
@@ -49,4 +50,9 @@ class SubnetCreate(Request):
     gateway: str | None = None
     bridge: str = ""
     dns: list[str] = Field(default_factory=list, max_length=4)
+    reserved: list[str] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Addresses that are never leased: single ones, or ranges like 10.0.0.2-10.0.0.20.",
+    )
     mtu: int = Field(default=1420, ge=1280, le=9000)

@@ -1,0 +1,64 @@
+"""Events: everything that happened, and everything the broker decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from broker.actor import READER, Actor
+from broker.broker import Broker
+from broker.store import EventRow
+
+log = structlog.get_logger()
+
+
+def record(
+    broker: Broker,
+    session: Session,
+    kind: str,
+    target: str,
+    message: str,
+    *,
+    project_id: str | None = None,
+    **data: Any,
+) -> None:
+    """Write an event in the caller's transaction: it is there exactly when the change is."""
+    session.add(
+        EventRow(
+            time=broker.clock.now(),
+            kind=kind,
+            project_id=project_id,
+            target=target,
+            message=message,
+            data=data,
+        )
+    )
+    log.info(kind, target=target, message=message, **data)
+
+
+def list_events(
+    broker: Broker,
+    actor: Actor,
+    *,
+    after: int | None = None,
+    target: str | None = None,
+    kind: str | None = None,
+    limit: int = 100,
+) -> Sequence[EventRow]:
+    """Events oldest first: those after ``after``, or the newest ``limit``. Others than admins see their project's."""
+    actor.require(READER)
+    query = select(EventRow)
+    if not actor.is_admin:
+        query = query.where(EventRow.project_id == actor.project_id)
+    if target:
+        query = query.where(EventRow.target == target)
+    if kind:
+        query = query.where(EventRow.kind == kind)
+    with broker.store.reading() as session:
+        if after is None:
+            return list(session.scalars(query.order_by(EventRow.seq.desc()).limit(limit)))[::-1]
+        return list(session.scalars(query.where(EventRow.seq > after).order_by(EventRow.seq).limit(limit)))

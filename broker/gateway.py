@@ -1,0 +1,251 @@
+"""Gateways: where a site's private network meets the tunnels. The broker plans, the agent pulls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from broker import event, network, site, token
+from broker.actor import ADMIN, GATEWAY, READER, Actor
+from broker.broker import Broker
+from broker.errors import Conflict, Exists, Forbidden, InUse, InvalidRequest, NotFound
+from broker.store import GatewayRow, PeerRow, SubnetRow
+from vpn.document import GatewayDocument
+from vpn.plan import GatewaySpec, PeerSpec, plan
+
+_ENDPOINT = re.compile(r"^([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})$")
+
+LIVE = ("bootstrap", "enrolled")
+
+
+@dataclass(frozen=True)
+class PeerReport:
+    """One peer as the gateway's WireGuard shows it; ``last_handshake`` in seconds since the epoch, 0 = never."""
+
+    public_key: str
+    last_handshake: float
+    rx_bytes: int
+    tx_bytes: int
+
+
+def create(
+    broker: Broker, actor: Actor, *, name: str, site_ref: str, network_ref: str, endpoint: str
+) -> tuple[GatewayRow, str]:
+    """A new gateway and its agent's token, shown once. Admins only. Raises Exists, InvalidRequest, NotFound."""
+    actor.require(ADMIN)
+    match = _ENDPOINT.fullmatch(endpoint)
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise InvalidRequest(f"endpoint {endpoint!r} is not HOST:PORT", hint="such as 203.0.113.7:51820")
+    with broker.store.transaction() as session:
+        if session.scalar(select(GatewayRow).where(GatewayRow.name == name)):
+            raise Exists("gateway", name)
+        at = site.find(session, site_ref)
+        net = network.find(session, network_ref)
+        if session.scalar(select(GatewayRow).where(GatewayRow.network_id == net.id)):
+            raise Conflict(
+                f"network {net.name} has a gateway already", hint="a network has one gateway in this version"
+            )
+        if not any(subnet.site_id == at.id and subnet.mode != network.TUNNEL for subnet in net.subnets):
+            raise InvalidRequest(
+                f"network {net.name} has no subnet at {at.name}",
+                hint="`isthmus network add-subnet` gives it one",
+            )
+        row = GatewayRow(
+            id=broker.new_id("gw"),
+            name=name,
+            site_id=at.id,
+            network_id=net.id,
+            endpoint=endpoint,
+            public_key=None,
+            generation=1,
+            applied_generation=0,
+            seen_at=None,
+            created_at=broker.clock.now(),
+        )
+        row.site, row.network = at, net
+        session.add(row)
+        session.flush()
+        _, secret = token.add(
+            broker,
+            session,
+            name=f"gateway-{name}",
+            project_id=actor.project_id,
+            role=GATEWAY,
+            gateway_id=row.id,
+        )
+        event.record(broker, session, "gateway.created", row.id, f"gateway {name} created by {actor.name}")
+    return row, secret
+
+
+def find(session: Session, ref: str) -> GatewayRow:
+    """A gateway by id or name. Raises NotFound."""
+    row = session.scalar(select(GatewayRow).where((GatewayRow.id == ref) | (GatewayRow.name == ref)))
+    if row is None:
+        raise NotFound("gateway", ref)
+    return row
+
+
+def get(broker: Broker, actor: Actor, ref: str) -> GatewayRow:
+    """One gateway. Raises NotFound."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        return find(session, ref)
+
+
+def list_gateways(broker: Broker, actor: Actor) -> Sequence[GatewayRow]:
+    """All gateways, by name."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        return list(session.scalars(select(GatewayRow).order_by(GatewayRow.name)))
+
+
+def peer_counts(broker: Broker, actor: Actor) -> dict[str, int]:
+    """Gateway id -> number of its live peers."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        rows = session.execute(
+            select(PeerRow.gateway_id, func.count())
+            .where(PeerRow.state.in_(LIVE))
+            .group_by(PeerRow.gateway_id)
+        ).all()
+    return {gateway_id: count for gateway_id, count in rows}
+
+
+def state(broker: Broker, row: GatewayRow) -> str:
+    """``new`` until its agent registered; ``up`` while the agent was seen within two minutes; else ``unreachable``."""
+    if row.public_key is None or row.seen_at is None:
+        return "new"
+    return "up" if (broker.clock.now() - row.seen_at).total_seconds() < 120 else "unreachable"
+
+
+def delete(broker: Broker, actor: Actor, ref: str) -> None:
+    """Remove a gateway without live peers. Raises InUse, NotFound."""
+    actor.require(ADMIN)
+    with broker.store.transaction() as session:
+        row = find(session, ref)
+        if session.scalar(select(PeerRow.id).where(PeerRow.gateway_id == row.id, PeerRow.state.in_(LIVE))):
+            raise InUse(f"gateway {row.name} has peers", hint="delete its burst VMs first")
+        for past in session.scalars(select(PeerRow).where(PeerRow.gateway_id == row.id)):
+            session.delete(past)
+        session.flush()
+        event.record(
+            broker, session, "gateway.deleted", row.id, f"gateway {row.name} deleted by {actor.name}"
+        )
+        session.delete(row)
+
+
+def own(actor: Actor) -> str:
+    """The id of the agent's own gateway. Raises Forbidden for anybody else."""
+    if actor.role != GATEWAY or actor.gateway_id is None:
+        raise Forbidden(
+            "this is for gateways' agents", hint="use the token that `isthmus gateway create` printed"
+        )
+    return actor.gateway_id
+
+
+def register(broker: Broker, actor: Actor, public_key: str) -> None:
+    """The agent says its own public key. A new key replaces the old one: burst VMs launched before must be relaunched."""
+    gateway_id = own(actor)
+    with broker.store.transaction() as session:
+        row = session.get(GatewayRow, gateway_id, with_for_update={"of": GatewayRow})
+        if row is None:
+            raise NotFound("gateway", gateway_id)
+        row.seen_at = broker.clock.now()
+        if row.public_key != public_key:
+            row.public_key = public_key
+            row.generation += 1
+            event.record(
+                broker, session, "gateway.registered", row.id, f"gateway {row.name} has the key {public_key}"
+            )
+    broker.signals.set("gateways")
+    broker.signals.set("place")
+
+
+def document(broker: Broker, actor: Actor) -> GatewayDocument:
+    """The agent's desired document, planned from the rows as they are now."""
+    gateway_id = own(actor)
+    with broker.store.reading() as session:
+        row = session.get(GatewayRow, gateway_id)
+        if row is None:
+            raise NotFound("gateway", gateway_id)
+        return _plan(session, row)
+
+
+def next_document(broker: Broker, actor: Actor, after: int, wait_s: float) -> GatewayDocument | None:
+    """The document when its generation is beyond ``after``; waits up to ``wait_s`` seconds for one, else None."""
+    deadline = broker.clock.now().timestamp() + wait_s
+    while True:
+        seen = broker.signals.count("gateways")
+        current = document(broker, actor)
+        left = deadline - broker.clock.now().timestamp()
+        # A generation that went back means another database: the agent must follow it.
+        if current.generation != after or left <= 0:
+            return current if current.generation != after else None
+        broker.signals.wait("gateways", seen, min(left, 1.0))
+
+
+def report(broker: Broker, actor: Actor, applied_generation: int, peers: Sequence[PeerReport]) -> None:
+    """What the agent has applied and what its peers have sent."""
+    gateway_id = own(actor)
+    with broker.store.transaction() as session:
+        row = session.get(GatewayRow, gateway_id, with_for_update={"of": GatewayRow})
+        if row is None:
+            raise NotFound("gateway", gateway_id)
+        row.seen_at = broker.clock.now()
+        advanced = applied_generation > row.applied_generation
+        row.applied_generation = applied_generation
+        known = {
+            peer.public_key: peer
+            for peer in session.scalars(
+                select(PeerRow).where(PeerRow.gateway_id == row.id, PeerRow.state == "enrolled")
+            )
+        }
+        waiting: list[str] = []
+        for item in peers:
+            peer = known.get(item.public_key)
+            if peer is None:
+                continue
+            if item.last_handshake:
+                if peer.last_handshake_at is None:
+                    waiting.append(peer.vm_id)
+                peer.last_handshake_at = datetime.fromtimestamp(item.last_handshake, UTC)
+            peer.rx_bytes, peer.tx_bytes = item.rx_bytes, item.tx_bytes
+    if advanced:
+        broker.signals.set("applied")
+    for vm_id in waiting:
+        broker.signals.set(f"{vm_id}.peer")
+
+
+def _plan(session: Session, row: GatewayRow) -> GatewayDocument:
+    tunnels = session.scalars(
+        select(SubnetRow).where(SubnetRow.network_id == row.network_id, SubnetRow.mode == network.TUNNEL)
+    ).all()
+    peers: list[PeerSpec] = []
+    for peer in session.scalars(select(PeerRow).where(PeerRow.gateway_id == row.id, PeerRow.state.in_(LIVE))):
+        if peer.state == "bootstrap":
+            peers.append(
+                PeerSpec(
+                    id=peer.id,
+                    kind="bootstrap",
+                    public_key=peer.bootstrap_public_key,
+                    address=peer.bootstrap_address,
+                    expires_at=peer.expires_at.timestamp(),
+                )
+            )
+        elif peer.public_key is not None:
+            peers.append(PeerSpec(id=peer.id, kind="node", public_key=peer.public_key, address=peer.address))
+    return plan(
+        GatewaySpec(
+            id=row.id,
+            generation=row.generation,
+            tunnels=tuple(subnet.cidr for subnet in tunnels),
+            listen_port=int(row.endpoint.rsplit(":", 1)[1]),
+            mtu=min((subnet.mtu for subnet in tunnels), default=1420),
+        ),
+        peers,
+    )

@@ -1,0 +1,237 @@
+"""Hosts: the machines of a site, or a cloud's zones and instance types; and what is free on them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from broker import event
+from broker.actor import ADMIN, READER, Actor
+from broker.broker import Broker
+from broker.errors import InvalidRequest, NotFound
+from broker.store import HostRow, SiteRow, VMRow
+from providers.port import HostReport
+
+UP = "up"
+UNREACHABLE = "unreachable"
+MAINTENANCE = "maintenance"
+
+_ATTRIBUTE = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
+
+
+@dataclass(frozen=True)
+class HostView:
+    """A host and what the broker's own claims and strangers' VMs leave free on it."""
+
+    row: HostRow
+    vms: int
+    vcpus_free: float
+    mem_free_mb: float
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What VMs of ours hold on one host."""
+
+    vms: int = 0
+    vcpus: float = 0
+    mem_mb: float = 0
+
+
+def checked_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as they may be stored. Raises InvalidRequest for a name or value of a wrong form."""
+    for name, value in attributes.items():
+        if not _ATTRIBUTE.match(name):
+            raise InvalidRequest(
+                f"attribute name {name!r} is not of the form a-z, 0-9, _",
+                hint="such as rack, gpu_model, price_hour",
+            )
+        texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if not (isinstance(value, int | float | str) or texts):
+            raise InvalidRequest(
+                f"attribute {name} must be a number, a text or a list of texts, not {value!r}"
+            )
+    return dict(attributes)
+
+
+def claims(session: Session) -> dict[str, Claims]:
+    """Host id -> what our VMs hold there. A VM holds its room from its placement until it is gone."""
+    rows = session.execute(
+        select(VMRow.host_id, func.count(), func.sum(VMRow.vcpus), func.sum(VMRow.mem_mb))
+        .where(VMRow.host_id.is_not(None), VMRow.state != "terminated")
+        .group_by(VMRow.host_id)
+    ).all()
+    return {
+        host_id: Claims(count, float(vcpus), float(mem)) for host_id, count, vcpus, mem in rows if host_id
+    }
+
+
+def view(row: HostRow, held: Claims) -> HostView:
+    """The host with what is free on it. An elastic host's room is its quota."""
+    return HostView(
+        row=row,
+        vms=held.vms,
+        vcpus_free=max(0.0, row.vcpus_total - row.reserved_vcpus - held.vcpus),
+        mem_free_mb=max(0.0, row.mem_total_mb - row.reserved_mem_mb - held.mem_mb),
+    )
+
+
+def list_hosts(broker: Broker, actor: Actor, *, site_ref: str | None = None) -> Sequence[HostView]:
+    """Hosts by site and name."""
+    actor.require(READER)
+    query = select(HostRow).join(SiteRow, HostRow.site_id == SiteRow.id).order_by(SiteRow.name, HostRow.name)
+    if site_ref:
+        query = query.where((SiteRow.id == site_ref) | (SiteRow.name == site_ref))
+    with broker.store.reading() as session:
+        if (
+            site_ref
+            and session.scalar(
+                select(SiteRow.id).where((SiteRow.id == site_ref) | (SiteRow.name == site_ref))
+            )
+            is None
+        ):
+            raise NotFound("site", site_ref)
+        held = claims(session)
+        return [view(row, held.get(row.id, Claims())) for row in session.scalars(query)]
+
+
+def find(session: Session, ref: str) -> HostRow:
+    """A host by id, by ``site/name``, or by a name that is the only one of its kind. Raises NotFound, InvalidRequest."""
+    rows = list(session.scalars(select(HostRow).where((HostRow.id == ref) | (HostRow.name == ref)).limit(2)))
+    if not rows and "/" in ref:
+        site_name, name = ref.split("/", 1)
+        rows = list(
+            session.scalars(
+                select(HostRow).join(SiteRow).where(SiteRow.name == site_name, HostRow.name == name)
+            )
+        )
+    if not rows:
+        raise NotFound("host", ref)
+    if len(rows) > 1:
+        raise InvalidRequest(f"several hosts are named {ref!r}", hint="write it as SITE/HOST")
+    return rows[0]
+
+
+def get(broker: Broker, actor: Actor, ref: str) -> HostView:
+    """One host. Raises NotFound."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        row = find(session, ref)
+        return view(row, claims(session).get(row.id, Claims()))
+
+
+def set_maintenance(broker: Broker, actor: Actor, ref: str, maintenance: bool) -> HostView:
+    """In maintenance a host takes no new VM; what runs there goes on. Raises NotFound."""
+    actor.require(ADMIN)
+    with broker.store.transaction() as session:
+        row = find(session, ref)
+        if row.maintenance != maintenance:
+            row.maintenance = maintenance
+            row.generation += 1
+            if row.state != UNREACHABLE:
+                row.state = MAINTENANCE if maintenance else UP
+            verb = "entered" if maintenance else "left"
+            event.record(
+                broker,
+                session,
+                "host.maintenance",
+                row.id,
+                f"host {row.name} {verb} maintenance by {actor.name}",
+            )
+        result = view(row, claims(session).get(row.id, Claims()))
+    broker.signals.set("place")
+    return result
+
+
+def write_reports(broker: Broker, session: Session, site: SiteRow, reports: Sequence[HostReport]) -> None:
+    """Write what a site's provider reported, in the caller's transaction."""
+    known = {row.name: row for row in session.scalars(select(HostRow).where(HostRow.site_id == site.id))}
+    held = claims(session)
+    for report in reports:
+        row = known.pop(report.name, None)
+        if row is None:
+            row = HostRow(
+                id=broker.new_id("host"),
+                site_id=site.id,
+                name=report.name,
+                elastic=report.elastic,
+                attributes={},
+                state=UP,
+            )
+            row.status_reason, row.maintenance, row.generation = "", False, 0
+            session.add(row)
+        _write_report(broker, session, site, row, report)
+    for row in known.values():
+        if held.get(row.id, Claims()).vms:
+            _set_state(broker, session, row, UNREACHABLE, "the site no longer lists this host")
+        else:
+            _forget(session, row)
+
+
+def _forget(session: Session, row: HostRow) -> None:
+    for past in session.scalars(select(VMRow).where(VMRow.host_id == row.id)):
+        past.host_id = None
+    session.flush()
+    session.delete(row)
+
+
+def mark_unreachable(broker: Broker, session: Session, site: SiteRow, reason: str) -> None:
+    """Mark all hosts of a site that does not answer."""
+    for row in session.scalars(select(HostRow).where(HostRow.site_id == site.id)):
+        _set_state(broker, session, row, UNREACHABLE, reason)
+
+
+def _write_report(broker: Broker, session: Session, site: SiteRow, row: HostRow, report: HostReport) -> None:
+    if not report.reachable:
+        _set_state(broker, session, row, UNREACHABLE, report.reason)
+        if not row.attributes:
+            row.attributes = _merged(site, row.name, report)
+        return
+    attributes = _merged(site, row.name, report)
+    row.attributes = attributes
+    row.elastic = report.elastic
+    row.vcpus_total = _number(
+        attributes, "quota_vcpus" if report.elastic else "cpu_total", 1e9 if report.elastic else 0.0
+    )
+    row.mem_total_mb = 1e12 if report.elastic else _number(attributes, "mem_total_mb", 0.0)
+    row.reserved_vcpus = report.reserved_vcpus
+    row.reserved_mem_mb = report.reserved_mem_mb
+    row.seen_at = broker.clock.now()
+    _set_state(broker, session, row, MAINTENANCE if row.maintenance else UP, "")
+
+
+def _merged(site: SiteRow, name: str, report: HostReport) -> dict[str, Any]:
+    merged: dict[str, Any] = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in report.attributes.items()
+        if value is not None
+    }
+    merged.update(site.attributes)
+    merged.update(site.host_attributes.get(name, {}))
+    merged.update(site=site.name, provider=site.kind, name=name, elastic=report.elastic)
+    return merged
+
+
+def _number(attributes: Mapping[str, Any], name: str, default: float) -> float:
+    value = attributes.get(name, default)
+    return float(value) if isinstance(value, int | float) else default
+
+
+def _set_state(broker: Broker, session: Session, row: HostRow, state: str, reason: str) -> None:
+    if row.state != state:
+        event.record(
+            broker,
+            session,
+            f"host.{state}",
+            row.id,
+            f"host {row.name} is {state}. {reason}".strip(),
+            host=row.name,
+        )
+        if state == UP:
+            broker.signals.set("place")
+    row.state, row.status_reason = state, reason

@@ -1,0 +1,215 @@
+"""Images: disks that VMs are cloned from, copied into the broker's data directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from broker import event, site
+from broker.actor import ADMIN, READER, Actor
+from broker.broker import Broker
+from broker.errors import Exists, InUse, InvalidRequest, NotFound
+from broker.store import ImageRow, VMRow
+from providers.port import ImageSpec
+
+_QCOW2_MAGIC = b"QFI\xfb"
+
+
+def create(
+    broker: Broker,
+    actor: Actor,
+    *,
+    name: str,
+    path: str,
+    format: str = "qcow2",
+    architecture: str = "x86_64",
+    kernel: str | None = None,
+    initrd: str | None = None,
+    cmdline: str = "",
+    sites: dict[str, str] | None = None,
+) -> ImageRow:
+    """Copy a disk image (and a kernel to boot it with) into the catalogue. Admins only: it reads the broker's files.
+
+    Raises Exists, InvalidRequest (no such file, another format than said, a backing file), NotFound (site).
+    """
+    actor.require(ADMIN)
+    with broker.store.reading() as session:
+        if session.scalar(select(ImageRow).where(ImageRow.name == name)):
+            raise Exists("image", name)
+        for site_name in sites or {}:
+            site.find(session, site_name)
+    source = _readable(path, "image")
+    _check_format(source, format)
+    image_id = broker.new_id("img")
+    folder = broker.images_dir / image_id
+    folder.mkdir(parents=True)
+    try:
+        digest = _copy(source, folder / "disk")
+        for file, part in ((kernel, "kernel"), (initrd, "initrd")):
+            if file:
+                _copy(_readable(file, part), folder / part)
+        with broker.store.transaction() as session:
+            if session.scalar(select(ImageRow).where(ImageRow.name == name)):
+                raise Exists("image", name)
+            row = ImageRow(
+                id=image_id,
+                name=name,
+                state="available",
+                format=format,
+                path=str(folder / "disk"),
+                sha256=digest,
+                size_bytes=(folder / "disk").stat().st_size,
+                architecture=architecture,
+                kernel=str(folder / "kernel") if kernel else "",
+                initrd=str(folder / "initrd") if initrd else "",
+                cmdline=cmdline,
+                sites=dict(sites or {}),
+                created_at=broker.clock.now(),
+            )
+            session.add(row)
+            event.record(broker, session, "image.created", image_id, f"image {name} imported by {actor.name}")
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return row
+
+
+def find(session: Session, ref: str) -> ImageRow:
+    """An image by id or name. Raises NotFound."""
+    row = session.scalar(
+        select(ImageRow).where((ImageRow.id == ref) | (ImageRow.name == ref), ImageRow.state != "deleted")
+    )
+    if row is None:
+        raise NotFound("image", ref)
+    return row
+
+
+def get(broker: Broker, actor: Actor, ref: str) -> ImageRow:
+    """One image. Raises NotFound."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        return find(session, ref)
+
+
+def list_images(broker: Broker, actor: Actor) -> Sequence[ImageRow]:
+    """All images, by name."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        query = select(ImageRow).where(ImageRow.state != "deleted").order_by(ImageRow.name)
+        return list(session.scalars(query))
+
+
+def map_sites(broker: Broker, actor: Actor, ref: str, sites: dict[str, str]) -> ImageRow:
+    """Set under which id each cloud site knows this image. Raises NotFound."""
+    actor.require(ADMIN)
+    with broker.store.transaction() as session:
+        row = find(session, ref)
+        for site_name in sites:
+            site.find(session, site_name)
+        row.sites = dict(sites)
+        event.record(
+            broker, session, "image.mapped", row.id, f"image {row.name} mapped by {actor.name}", sites=sites
+        )
+    broker.signals.set("place")
+    return row
+
+
+def delete(broker: Broker, actor: Actor, ref: str) -> None:
+    """Remove an image that no VM uses. Raises InUse, NotFound."""
+    actor.require(ADMIN)
+    with broker.store.transaction() as session:
+        row = find(session, ref)
+        users = session.scalar(
+            select(func.count())
+            .select_from(VMRow)
+            .where(VMRow.image_id == row.id, VMRow.state != "terminated")
+        )
+        if users:
+            raise InUse(f"image {row.name} is the base of {users} VMs", hint="delete them first")
+        if session.scalar(select(func.count()).select_from(VMRow).where(VMRow.image_id == row.id)):
+            # Terminated VMs keep their history; the name is given back and the files go.
+            row.name, row.state = f"{row.name}.{row.id}", "deleted"
+        else:
+            session.delete(row)
+        event.record(broker, session, "image.deleted", row.id, f"image {ref} deleted by {actor.name}")
+    shutil.rmtree(broker.images_dir / row.id, ignore_errors=True)
+
+
+def spec(row: ImageRow, site_name: str) -> ImageSpec:
+    """What a provider needs to know of the image at one site."""
+    return ImageSpec(
+        id=row.id,
+        name=row.name,
+        format=row.format,
+        path=row.path,
+        sha256=row.sha256,
+        size_bytes=row.size_bytes,
+        kernel=row.kernel,
+        initrd=row.initrd,
+        cmdline=row.cmdline,
+        remote_id=row.sites.get(site_name, ""),
+    )
+
+
+def _readable(path: str, noun: str) -> Path:
+    file = Path(path)
+    if not file.is_absolute():
+        raise InvalidRequest(
+            f"{noun} path {path!r} is not absolute", hint="name the file from / on the broker's machine"
+        )
+    if not file.is_file():
+        raise InvalidRequest(
+            f"{noun} file {path} does not exist on the broker's machine", hint="copy it there first"
+        )
+    return file
+
+
+def _check_format(file: Path, format: str) -> None:
+    with file.open("rb") as stream:
+        is_qcow2 = stream.read(4) == _QCOW2_MAGIC
+    if is_qcow2 != (format == "qcow2"):
+        actual = "qcow2" if is_qcow2 else "not qcow2"
+        raise InvalidRequest(
+            f"{file} is {actual}, but the format given is {format}", hint="give the right format"
+        )
+    if not is_qcow2:
+        return
+    try:
+        answer = subprocess.run(
+            ["qemu-img", "info", "--output=json", str(file)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    except FileNotFoundError:
+        return  # The hosts' QEMU checks it again; qemu-img here only gives the error earlier.
+    if answer.returncode != 0:
+        raise InvalidRequest(
+            f"{file} is damaged: {answer.stderr.strip()}", hint="`qemu-img check` tells more"
+        )
+    # A backing file would let an image reach any file of a host (CVE-2024-32498).
+    described = json.loads(answer.stdout)
+    backing = described.get("backing-filename")
+    data_file = described.get("format-specific", {}).get("data", {}).get("data-file")
+    if backing or data_file:
+        raise InvalidRequest(
+            f"{file} needs another file: {backing or data_file}",
+            hint="flatten it with `qemu-img convert -O qcow2`",
+        )
+
+
+def _copy(source: Path, target: Path) -> str:
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(1 << 20):
+            digest.update(chunk)
+            writer.write(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,87 @@
+"""SSH public keys that VMs let in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from broker import event
+from broker.actor import MEMBER, READER, Actor
+from broker.broker import Broker
+from broker.errors import Exists, InvalidRequest, NotFound
+from broker.store import KeyPairRow
+
+
+def create(broker: Broker, actor: Actor, *, name: str, public_key: str) -> KeyPairRow:
+    """Import a public key into the caller's project. Raises Exists, InvalidRequest."""
+    actor.require(MEMBER)
+    line = public_key.strip()
+    if "\n" in line:
+        raise InvalidRequest(
+            "a public key is one line", hint="give the content of a file like ~/.ssh/id_ed25519.pub"
+        )
+    try:
+        key = load_ssh_public_key(line.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        hint = "give the content of a file like ~/.ssh/id_ed25519.pub"
+        if "PRIVATE KEY" in line:
+            hint = "this is a PRIVATE key: keep it to yourself and give the .pub file"
+        raise InvalidRequest("this is not an OpenSSH public key", hint=hint) from None
+    blob = base64.b64decode(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).split()[1])
+    digest = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+    with broker.store.transaction() as session:
+        if session.get(KeyPairRow, (actor.project_id, name)):
+            raise Exists("keypair", name)
+        row = KeyPairRow(
+            project_id=actor.project_id,
+            name=name,
+            public_key=line,
+            fingerprint=f"SHA256:{digest}",
+            created_at=broker.clock.now(),
+        )
+        session.add(row)
+        event.record(
+            broker, session, "keypair.created", name, f"key pair {name} imported", project_id=actor.project_id
+        )
+        session.flush()
+        session.refresh(row)
+    return row
+
+
+def find(session: Session, actor: Actor, name: str) -> KeyPairRow:
+    """A key pair of the caller's project. Raises NotFound."""
+    row = session.get(KeyPairRow, (actor.project_id, name))
+    if row is None:
+        raise NotFound("keypair", name)
+    return row
+
+
+def get(broker: Broker, actor: Actor, name: str) -> KeyPairRow:
+    """One key pair. Raises NotFound."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        return find(session, actor, name)
+
+
+def list_key_pairs(broker: Broker, actor: Actor) -> Sequence[KeyPairRow]:
+    """The project's key pairs, by name."""
+    actor.require(READER)
+    query = select(KeyPairRow).where(KeyPairRow.project_id == actor.project_id).order_by(KeyPairRow.name)
+    with broker.store.reading() as session:
+        return list(session.scalars(query))
+
+
+def delete(broker: Broker, actor: Actor, name: str) -> None:
+    """Forget a key; VMs that were started with it keep it. Raises NotFound."""
+    actor.require(MEMBER)
+    with broker.store.transaction() as session:
+        session.delete(find(session, actor, name))
+        event.record(
+            broker, session, "keypair.deleted", name, f"key pair {name} deleted", project_id=actor.project_id
+        )

@@ -1,0 +1,315 @@
+"""Networks: one private prefix, one subnet per site, one lease per NIC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from ipaddress import IPv4Address, ip_address
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from broker import event, site
+from broker.actor import ADMIN, READER, Actor
+from broker.broker import Broker
+from broker.errors import Exists, InUse, InvalidRequest, NotFound, Overlap
+from broker.store import GatewayRow, LeaseRow, NetworkRow, SubnetRow, VMRow
+from providers.port import NetworkSpec
+from vpn import address as addresses
+from vpn.plan import ENROLMENT_POOL
+
+TUNNEL = "tunnel"
+BRIDGE = "bridge"
+
+_LARGEST_RANGE = 65536
+
+
+def create(broker: Broker, actor: Actor, *, name: str, cidr: str) -> NetworkRow:
+    """A new network. Admins only. Raises Exists, InvalidRequest, Overlap."""
+    actor.require(ADMIN)
+    _check_prefix(cidr)
+    with broker.store.transaction() as session:
+        if session.scalar(select(NetworkRow).where(NetworkRow.name == name)):
+            raise Exists("network", name)
+        others = {row.cidr: row.name for row in session.scalars(select(NetworkRow))}
+        for clash in addresses.overlapping(cidr, others):
+            raise Overlap(
+                f"{cidr} overlaps network {others[clash]} ({clash})",
+                hint="choose a prefix that no other network touches",
+            )
+        if addresses.overlapping(cidr, [ENROLMENT_POOL]):
+            raise Overlap(
+                f"{cidr} overlaps {ENROLMENT_POOL}, which tunnels use", hint="choose another prefix"
+            )
+        row = NetworkRow(
+            id=broker.new_id("net"), name=name, cidr=cidr, created_at=broker.clock.now(), subnets=[]
+        )
+        session.add(row)
+        event.record(
+            broker, session, "network.created", row.id, f"network {name} ({cidr}) created by {actor.name}"
+        )
+    return row
+
+
+def find(session: Session, ref: str) -> NetworkRow:
+    """A network by id or name. Raises NotFound."""
+    row = session.scalar(select(NetworkRow).where((NetworkRow.id == ref) | (NetworkRow.name == ref)))
+    if row is None:
+        raise NotFound("network", ref)
+    return row
+
+
+def get(broker: Broker, actor: Actor, ref: str) -> NetworkRow:
+    """One network. Raises NotFound."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        return find(session, ref)
+
+
+def list_networks(broker: Broker, actor: Actor) -> Sequence[NetworkRow]:
+    """All networks, by name."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        return list(session.scalars(select(NetworkRow).order_by(NetworkRow.name)))
+
+
+def leased(broker: Broker, actor: Actor) -> dict[str, int]:
+    """Subnet id -> number of its leased addresses."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        rows = session.execute(
+            select(LeaseRow.subnet_id, func.count())
+            .where(LeaseRow.vm_id.is_not(None))
+            .group_by(LeaseRow.subnet_id)
+        ).all()
+    return {subnet_id: count for subnet_id, count in rows}
+
+
+def delete(broker: Broker, actor: Actor, ref: str) -> None:
+    """Remove a network without leases and gateways. Raises InUse, NotFound."""
+    actor.require(ADMIN)
+    with broker.store.transaction() as session:
+        row = find(session, ref)
+        if session.scalar(select(GatewayRow.id).where(GatewayRow.network_id == row.id)):
+            raise InUse(f"network {row.name} has a gateway", hint="`isthmus gateway delete` it first")
+        for subnet in row.subnets:
+            _drop_leases(session, subnet)
+        event.record(
+            broker, session, "network.deleted", row.id, f"network {row.name} deleted by {actor.name}"
+        )
+        session.delete(row)
+
+
+def add_subnet(
+    broker: Broker,
+    actor: Actor,
+    ref: str,
+    *,
+    site_ref: str,
+    cidr: str,
+    mode: str = "nat",
+    gateway: str | None = None,
+    bridge: str = "",
+    dns: Sequence[str] = (),
+    reserved: Sequence[str] = (),
+    mtu: int = 1420,
+) -> SubnetRow:
+    """Give a network a subnet at a site. Admins only. Raises Exists, InvalidRequest, NotFound, Overlap."""
+    actor.require(ADMIN)
+    _check_prefix(cidr)
+    subnet_prefix = addresses.network_of(cidr)
+    if subnet_prefix.num_addresses < 4:
+        raise InvalidRequest(
+            f"{cidr} has no room for a gateway and a VM", hint="use a prefix of /30 or shorter"
+        )
+    router = gateway or str(subnet_prefix[1])
+    _check_address(router, cidr, "gateway")
+    for text in dns:
+        _parse_address(text, "dns")
+    for text in reserved:
+        for item in expand(text):
+            _check_address(item, cidr, "reserved")
+    if mode == BRIDGE and not bridge:
+        raise InvalidRequest("mode bridge needs the name of a bridge of the hosts", hint="--bridge br0")
+    if mode != BRIDGE and bridge:
+        raise InvalidRequest(
+            f"mode {mode} takes no bridge", hint="use --mode bridge, or leave the bridge out"
+        )
+    with broker.store.transaction() as session:
+        network = find(session, ref)
+        at = site.find(session, site_ref)
+        if not addresses.contains(network.cidr, cidr):
+            raise InvalidRequest(
+                f"{cidr} is not inside network {network.name} ({network.cidr})", hint="choose one that is"
+            )
+        if any(subnet.site_id == at.id for subnet in network.subnets):
+            raise Exists("subnet", f"{network.name} at {at.name}")
+        for other in network.subnets:
+            if addresses.overlapping(cidr, [other.cidr]):
+                raise Overlap(
+                    f"{cidr} overlaps the subnet {other.cidr} of site {other.site.name}",
+                    hint=f"choose another part of {network.cidr}",
+                )
+        row = SubnetRow(
+            id=broker.new_id("sub"),
+            network_id=network.id,
+            site_id=at.id,
+            cidr=cidr,
+            mode=mode,
+            gateway=router,
+            bridge=bridge,
+            dns=list(dns),
+            reserved=list(reserved),
+            mtu=mtu,
+        )
+        row.network, row.site = network, at
+        session.add(row)
+        if mode == TUNNEL:
+            _bump_gateway(session, network.id)
+        event.record(
+            broker,
+            session,
+            "subnet.created",
+            row.id,
+            f"network {network.name} has {cidr} at {at.name}, by {actor.name}",
+        )
+    broker.signals.set("place")
+    broker.signals.set("gateways")
+    return row
+
+
+def remove_subnet(broker: Broker, actor: Actor, ref: str, site_ref: str) -> None:
+    """Take a network's subnet from a site. Raises InUse, NotFound."""
+    actor.require(ADMIN)
+    with broker.store.transaction() as session:
+        network = find(session, ref)
+        at = site.find(session, site_ref)
+        for subnet in network.subnets:
+            if subnet.site_id == at.id:
+                _drop_leases(session, subnet)
+                event.record(
+                    broker, session, "subnet.deleted", subnet.id, f"network {network.name} left {at.name}"
+                )
+                network.subnets.remove(subnet)
+                if subnet.mode == TUNNEL:
+                    _bump_gateway(session, network.id)
+                return
+    raise NotFound("subnet", f"{ref} at {site_ref}", hint=f"`isthmus network show {ref}` lists its subnets")
+
+
+def expand(text: str) -> Iterator[str]:
+    """The addresses of ``10.0.0.2`` or ``10.0.0.2-10.0.0.20``. Raises InvalidRequest."""
+    first, _, last = text.partition("-")
+    low = _parse_address(first.strip(), "reserved")
+    high = _parse_address(last.strip(), "reserved") if last else low
+    if low.version != high.version or int(high) < int(low) or int(high) - int(low) >= _LARGEST_RANGE:
+        raise InvalidRequest(f"{text!r} is not a range of addresses", hint="write it as 10.0.0.2-10.0.0.20")
+    for value in range(int(low), int(high) + 1):
+        yield str(ip_address(value))
+
+
+def subnet_at(session: Session, network_id: str, site_id: str) -> SubnetRow | None:
+    """A network's subnet at a site, or None."""
+    return session.scalar(
+        select(SubnetRow).where(SubnetRow.network_id == network_id, SubnetRow.site_id == site_id)
+    )
+
+
+def lease(broker: Broker, session: Session, vm: VMRow, site_id: str) -> None:
+    """Lease an address per NIC at a site, in the caller's transaction. Leasing again changes nothing.
+
+    Raises addresses.AddressError when a subnet is missing, full, or the wanted address is not to be had.
+    """
+    have = {
+        row.subnet.network_id: row for row in session.scalars(select(LeaseRow).where(LeaseRow.vm_id == vm.id))
+    }
+    for position, network_id in enumerate(vm.networks):
+        subnet = subnet_at(session, network_id, site_id)
+        if subnet is None:
+            raise addresses.AddressError("this site has no subnet of the VM's network")
+        if network_id in have and have[network_id].subnet_id == subnet.id:
+            continue
+        now = broker.clock.now()
+        taken = {item for text in subnet.reserved for item in expand(text)}
+        for row in session.scalars(select(LeaseRow).where(LeaseRow.subnet_id == subnet.id)):
+            if row.vm_id is None and row.rests_until is not None and row.rests_until <= now:
+                session.delete(row)
+            else:
+                taken.add(row.address)
+        session.flush()
+        wanted = vm.wanted_address if position == 0 else None
+        address = addresses.free_address(subnet.cidr, taken, subnet.gateway, wanted)
+        session.add(
+            LeaseRow(
+                id=broker.new_id("eni"),
+                subnet_id=subnet.id,
+                address=address,
+                mac=addresses.mac_of(address),
+                vm_id=vm.id,
+                position=position,
+                rests_until=None,
+            )
+        )
+    session.flush()
+
+
+def release(broker: Broker, session: Session, vm_id: str) -> None:
+    """Give a VM's addresses back; each rests for a while, because WireGuard and ARP remember (vpn: quarantine)."""
+    until = broker.clock.now() + timedelta(seconds=broker.settings.timing.quarantine_s)
+    for row in session.scalars(select(LeaseRow).where(LeaseRow.vm_id == vm_id)):
+        row.vm_id, row.rests_until = None, until
+
+
+def spec(subnet: SubnetRow) -> NetworkSpec:
+    """What a provider needs to offer the subnet on a host."""
+    return NetworkSpec(
+        id=subnet.id,
+        name=subnet.network.name,
+        mode=subnet.mode,
+        cidr=subnet.cidr,
+        gateway=subnet.gateway,
+        bridge=subnet.bridge,
+        mtu=subnet.mtu,
+        dns=tuple(subnet.dns),
+    )
+
+
+def _check_prefix(cidr: str) -> None:
+    try:
+        prefix = addresses.network_of(cidr)
+    except addresses.AddressError as error:
+        raise InvalidRequest(str(error), hint="such as 10.20.0.0/16") from None
+    if prefix.version != 4:
+        raise InvalidRequest(f"{cidr} is IPv6, which networks do not have yet", hint="use an IPv4 prefix")
+
+
+def _parse_address(text: str, noun: str) -> IPv4Address:
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        raise InvalidRequest(f"{noun}: {text!r} is not an IPv4 address", hint="such as 10.20.1.1") from None
+
+
+def _check_address(text: str, cidr: str, noun: str) -> None:
+    _parse_address(text, noun)
+    if not addresses.contains(cidr, f"{text}/32"):
+        raise InvalidRequest(f"{noun} {text} is not in {cidr}", hint=f"choose an address of {cidr}")
+
+
+def _drop_leases(session: Session, subnet: SubnetRow) -> None:
+    live = site.leases_on(session, subnet)
+    if live:
+        raise InUse(
+            f"{live} VMs have addresses of {subnet.cidr} at {subnet.site.name}", hint="delete these VMs first"
+        )
+    for row in session.scalars(select(LeaseRow).where(LeaseRow.subnet_id == subnet.id)):
+        session.delete(row)
+    session.flush()
+
+
+def _bump_gateway(session: Session, network_id: str) -> None:
+    row = session.scalar(
+        select(GatewayRow).where(GatewayRow.network_id == network_id).with_for_update(of=GatewayRow)
+    )
+    if row is not None:
+        row.generation += 1

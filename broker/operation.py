@@ -1,0 +1,106 @@
+"""Operations: durable changes. The row is ours; the engine only calls ``advance`` until it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from broker.actor import READER, Actor
+from broker.broker import Broker
+from broker.errors import NotFound
+from broker.store import OperationRow
+
+RUNNING = "running"
+DONE = "done"
+FAILED = "failed"
+CANCELLED = "cancelled"
+
+
+def add(
+    broker: Broker,
+    session: Session,
+    kind: str,
+    target: str,
+    *,
+    phase: str,
+    project_id: str | None = None,
+    params: dict[str, Any] | None = None,
+) -> OperationRow:
+    """Write a new operation in the caller's transaction. Submit its id after the commit."""
+    now = broker.clock.now()
+    row = OperationRow(
+        id=broker.new_id("op"),
+        kind=kind,
+        target=target,
+        project_id=project_id,
+        state=RUNNING,
+        phase=phase,
+        message="",
+        attempt=0,
+        error=None,
+        params=params or {},
+        claim_token=None,
+        claim_until=None,
+        next_at=now,
+        phase_at=now,
+        created_at=now,
+        ended_at=None,
+    )
+    session.add(row)
+    return row
+
+
+def get(broker: Broker, actor: Actor, operation_id: str) -> OperationRow:
+    """One operation. Raises NotFound."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        row = session.get(OperationRow, operation_id)
+    if row is None or not (actor.is_admin or row.project_id == actor.project_id):
+        raise NotFound("operation", operation_id)
+    return row
+
+
+def wait(broker: Broker, actor: Actor, operation_id: str, timeout_s: float) -> OperationRow:
+    """The operation when it is over, or as it is when ``timeout_s`` seconds are up."""
+    deadline = broker.clock.now().timestamp() + timeout_s
+    name = f"{operation_id}.over"
+    while True:
+        seen = broker.signals.count(name)
+        row = get(broker, actor, operation_id)
+        left = deadline - broker.clock.now().timestamp()
+        if row.state != RUNNING or left <= 0:
+            return row
+        # Another broker may end it: look again at least every second.
+        broker.signals.wait(name, seen, min(left, 1.0))
+
+
+def list_operations(
+    broker: Broker,
+    actor: Actor,
+    *,
+    target: str | None = None,
+    state: str | None = None,
+    after: str | None = None,
+    limit: int = 100,
+) -> Sequence[OperationRow]:
+    """Operations, newest first; ``after`` is the id of the last one of the page before."""
+    actor.require(READER)
+    query = select(OperationRow).order_by(OperationRow.created_at.desc(), OperationRow.id.desc()).limit(limit)
+    if not actor.is_admin:
+        query = query.where(OperationRow.project_id == actor.project_id)
+    if target:
+        query = query.where(OperationRow.target == target)
+    if state:
+        query = query.where(OperationRow.state == state)
+    with broker.store.reading() as session:
+        if after:
+            last = session.get(OperationRow, after)
+            if last is not None:
+                query = query.where(
+                    (OperationRow.created_at < last.created_at)
+                    | ((OperationRow.created_at == last.created_at) & (OperationRow.id < last.id))
+                )
+        return list(session.scalars(query))

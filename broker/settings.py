@@ -1,0 +1,130 @@
+"""Settings of a broker: the config file, over which the environment wins (``ISTHMUS_SECTION__NAME``)."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+
+class SettingsError(Exception):
+    """A config file that cannot be used: which file, which setting, what is wrong."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Listen(_Section):
+    """Where the faces listen. An address that is not loopback needs ``tls``."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    native_port: int = Field(8770, ge=0, le=65535, description="Port of the native API.")
+    ec2_port: int = Field(8773, ge=0, le=65535, description="Port of the EC2 Query face.")
+    tls_cert: str = Field("", description="PEM certificate chain; with `tls_key` turns TLS on.")
+    tls_key: str = Field("", description="PEM private key of the certificate.")
+
+
+class Database(_Section):
+    """Where rows live."""
+
+    url: str = Field("", description="SQLAlchemy URL; empty is SQLite in the data directory.")
+
+
+class Ec2(_Section):
+    """The EC2 Query face."""
+
+    region: str = Field("isthmus-1", description="The region's name in the EC2 face.")
+
+
+class Timing(_Section):
+    """Intervals and deadlines, in seconds."""
+
+    reconcile_s: float = Field(
+        15, gt=0, description="How often every site is compared with what it should be."
+    )
+    policy_s: float = Field(2, gt=0, description="How often the burst policy is evaluated.")
+    sweep_s: float = Field(10, gt=0, description="How often operations without a driver are picked up again.")
+    provider_call_s: float = Field(30, gt=0, description="Deadline of one call to a host or cloud.")
+    stop_grace_s: float = Field(
+        60, gt=0, description="How long a guest may take to shut down before it is forced."
+    )
+    boot_s: float = Field(600, gt=0, description="How long a VM may take from launch to running.")
+    enrol_s: float = Field(900, gt=0, description="How long a bootstrap key is good for.")
+    gateway_s: float = Field(
+        30, gt=0, description="How long a removal waits for a gateway that does not answer."
+    )
+    quarantine_s: float = Field(
+        180, ge=0, description="How long a returned address rests before it is leased again."
+    )
+    image_s: float = Field(3600, gt=0, description="How long copying an image to a host may take.")
+
+
+class Log(_Section):
+    """What is logged."""
+
+    level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="Least level that is logged."
+    )
+    format: str = Field(
+        "auto", pattern="^(auto|json|text)$", description="`auto` is text on a terminal, else JSON."
+    )
+
+
+class Settings(BaseSettings):
+    """All settings of one broker. ``data_dir`` holds the database, the key file and the images."""
+
+    model_config = SettingsConfigDict(extra="forbid", env_prefix="ISTHMUS_", env_nested_delimiter="__")
+
+    data_dir: Path = Field(description="Directory of the database, the key file and the images.")
+    policy_file: str = Field("", description="A policy file to watch and apply when it changes.")
+    listen: Listen = Field(default_factory=Listen)  # type: ignore[arg-type]
+    database: Database = Field(default_factory=Database)  # type: ignore[arg-type]
+    ec2: Ec2 = Field(default_factory=Ec2)  # type: ignore[arg-type]
+    timing: Timing = Field(default_factory=Timing)  # type: ignore[arg-type]
+    log: Log = Field(default_factory=Log)  # type: ignore[arg-type]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file."""
+        return env_settings, init_settings
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database.url or f"sqlite:///{self.data_dir / 'isthmus.sqlite3'}"
+
+    @property
+    def key_file(self) -> Path:
+        """The key that seals secrets."""
+        return self.data_dir / "key"
+
+
+def load(path: Path) -> Settings:
+    """Settings of a config file. Raises SettingsError with the file, the setting and the mend."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise SettingsError(
+            f"{path} does not exist: run `isthmus init` first, or name it with --config"
+        ) from None
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    values.setdefault("data_dir", str(path.parent))
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("\n".join(lines)) from None

@@ -1,0 +1,273 @@
+"""Sites: what the broker drives, through one provider each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from broker import event, host
+from broker.actor import ADMIN, READER, Actor
+from broker.broker import Broker
+from broker.errors import Exists, InUse, InvalidRequest, NotFound, Unavailable
+from broker.store import HostRow, LeaseRow, SiteRow, SubnetRow, VMRow
+from providers.port import AuthenticationFailed, InvalidSpec, Provider, ProviderError, SiteContext
+
+log = structlog.get_logger()
+
+NEW = "new"
+UP = "up"
+UNREACHABLE = "unreachable"
+
+
+class Providers:
+    """The open providers, one per site, made when first needed and made anew when the site's row changes."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._lock = threading.Lock()
+        self._open: dict[str, tuple[str, Provider]] = {}
+        self._watching = False
+
+    def of(self, row: SiteRow) -> Provider:
+        """The provider of a site. Raises SealError, InvalidRequest (kind not installed), ProviderError (options)."""
+        mark = hashlib.sha256(
+            json.dumps([row.kind, row.options, row.sealed_credentials], sort_keys=True).encode()
+        ).hexdigest()
+        with self._lock:
+            known = self._open.get(row.id)
+            if known is not None and known[0] == mark:
+                return known[1]
+            provider = self.make(row)
+            self._open[row.id] = (mark, provider)
+            watching = self._watching
+        if known is not None:
+            known[1].close()
+        if watching:
+            self._watch(provider)
+        return provider
+
+    def make(self, row: SiteRow) -> Provider:
+        """A new provider for a row, not kept."""
+        cache = self._broker.settings.data_dir / "sites" / row.id
+        cache.mkdir(parents=True, exist_ok=True)
+        credentials = json.loads(self._broker.sealer.open(row.sealed_credentials))
+        return self._broker.kind(row.kind)(
+            SiteContext(
+                broker_id=self._broker.id,
+                site_id=row.id,
+                site_name=row.name,
+                options=row.options,
+                credentials=credentials,
+                cache_dir=str(cache),
+                call_timeout_s=self._broker.settings.timing.provider_call_s,
+            )
+        )
+
+    def watch(self) -> None:
+        """From now on, news of every provider wakes the reconciler."""
+        with self._lock:
+            self._watching = True
+            providers = [provider for _, provider in self._open.values()]
+        for provider in providers:
+            self._watch(provider)
+
+    def drop(self, site_id: str) -> None:
+        """Close the provider of a site that is gone."""
+        with self._lock:
+            known = self._open.pop(site_id, None)
+        if known is not None:
+            known[1].close()
+
+    def close(self) -> None:
+        """Close all."""
+        with self._lock:
+            providers = [provider for _, provider in self._open.values()]
+            self._open.clear()
+        for provider in providers:
+            provider.close()
+
+    def _watch(self, provider: Provider) -> None:
+        def notify(_vm_id: str) -> None:
+            self._broker.signals.set("reconcile")
+
+        def run() -> None:
+            try:
+                provider.watch(notify)
+            except ProviderError as error:
+                log.warning("site.watch_failed", error=str(error))
+
+        threading.Thread(target=run, name="isthmus-watch", daemon=True).start()
+
+
+def create(
+    broker: Broker,
+    actor: Actor,
+    *,
+    name: str,
+    kind: str,
+    options: Mapping[str, Any] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    host_attributes: Mapping[str, Mapping[str, Any]] | None = None,
+    credentials: Mapping[str, str] | None = None,
+) -> SiteRow:
+    """Add a site: reach it, take its hosts, seal its credentials. Admins only.
+
+    Raises Exists, InvalidRequest (kind, options, credentials), Unavailable (no host of it answers).
+    """
+    actor.require(ADMIN)
+    with broker.store.reading() as session:
+        if session.scalar(select(SiteRow).where(SiteRow.name == name)):
+            raise Exists("site", name)
+    row = SiteRow(
+        id=broker.new_id("site"),
+        name=name,
+        kind=kind,
+        state=NEW,
+        status_reason="",
+        options=dict(options or {}),
+        attributes=host.checked_attributes(attributes or {}),
+        host_attributes={
+            key: host.checked_attributes(value) for key, value in (host_attributes or {}).items()
+        },
+        sealed_credentials=broker.sealer.seal(json.dumps(dict(credentials or {}))),
+        created_at=broker.clock.now(),
+    )
+    try:
+        provider = broker.providers.make(row)
+        try:
+            provider.check()
+            reports = provider.inventory()
+        finally:
+            provider.close()
+    except (InvalidSpec, AuthenticationFailed) as error:
+        raise InvalidRequest(f"site {name}: {error}", hint="see docs/reference/sites") from error
+    except ProviderError as error:
+        raise Unavailable(
+            f"site {name}: {error}", hint="check the address and that the service runs"
+        ) from error
+    if reports and not any(report.reachable for report in reports):
+        reasons = "; ".join(f"{report.name}: {report.reason}" for report in reports[:5])
+        raise Unavailable(f"site {name}: no host answers ({reasons})", hint="check the addresses and logins")
+    row.state = UP
+    with broker.store.transaction() as session:
+        if session.scalar(select(SiteRow).where(SiteRow.name == name)):
+            raise Exists("site", name)
+        session.add(row)
+        session.flush()
+        host.write_reports(broker, session, row, reports)
+        event.record(
+            broker, session, "site.created", row.id, f"site {name} added by {actor.name}", hosts=len(reports)
+        )
+    broker.providers.of(row)
+    broker.signals.set("reconcile")
+    broker.signals.set("place")
+    return row
+
+
+def find(session: Session, ref: str) -> SiteRow:
+    """A site by id or name. Raises NotFound."""
+    row = session.scalar(select(SiteRow).where((SiteRow.id == ref) | (SiteRow.name == ref)))
+    if row is None:
+        raise NotFound("site", ref)
+    return row
+
+
+def get(broker: Broker, actor: Actor, ref: str) -> SiteRow:
+    """One site. Raises NotFound."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        return find(session, ref)
+
+
+def list_sites(broker: Broker, actor: Actor) -> Sequence[SiteRow]:
+    """All sites, by name."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        return list(session.scalars(select(SiteRow).order_by(SiteRow.name)))
+
+
+def host_counts(broker: Broker, actor: Actor) -> dict[str, int]:
+    """Site id -> number of its hosts."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        rows = session.execute(select(HostRow.site_id, func.count()).group_by(HostRow.site_id)).all()
+    return {site_id: count for site_id, count in rows}
+
+
+def refresh(broker: Broker, actor: Actor, ref: str) -> SiteRow:
+    """Take the site's inventory now, and have it reconciled. Raises NotFound, Unavailable."""
+    actor.require(ADMIN)
+    row = get(broker, actor, ref)
+    row = take_inventory(broker, row)
+    broker.signals.set("reconcile")
+    if row.state == UNREACHABLE:
+        raise Unavailable(
+            f"site {row.name} does not answer: {row.status_reason}", hint="check its hosts and the network"
+        )
+    return row
+
+
+def take_inventory(broker: Broker, row: SiteRow) -> SiteRow:
+    """Ask the site for its hosts and write what it says; a site that does not answer is marked unreachable."""
+    try:
+        reports = broker.providers.of(row).inventory()
+        state, reason = UP, ""
+        if reports and not any(report.reachable for report in reports):
+            state, reason = UNREACHABLE, "no host answers"
+    except ProviderError as error:
+        reports, state, reason = None, UNREACHABLE, str(error)
+    with broker.store.transaction() as session:
+        fresh = session.get(SiteRow, row.id)
+        if fresh is None:
+            return row
+        if (fresh.state, fresh.status_reason) != (state, reason):
+            event.record(
+                broker, session, f"site.{state}", fresh.id, f"site {fresh.name} is {state} {reason}".strip()
+            )
+            fresh.state, fresh.status_reason = state, reason
+        if reports is None:
+            host.mark_unreachable(broker, session, fresh, reason)
+        else:
+            host.write_reports(broker, session, fresh, reports)
+        return fresh
+
+
+def delete(broker: Broker, actor: Actor, ref: str) -> None:
+    """Remove a site that holds nothing of ours. Raises InUse, NotFound."""
+    actor.require(ADMIN)
+    with broker.store.transaction() as session:
+        row = find(session, ref)
+        live = session.scalars(
+            select(VMRow.name).where(VMRow.site_id == row.id, VMRow.state != "terminated").limit(5)
+        ).all()
+        if live:
+            raise InUse(f"site {row.name} still runs {', '.join(live)}", hint="delete these VMs first")
+        subnet = session.scalar(select(SubnetRow).where(SubnetRow.site_id == row.id))
+        if subnet is not None:
+            raise InUse(
+                f"site {row.name} has the subnet {subnet.cidr} of network {subnet.network.name}",
+                hint=f"`isthmus network remove-subnet {subnet.network.name} {row.name}` first",
+            )
+        for past in session.scalars(select(VMRow).where(VMRow.site_id == row.id)):
+            past.site_id = past.host_id = None
+        session.flush()
+        event.record(broker, session, "site.deleted", row.id, f"site {row.name} removed by {actor.name}")
+        session.delete(row)
+    broker.providers.drop(row.id)
+
+
+def leases_on(session: Session, subnet: SubnetRow) -> int:
+    """How many addresses of a subnet are in use."""
+    query = (
+        select(func.count())
+        .select_from(LeaseRow)
+        .where(LeaseRow.subnet_id == subnet.id, LeaseRow.vm_id.is_not(None))
+    )
+    return session.scalar(query) or 0

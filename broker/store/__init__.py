@@ -1,0 +1,37 @@
+"""The store: rows by noun, and the transactions over them. No other room sees SQL."""
+
+from broker.store.base import Row
+from broker.store.database import Store, StoreError
+from broker.store.image import FlavorRow, ImageRow, KeyPairRow
+from broker.store.network import GatewayRow, LeaseRow, NetworkRow, PeerRow, SubnetRow
+from broker.store.operation import BurstRow, DutyRow, EventRow, MetaRow, OperationRow, PolicyRow
+from broker.store.project import AccessKeyRow, IdempotencyRow, ProjectRow, TokenRow
+from broker.store.site import HostRow, SiteRow
+from broker.store.vm import VMRow
+
+__all__ = [
+    "AccessKeyRow",
+    "BurstRow",
+    "DutyRow",
+    "EventRow",
+    "FlavorRow",
+    "GatewayRow",
+    "HostRow",
+    "IdempotencyRow",
+    "ImageRow",
+    "KeyPairRow",
+    "LeaseRow",
+    "MetaRow",
+    "NetworkRow",
+    "OperationRow",
+    "PeerRow",
+    "PolicyRow",
+    "ProjectRow",
+    "Row",
+    "SiteRow",
+    "Store",
+    "StoreError",
+    "SubnetRow",
+    "TokenRow",
+    "VMRow",
+]

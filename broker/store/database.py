@@ -1,0 +1,102 @@
+"""Connections and transactions, alike on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+
+class StoreError(Exception):
+    """The database cannot be used; says what to do."""
+
+
+class Store:
+    """One database. Rows that leave a transaction are detached and stay readable."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        parsed = make_url(url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self.engine: Engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "begin", _begin_immediate)
+        else:
+            if parsed.drivername == "postgresql":
+                parsed = parsed.set(drivername="postgresql+psycopg")
+            self.engine = create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self._lock_file: int | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A transaction that commits at the end or leaves nothing behind. Make no network call inside."""
+        with self._sessions.begin() as session:
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A snapshot to read from; it never waits for a writer on SQLite. Changes are not kept."""
+        with self.engine.connect().execution_options(read_only=True) as connection:
+            with Session(connection, expire_on_commit=False) as session:
+                yield session
+            connection.rollback()
+
+    def upgrade(self) -> None:
+        """Bring the schema to the newest revision. Raises StoreError."""
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.attributes["engine"] = self.engine
+        try:
+            command.upgrade(config, "head")
+        except SQLAlchemyError as error:
+            raise StoreError(f"cannot prepare the database: {error}") from error
+
+    def own(self, path: Path) -> None:
+        """On SQLite, be the only broker. Raises StoreError when another one runs on this file."""
+        if not self.is_sqlite:
+            return
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise StoreError(
+                "another broker runs on this SQLite database: stop it, or set database.url to postgresql+psycopg://... "
+                "to run several"
+            ) from None
+        self._lock_file = handle
+
+    def close(self) -> None:
+        """Drop all connections."""
+        self.engine.dispose()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver's own transaction handling begins late and deferred; SQLAlchemy's "begin" hook does it instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_immediate(connection: Any) -> None:
+    # A deferred transaction that reads and then writes fails with "database is locked" under contention.
+    read_only = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

@@ -1,0 +1,56 @@
+"""Rows of images, flavors and key pairs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from broker.store.base import Row
+from broker.store.project import ProjectRow
+
+
+class ImageRow(Row):
+    """Paths are files below the data directory; empty where the image has none."""
+
+    __tablename__ = "image"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    state: Mapped[str]
+    status_reason: Mapped[str] = mapped_column(default="")
+    format: Mapped[str]
+    path: Mapped[str]
+    sha256: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    architecture: Mapped[str]
+    kernel: Mapped[str] = mapped_column(default="")
+    initrd: Mapped[str] = mapped_column(default="")
+    cmdline: Mapped[str] = mapped_column(default="")
+    sites: Mapped[dict[str, str]]
+    created_at: Mapped[datetime]
+
+
+class FlavorRow(Row):
+    """The size of a VM."""
+
+    __tablename__ = "flavor"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    vcpus: Mapped[int]
+    mem_mb: Mapped[int]
+    disk_gb: Mapped[int]
+
+
+class KeyPairRow(Row):
+    """An SSH public key of a project."""
+
+    __tablename__ = "key_pair"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id", ondelete="CASCADE"), primary_key=True)
+    project: Mapped[ProjectRow] = relationship(lazy="joined")
+    name: Mapped[str] = mapped_column(primary_key=True)
+    public_key: Mapped[str]
+    fingerprint: Mapped[str]
+    created_at: Mapped[datetime]

@@ -1,0 +1,107 @@
+"""Rows of networks, subnets, leases, gateways and peers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from broker.store.base import Row
+from broker.store.site import SiteRow
+
+
+class NetworkRow(Row):
+    """``cidr`` covers all of its subnets."""
+
+    __tablename__ = "network"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    cidr: Mapped[str]
+    created_at: Mapped[datetime]
+    subnets: Mapped[list[SubnetRow]] = relationship(
+        back_populates="network", lazy="selectin", order_by="SubnetRow.cidr", cascade="all, delete-orphan"
+    )
+
+
+class SubnetRow(Row):
+    """``mode``: bridge, nat, route or tunnel. ``reserved`` addresses are never leased."""
+
+    __tablename__ = "subnet"
+    __table_args__ = (UniqueConstraint("network_id", "site_id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    network_id: Mapped[str] = mapped_column(ForeignKey("network.id", ondelete="CASCADE"))
+    network: Mapped[NetworkRow] = relationship(back_populates="subnets", lazy="joined")
+    site_id: Mapped[str] = mapped_column(ForeignKey("site.id"))
+    site: Mapped[SiteRow] = relationship(lazy="joined")
+    cidr: Mapped[str] = mapped_column(unique=True)
+    mode: Mapped[str]
+    gateway: Mapped[str]
+    bridge: Mapped[str]
+    dns: Mapped[list[str]]
+    reserved: Mapped[list[str]]
+    mtu: Mapped[int]
+
+
+class LeaseRow(Row):
+    """An address of a subnet. ``vm_id`` None with ``rests_until`` is an address in quarantine."""
+
+    __tablename__ = "lease"
+    __table_args__ = (UniqueConstraint("subnet_id", "address"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    subnet_id: Mapped[str] = mapped_column(ForeignKey("subnet.id"))
+    subnet: Mapped[SubnetRow] = relationship(lazy="joined")
+    address: Mapped[str]
+    mac: Mapped[str]
+    vm_id: Mapped[str | None] = mapped_column(ForeignKey("vm.id"), index=True)
+    position: Mapped[int] = mapped_column(default=0)
+    rests_until: Mapped[datetime | None]
+
+
+class GatewayRow(Row):
+    """``generation`` is what the broker wants; ``applied_generation`` what the agent says it has applied."""
+
+    __tablename__ = "gateway"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    site_id: Mapped[str] = mapped_column(ForeignKey("site.id"))
+    site: Mapped[SiteRow] = relationship(lazy="joined")
+    network_id: Mapped[str] = mapped_column(ForeignKey("network.id"), unique=True)
+    network: Mapped[NetworkRow] = relationship(lazy="joined")
+    endpoint: Mapped[str]
+    public_key: Mapped[str | None]
+    generation: Mapped[int] = mapped_column(default=1)
+    applied_generation: Mapped[int] = mapped_column(default=0)
+    seen_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+
+
+class PeerRow(Row):
+    """A burst VM's end of a tunnel. ``state``: bootstrap, enrolled, expired or removed.
+
+    ``generation`` is the gateway's generation that first showed the peer's present state.
+    """
+
+    __tablename__ = "peer"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    gateway_id: Mapped[str] = mapped_column(ForeignKey("gateway.id"), index=True)
+    gateway: Mapped[GatewayRow] = relationship(lazy="joined")
+    vm_id: Mapped[str] = mapped_column(ForeignKey("vm.id"), index=True)
+    state: Mapped[str]
+    address: Mapped[str]
+    bootstrap_address: Mapped[str]
+    bootstrap_public_key: Mapped[str] = mapped_column(unique=True)
+    sealed_bootstrap_key: Mapped[str]
+    public_key: Mapped[str | None] = mapped_column(unique=True)
+    generation: Mapped[int]
+    expires_at: Mapped[datetime]
+    enrolled_at: Mapped[datetime | None]
+    last_handshake_at: Mapped[datetime | None]
+    rx_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    tx_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[datetime]

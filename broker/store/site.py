@@ -1,0 +1,51 @@
+"""Rows of sites and hosts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from broker.store.base import Row
+
+
+class SiteRow(Row):
+    """``state``: new, up or unreachable."""
+
+    __tablename__ = "site"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    kind: Mapped[str]
+    state: Mapped[str]
+    status_reason: Mapped[str] = mapped_column(default="")
+    options: Mapped[dict[str, Any]]
+    attributes: Mapped[dict[str, Any]]
+    host_attributes: Mapped[dict[str, Any]]
+    sealed_credentials: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class HostRow(Row):
+    """``generation`` grows with each claim, so that two matchmakers never give the same room away twice."""
+
+    __tablename__ = "host"
+    __table_args__ = (UniqueConstraint("site_id", "name"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    site_id: Mapped[str] = mapped_column(ForeignKey("site.id", ondelete="CASCADE"), index=True)
+    site: Mapped[SiteRow] = relationship(lazy="joined")
+    name: Mapped[str]
+    state: Mapped[str]
+    status_reason: Mapped[str] = mapped_column(default="")
+    maintenance: Mapped[bool] = mapped_column(default=False)
+    elastic: Mapped[bool]
+    generation: Mapped[int] = mapped_column(default=0)
+    vcpus_total: Mapped[float] = mapped_column(default=0)
+    mem_total_mb: Mapped[float] = mapped_column(default=0)
+    reserved_vcpus: Mapped[float] = mapped_column(default=0)
+    reserved_mem_mb: Mapped[float] = mapped_column(default=0)
+    attributes: Mapped[dict[str, Any]]
+    seen_at: Mapped[datetime | None]

@@ -1,0 +1,72 @@
+"""Rows of VMs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from broker.store.base import Row
+from broker.store.image import ImageRow
+from broker.store.network import LeaseRow
+from broker.store.project import ProjectRow
+from broker.store.site import HostRow, SiteRow
+
+
+class VMRow(Row):
+    """A VM. While ``host_id`` is set the VM holds its room there: the row is the claim.
+
+    ``desired`` is running, stopped or terminated: what its owner last asked for. ``launch`` counts launches
+    and is part of the provider's idempotency token. ``networks`` are ids, in the order of the NICs.
+    """
+
+    __tablename__ = "vm"
+    __table_args__ = (
+        Index(
+            "uq_vm_live_name",
+            "project_id",
+            "name",
+            unique=True,
+            sqlite_where=text("state != 'terminated'"),
+            postgresql_where=text("state != 'terminated'"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(index=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
+    project: Mapped[ProjectRow] = relationship(lazy="joined")
+    state: Mapped[str] = mapped_column(index=True)
+    status_reason: Mapped[str] = mapped_column(default="")
+    desired: Mapped[str]
+    image_id: Mapped[str] = mapped_column(ForeignKey("image.id"))
+    image: Mapped[ImageRow] = relationship(lazy="joined")
+    flavor: Mapped[str]
+    vcpus: Mapped[int]
+    mem_mb: Mapped[int]
+    disk_gb: Mapped[int]
+    site_id: Mapped[str | None] = mapped_column(ForeignKey("site.id"))
+    site: Mapped[SiteRow | None] = relationship(lazy="joined")
+    host_id: Mapped[str | None] = mapped_column(ForeignKey("host.id"), index=True)
+    host: Mapped[HostRow | None] = relationship(lazy="joined")
+    elastic: Mapped[bool] = mapped_column(default=False)
+    networks: Mapped[list[str]]
+    wanted_address: Mapped[str | None]
+    nics: Mapped[list[LeaseRow]] = relationship(lazy="selectin", order_by=LeaseRow.position, viewonly=True)
+    public_address: Mapped[str | None]
+    key_pair: Mapped[str | None]
+    sealed_user_data: Mapped[str] = mapped_column(default="")
+    labels: Mapped[dict[str, str]]
+    requirements: Mapped[str | None]
+    rank: Mapped[str | None]
+    local_only: Mapped[bool] = mapped_column(default=False)
+    provider_ref: Mapped[str | None]
+    launch: Mapped[int] = mapped_column(default=0)
+    reservation: Mapped[str]
+    operation_id: Mapped[str | None]
+    created_at: Mapped[datetime]
+    state_at: Mapped[datetime]
+    launched_at: Mapped[datetime | None]
+    enrolled_at: Mapped[datetime | None]
+    terminated_at: Mapped[datetime | None]

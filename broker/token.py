@@ -1,0 +1,120 @@
+"""Bearer tokens of the native API. Only the hash of a secret is stored."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from broker import event, project
+from broker.actor import ADMIN, GATEWAY, Actor
+from broker.broker import Broker
+from broker.errors import Forbidden, NotFound, Unauthenticated
+from broker.store import TokenRow
+
+
+def hash_of(secret: str) -> str:
+    """The stored form of a secret (SHA-256; the secret has 256 random bits)."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def add(
+    broker: Broker,
+    session: Session,
+    *,
+    name: str,
+    project_id: str,
+    role: str,
+    gateway_id: str | None = None,
+    expires_in_s: int | None = None,
+) -> tuple[TokenRow, str]:
+    """Write a new token in the caller's transaction; (row, secret)."""
+    secret = f"ist_{secrets.token_urlsafe(32)}"
+    now = broker.clock.now()
+    row = TokenRow(
+        id=broker.new_id("tok"),
+        name=name,
+        project_id=project_id,
+        role=role,
+        gateway_id=gateway_id,
+        hash=hash_of(secret),
+        created_at=now,
+        expires_at=now + timedelta(seconds=expires_in_s) if expires_in_s else None,
+    )
+    session.add(row)
+    return row, secret
+
+
+def create(
+    broker: Broker,
+    actor: Actor,
+    *,
+    name: str,
+    project_ref: str | None = None,
+    role: str = "member",
+    expires_in_s: int | None = None,
+) -> tuple[TokenRow, str]:
+    """A new token and its secret, shown once. Others than admins make tokens of their own project and role at most."""
+    actor.require(role)
+    with broker.store.transaction() as session:
+        owner = project.find(session, actor, project_ref or actor.project_id)
+        row, secret = add(
+            broker, session, name=name, project_id=owner.id, role=role, expires_in_s=expires_in_s
+        )
+        row.project = owner
+        event.record(
+            broker,
+            session,
+            "token.created",
+            row.id,
+            f"token {name} ({role}) made by {actor.name}",
+            project_id=owner.id,
+        )
+    return row, secret
+
+
+def list_tokens(broker: Broker, actor: Actor) -> Sequence[TokenRow]:
+    """Tokens of people and programs; by name. Not those of gateways."""
+    actor.require("member")
+    query = select(TokenRow).where(TokenRow.role != GATEWAY).order_by(TokenRow.name, TokenRow.id)
+    if not actor.is_admin:
+        query = query.where(TokenRow.project_id == actor.project_id)
+    with broker.store.reading() as session:
+        return list(session.scalars(query))
+
+
+def delete(broker: Broker, actor: Actor, token_id: str) -> None:
+    """Revoke a token at once. Raises NotFound."""
+    actor.require("member")
+    with broker.store.transaction() as session:
+        row = session.get(TokenRow, token_id)
+        if row is None or not (actor.is_admin or row.project_id == actor.project_id):
+            raise NotFound("token", token_id)
+        if row.role == ADMIN and not actor.is_admin:
+            raise Forbidden("only an admin may revoke an admin's token")
+        event.record(
+            broker,
+            session,
+            "token.deleted",
+            row.id,
+            f"token {row.name} revoked by {actor.name}",
+            project_id=row.project_id,
+        )
+        session.delete(row)
+
+
+def authenticate(broker: Broker, secret: str) -> Actor:
+    """The caller behind a bearer secret. Raises Unauthenticated."""
+    with broker.store.reading() as session:
+        row = session.scalar(select(TokenRow).where(TokenRow.hash == hash_of(secret)))
+    if row is None:
+        raise Unauthenticated("the token is not valid", hint="make one with `isthmus token create`")
+    if row.expires_at is not None and row.expires_at <= broker.clock.now():
+        raise Unauthenticated(
+            f"the token {row.name} has expired", hint="make one with `isthmus token create`"
+        )
+    return Actor(project_id=row.project_id, role=row.role, name=row.name, gateway_id=row.gateway_id)
