@@ -1,0 +1,28 @@
+# Isthmus. `make` says what there is.
+SHELL := /bin/sh
+PY := .venv/bin/python
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/isthmus/lab
+
+.PHONY: help setup demo test lint bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## install what is missing: Debian packages (as root) and .venv
+	@scripts/setup
+
+demo: setup ## a full private pool bursts into a cloud, on this machine; KEEP=1 leaves it running
+	@.venv/bin/isthmus lab demo $(if $(KEEP),--keep)
+
+test: setup ## everything that must be green: lint, types, import contracts, tests
+	@scripts/test
+
+lint: setup ## format and lint the sources, mending what can be mended
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+bench: setup ## how long things take, against the goals
+	@for each in bench/[a-z]*.py; do [ -e "$$each" ] && echo "== $$each" && $(PY) "$$each" || exit 1; done
+
+clean: ## remove .venv, caches and the lab's guest image
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache $(CACHE)

@@ -1,0 +1,86 @@
+"""A KVM host of the lab: a node with its own libvirtd, which any libvirt client opens by ``Host.uri``."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+import uuid
+from pathlib import Path
+
+from lab import process
+from lab.node import SOCKET_PATH_MAX, Node, NodeError
+
+LIBVIRTD_CONF = """\
+host_uuid = "{uuid}"
+unix_sock_group = "root"
+unix_sock_rw_perms = "0700"
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
+"""
+QEMU_CONF = """\
+user = "root"
+group = "root"
+security_driver = "none"
+dynamic_ownership = 0
+remember_owner = 0
+namespaces = []
+cgroup_controllers = []
+stdio_handler = "file"
+"""
+
+
+class Host(Node):
+    """One KVM host. Its libvirtd, virtlogd, networks, pools and guests are its own, and end with it."""
+
+    def __init__(self, name: str, directory: Path, *, lab: Path | None = None) -> None:
+        super().__init__(name, directory, lab=lab)
+        if len(os.fsencode(self.socket)) > SOCKET_PATH_MAX:
+            raise NodeError(
+                f"{self.socket}: longer than the {SOCKET_PATH_MAX} bytes a socket's path may have"
+            )
+
+    @property
+    def socket(self) -> Path:
+        """libvirtd's socket, as the machine's own programs see it."""
+        return self.directory / "run" / "libvirt" / "libvirt-sock"
+
+    @property
+    def uri(self) -> str:
+        """What ``libvirt.open()`` and ``isthmus site add kvm --host`` take."""
+        return f"qemu+unix:///system?socket={self.socket}"
+
+    def up(self, timeout_s: float = 60.0) -> None:
+        """Start the node and its libvirtd; nothing when they are up. Raises NodeError."""
+        config = self.directory / "etc-libvirt"
+        config.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(os.fsencode(self.directory)).digest()
+        (config / "libvirtd.conf").write_text(
+            LIBVIRTD_CONF.format(uuid=uuid.UUID(bytes=digest[:16], version=4))
+        )
+        (config / "qemu.conf").write_text(QEMU_CONF)
+        super().up(timeout_s)
+        self.start_libvirtd(timeout_s)
+
+    def start_libvirtd(self, timeout_s: float = 60.0) -> None:
+        """Start libvirtd and virtlogd; nothing when they run. Guests that outlived a libvirtd are taken over."""
+        for daemon in ("virtlogd", "libvirtd"):
+            if not self.daemon_pid(daemon):
+                # With -d it returns when its socket is there.
+                self.run([daemon, "-d"], timeout_s=timeout_s)
+        end = time.monotonic() + timeout_s
+        while not self.socket.exists():
+            if time.monotonic() > end:
+                log = self.log_tail("libvirtd")
+                raise NodeError(f"host {self.name}: libvirtd opened no socket within {timeout_s:g} s: {log}")
+            time.sleep(0.02)
+
+    def daemon_pid(self, daemon: str) -> int:
+        """The id of ``libvirtd`` or ``virtlogd`` as this process sees it; 0 when it does not run."""
+        for pid in process.children(self.pid):
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == daemon and process.started_at(pid):
+                    return pid
+        return 0
