@@ -1,0 +1,122 @@
+"""OpenNebula's scheduler expressions, read as a dialect: ``SCHED_REQUIREMENTS`` and ``SCHED_RANK``.
+
+Kept: ``=`` and ``!=`` with wildcards, ``@>``, one precedence for ``&`` and ``|``, the units of its predefined
+names (``FREE_CPU`` in hundredths of a core, ``FREE_MEMORY`` in KiB). Different, because OpenNebula's own meaning
+surprises: a missing attribute is undefined rather than 0, ranks are floats rather than cut to integers, numbers
+are not 32 bits wide.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import resources
+
+from lark import Lark, Token, Transformer, v_args
+
+from placement import tree
+from placement.language import build, checked, end_of, spanning, start_of
+from placement.tree import Node
+
+_HUNDREDTHS = 100.0
+_KIB = 1024.0
+
+NAMES: dict[str, tuple[str, float]] = {
+    "NAME": ("name", 1.0),
+    "HYPERVISOR": ("hypervisor", 1.0),
+    "ARCH": ("arch", 1.0),
+    "RUNNING_VMS": ("running_vms", 1.0),
+    "MAX_CPU": ("cpu_total", _HUNDREDTHS),
+    "TOTALCPU": ("cpu_total", _HUNDREDTHS),
+    "FREE_CPU": ("cpu_free", _HUNDREDTHS),
+    "MAX_MEM": ("mem_total_mb", _KIB),
+    "TOTALMEMORY": ("mem_total_mb", _KIB),
+    "FREE_MEMORY": ("mem_free_mb", _KIB),
+}
+"""Predefined names: our attribute and what one unit of ours is in theirs. Other names are lower-cased."""
+
+USED: dict[str, tuple[str, str, float]] = {
+    "CPU_USAGE": ("cpu_total", "cpu_free", _HUNDREDTHS),
+    "USED_CPU": ("cpu_total", "cpu_free", _HUNDREDTHS),
+    "MEM_USAGE": ("mem_total_mb", "mem_free_mb", _KIB),
+    "USED_MEMORY": ("mem_total_mb", "mem_free_mb", _KIB),
+}
+"""Predefined names of what is in use: total less free."""
+
+
+def parse(text: str) -> Node:
+    """The tree of a requirement or a rank. Raises ExpressionError."""
+    return build(_parser(), text)
+
+
+@lru_cache(maxsize=1)
+def _parser() -> Lark:
+    grammar = resources.files("placement").joinpath("opennebula.lark").read_text(encoding="utf-8")
+    return Lark(grammar, parser="lalr", transformer=_Builder(), maybe_placeholders=False)
+
+
+@v_args(inline=True)
+class _Builder(Transformer[Token, Node]):
+    """The rules of the grammar, each as the node it makes."""
+
+    def start(self, root: Node) -> Node:
+        return root
+
+    def label(self, name: Token) -> Node:
+        start, end = start_of(name), end_of(name)
+        word = name[1:-1] if name.startswith('"') else str(name)
+        if word in USED:
+            total, free, unit = USED[word]
+            used = tree.Arithmetic(
+                start, end, "-", tree.HostName(start, end, total), tree.HostName(start, end, free)
+            )
+            return tree.Arithmetic(start, end, "*", used, tree.Constant(start, end, unit))
+        ours, unit = NAMES.get(word, (word.lower().replace("/", "."), 1.0))
+        host_name = tree.HostName(start, end, ours)
+        if unit == 1.0:
+            return host_name
+        return tree.Arithmetic(start, end, "*", host_name, tree.Constant(start, end, unit))
+
+    def name(self, label: Node) -> Node:
+        return label
+
+    def literal(self, *tokens: Token) -> Node:
+        start, end = start_of(tokens[0]), end_of(tokens[-1])
+        text = "".join(tokens)
+        if tokens[-1].type == "NUMBER":
+            return tree.Constant(start, end, float(text))
+        return tree.Constant(start, end, text[1:-1] if tokens[0].type == "STRING" else text)
+
+    def compare(self, label: Node, operator: Token, literal: Node) -> Node:
+        assert isinstance(literal, tree.Constant)  # noqa: S101 - the grammar allows nothing else
+        start, end, value = label.start, literal.end, literal.constant_value
+        if operator == "@>":
+            return tree.Glob(start, end, (label, tree.Constant(literal.start, end, _text(value))))
+        if operator in ("=", "!=") and isinstance(value, str) and set(value) & set("*?["):
+            matches = tree.Glob(start, end, (label, literal))
+            return matches if operator == "=" else tree.Not(start, end, (matches,))
+        return tree.Compare(start, end, "==" if operator == "=" else str(operator), label, literal)
+
+    def join(self, left: Node, operator: Token, right: Node) -> Node:
+        kind = tree.And if operator == "&" else tree.Or
+        parts = (*left.children, right) if type(left) is kind else (left, right)
+        return checked(kind(left.start, right.end, parts))
+
+    def negate(self, operator: Token, operand: Node) -> Node:
+        return checked(tree.Not(start_of(operator), operand.end, (operand,)))
+
+    def group(self, opening: Token, inner: Node, closing: Token) -> Node:
+        return spanning(inner, start_of(opening), end_of(closing))
+
+    def arithmetic(self, left: Node, operator: Token, right: Node) -> Node:
+        return checked(tree.Arithmetic(left.start, right.end, str(operator), left, right))
+
+    def number(self, token: Token) -> Node:
+        return tree.Constant(start_of(token), end_of(token), float(token))
+
+    def minus(self, operator: Token, operand: Node) -> Node:
+        start = start_of(operator)
+        return checked(tree.Arithmetic(start, operand.end, "-", tree.Constant(start, start, 0.0), operand))
+
+
+def _text(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"

@@ -1,0 +1,104 @@
+"""The hosts of a decision, column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from placement.column import Column, Floats
+from placement.tree import CONSUMED, Node
+from placement.value import AttributeValue, Value
+
+if TYPE_CHECKING:
+    from placement.match import Request
+
+__all__ = ["CONSUMED", "AttributeValue", "HostTable"]
+
+
+class HostTable:
+    """A snapshot of hosts: one row per host, one column per attribute.
+
+    The columns of ``CONSUMED`` change as VMs are placed (``take``); all others never do. Units are those of
+    the attributes: ``cpu_free`` in cores, ``mem_free_mb`` in MiB, ``disk_free_gb`` in GiB. Not safe to change
+    from two threads; give each its own ``copy``.
+    """
+
+    def __init__(self, rows: int, columns: Mapping[str, Column]) -> None:
+        self._rows = rows
+        self._columns = dict(columns)
+        self._kept: dict[tuple[int, str], tuple[Node, Any]] = {}
+        for name in CONSUMED & columns.keys():
+            self._columns[name] = Column(numbers=_numbers(columns[name], rows))
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Mapping[str, AttributeValue]]) -> HostTable:
+        """A table from one mapping of attributes per host; what a host lacks is undefined on it."""
+        names = dict.fromkeys(name for row in rows for name in row)
+        return cls(len(rows), {name: Column.of([row.get(name) for row in rows]) for name in names})
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @property
+    def rows(self) -> int:
+        """How many hosts there are."""
+        return self._rows
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The attributes that at least one host was given."""
+        return frozenset(self._columns)
+
+    @property
+    def kept(self) -> dict[tuple[int, str], tuple[Node, Any]]:
+        """Results of expressions that only read what never changes; shared by all copies."""
+        return self._kept
+
+    def column(self, name: str) -> Column | None:
+        """An attribute of all hosts, None when no host has it."""
+        return self._columns.get(name)
+
+    def numbers(self, name: str) -> Floats | None:
+        """A number attribute of all hosts with NaN for undefined, None when no host has it as a number."""
+        column = self._columns.get(name)
+        return None if column is None else column.numbers
+
+    def value(self, index: int, name: str) -> Value:
+        """One attribute of one host, None when undefined."""
+        column = self._columns.get(name)
+        return None if column is None else column.at(index)
+
+    def row(self, index: int) -> dict[str, Value]:
+        """The attributes of one host as they are now, undefined ones left out."""
+        values = ((name, column.at(index)) for name, column in self._columns.items())
+        return {name: value for name, value in values if value is not None}
+
+    def __iter__(self) -> Iterator[dict[str, Value]]:
+        return (self.row(index) for index in range(self._rows))
+
+    def copy(self) -> HostTable:
+        """A table that can be changed without changing this one. Unconsumed columns are shared."""
+        twin = HostTable.__new__(HostTable)
+        twin._rows = self._rows
+        twin._columns = dict(self._columns)
+        twin._kept = self._kept
+        for name in CONSUMED & self._columns.keys():
+            twin._columns[name] = Column(numbers=_numbers(self._columns[name], self._rows).copy())
+        return twin
+
+    def take(self, index: int, request: Request) -> None:
+        """Place a VM on a host: its free capacity shrinks, ``running_vms`` grows by one.
+
+        Whether it fits is not checked here (``placement.match`` does).
+        """
+        amounts = (("running_vms", -1.0), *request.needs())
+        for name, amount in amounts:
+            numbers = self.numbers(name)
+            if numbers is not None and amount:
+                numbers[index] -= amount
+
+
+def _numbers(column: Column, rows: int) -> Floats:
+    return np.full(rows, np.nan) if column.numbers is None else column.numbers

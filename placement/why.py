@@ -1,0 +1,321 @@
+"""Why a VM is where it is, or nowhere: which term refused which hosts, who came closest, what would help.
+
+The terms are the VM's capacity needs, the conjuncts of its requirement, and whatever the caller ruled out
+(``eligible`` with reasons: a host that is unreachable, a policy that is closed). Each is counted for itself, so
+that a host refused by three terms counts in all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from placement import tree
+from placement.column import Bools, Floats
+from placement.language import Expression, parse
+from placement.match import LIMITS, Decision, Request
+from placement.table import HostTable
+from placement.value import Value, show
+
+Counts = NDArray[np.int64]
+
+UNITS = {
+    "cpu_free": "cores",
+    "mem_free_mb": "MiB of memory",
+    "disk_free_gb": "GiB of disk",
+    "gpu_free": "GPUs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One condition and how many of the site's hosts it refused, ``undefined`` of them for want of an attribute."""
+
+    text: str
+    refused: int
+    undefined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NearestMiss:
+    """The host that came closest: the fewest terms refuse it. ``lacks`` says each in words."""
+
+    host: int
+    name: str
+    lacks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SiteExplanation:
+    """What became of one site's hosts. ``terms`` leaves out those that refused none of them."""
+
+    site: str
+    hosts: int
+    feasible: int
+    terms: tuple[Term, ...]
+    nearest: NearestMiss | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The whole answer. ``admit`` is the smallest change that would admit a host, empty when one is feasible."""
+
+    request_id: str
+    hosts: int
+    feasible: int
+    summary: str
+    sites: tuple[SiteExplanation, ...]
+    admit: str
+
+
+def explain(
+    table: HostTable,
+    request: Request,
+    *,
+    eligible: Bools | None = None,
+    reasons: Sequence[str | None] | None = None,
+    decision: Decision | None = None,
+) -> Explanation:
+    """Explain a request against the hosts as they are in ``table`` (before it was placed, when it was).
+
+    ``eligible`` and ``reasons``: which hosts were not looked at, and why, one entry per host. ``decision`` lets the
+    summary name the winner. Sites are the values of the column ``site``. Raises ExpressionError.
+    """
+    tests = _tests(table, request, eligible, reasons)
+    refusals = np.zeros(len(table), dtype=np.int64)
+    for test in tests:
+        refusals += test.refused
+    feasible = refusals == 0
+    sites = _sites(table)
+    explained = tuple(
+        _site(table, request, name, rows, tests, refusals, feasible) for name, rows in sorted(sites.items())
+    )
+    admit = "" if feasible.any() or not len(table) else _admit(table, request, tests, refusals)
+    summary = _summary(table, tests, feasible, decision)
+    return Explanation(request.id, len(table), int(feasible.sum()), summary, explained, admit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Test:
+    """A term over all hosts: a capacity that is needed, a conjunct of the requirement, or the caller's own reason."""
+
+    text: str
+    refused: Bools
+    undefined: Bools
+    capacity: str = ""
+    amount: float = 0.0
+    expression: Expression | None = None
+    attributes: tuple[str, ...] = ()
+
+
+def _tests(
+    table: HostTable, request: Request, eligible: Bools | None, reasons: Sequence[str | None] | None
+) -> list[_Test]:
+    tests = []
+    nowhere = np.zeros(len(table), dtype=np.bool_)
+    if eligible is not None:
+        texts = np.array(
+            [
+                ("" if fine else (reasons[index] if reasons else None) or "not eligible")
+                for index, fine in enumerate(eligible.tolist())
+            ],
+            dtype=object,
+        )
+        tests += [_Test(text, texts == text, nowhere) for text in dict.fromkeys(texts.tolist()) if text]
+    for name, amount in request.needs():
+        if amount <= 0:
+            continue
+        numbers = table.numbers(name)
+        if numbers is None:
+            numbers = np.full(len(table), np.nan)
+        tests.append(_Test(f"{name} >= {amount:g}", ~(numbers >= amount), np.isnan(numbers), name, amount))
+        limit = table.numbers(LIMITS[name]) if name in LIMITS else None
+        if limit is not None:
+            text = f"{LIMITS[name]} >= {amount:g}"
+            tests.append(_Test(text, limit < amount, nowhere, LIMITS[name], amount))
+    for term in parse(request.requirement).conjuncts() if request.requirement else ():
+        true = term.truth(table, request.attributes)
+        undefined = term.undefined(table, request.attributes)
+        tests.append(
+            _Test(term.text, ~true, undefined, expression=term, attributes=tuple(sorted(term.host_names)))
+        )
+    return tests
+
+
+def _sites(table: HostTable) -> dict[str, Bools]:
+    column = table.column("site")
+    values = [None if column is None else column.at(index) for index in range(len(table))]
+    names = np.array([value if isinstance(value, str) else "(no site)" for value in values], dtype=object)
+    return {name: names == name for name in dict.fromkeys(names.tolist())}
+
+
+def _site(
+    table: HostTable,
+    request: Request,
+    name: str,
+    rows: Bools,
+    tests: Sequence[_Test],
+    refusals: Counts,
+    feasible: Bools,
+) -> SiteExplanation:
+    hosts, fit = int(rows.sum()), int((feasible & rows).sum())
+    terms = []
+    for test in tests:
+        refused = int((test.refused & rows).sum())
+        if refused:
+            terms.append(Term(test.text, refused, int((test.undefined & test.refused & rows).sum())))
+    nearest = (
+        None if fit else _nearest(table, request, tests, np.where(rows, refusals, np.iinfo(np.int64).max))
+    )
+    return SiteExplanation(name, hosts, fit, tuple(terms), nearest, _verdict(hosts, fit, terms, nearest))
+
+
+def _nearest(
+    table: HostTable, request: Request, tests: Sequence[_Test], refusals: Counts
+) -> NearestMiss | None:
+    """The host with the fewest refusals, then the smallest shortfall, then the lowest index."""
+    fewest = refusals.min()
+    if fewest == 0:
+        return None
+    shortfall = np.where(refusals == fewest, _shortfall(table, request.attributes, tests), np.inf)
+    index = int(shortfall.argmin()) if np.isfinite(shortfall).any() else int(refusals.argmin())
+    lacks = tuple(_lack(table, test, index) for test in tests if test.refused[index])
+    return NearestMiss(index, _name(table, index), lacks)
+
+
+def _shortfall(table: HostTable, vm: Mapping[str, Any], tests: Sequence[_Test]) -> Floats:
+    """How far each host is off in all, each term relative to what it needs; 1 for a term without numbers."""
+    total = np.zeros(len(table))
+    for test in tests:
+        distance = np.ones(len(table))
+        if test.capacity:
+            numbers = table.numbers(test.capacity)
+            if numbers is not None:
+                distance = _relative(test.amount - numbers, test.amount)
+        elif test.expression is not None and isinstance(test.expression.root, tree.Compare):
+            left, right = (Expression(side, "").score(table, vm) for side in test.expression.root.children)
+            distance = _relative(left - right, np.maximum(np.abs(left), np.abs(right)))
+        total += np.where(test.refused, distance, 0.0)
+    return total
+
+
+def _relative(difference: Floats, whole: Floats | float) -> Floats:
+    with np.errstate(all="ignore"):
+        return np.clip(np.nan_to_num(np.abs(difference) / whole, nan=1.0), 0.0, 1.0)
+
+
+def _lack(table: HostTable, test: _Test, index: int) -> str:
+    if test.capacity:
+        has = table.value(index, test.capacity)
+        if has is None:
+            return f"{test.text} ({test.capacity} is undefined: the site does not report it)"
+        return f"{test.text} ({test.capacity} is {show(has)})"
+    if test.expression is None:
+        return test.text
+    values = [f"{name} is {_brief(table.value(index, name))}" for name in test.attributes]
+    return f"{test.text} ({', '.join(values)})" if values else test.text
+
+
+def _brief(value: Value) -> str:
+    if isinstance(value, tuple) and len(value) > 6:
+        return f"a list of {len(value)}"
+    return show(value)
+
+
+def _verdict(hosts: int, fit: int, terms: Sequence[Term], nearest: NearestMiss | None) -> str:
+    if fit:
+        return f"{fit} of {_hosts(hosts)} could take it"
+    for term in terms:
+        if term.undefined == hosts:
+            return f"no host is known to satisfy {term.text}: what it asks for is undefined on all {hosts}"
+    whole = [term.text for term in terms if term.refused == hosts]
+    if whole:
+        return f"{_hosts(hosts)} refused by {' and by '.join(whole)}"
+    lacks = "; ".join(nearest.lacks) if nearest else ""
+    return f"no host satisfies all terms at once; nearest is {nearest.name if nearest else '?'}: {lacks}"
+
+
+def _admit(table: HostTable, request: Request, tests: Sequence[_Test], refusals: Counts) -> str:
+    """The smallest change. One term if one is enough for some host, else all that the nearest host lacks."""
+    single = refusals == 1
+    if single.any():
+        shortfall = np.where(single, _shortfall(table, request.attributes, tests), np.inf)
+        index = int(shortfall.argmin())
+        test = next(test for test in tests if test.refused[index])
+        others = int((single & test.refused).sum())
+        return _change(table, request, test, index, others)
+    nearest = _nearest(table, request, tests, refusals)
+    if nearest is None:
+        return ""
+    return f"no single change is enough; {nearest.name} lacks " + " and ".join(nearest.lacks)
+
+
+def _change(table: HostTable, request: Request, test: _Test, index: int, hosts: int) -> str:
+    host = _name(table, index)
+    has = table.value(index, test.capacity) if test.capacity else None
+    if test.capacity and isinstance(has, float):
+        if test.capacity in LIMITS.values():
+            return f"ask for at most {has:g} instead of {test.amount:g} ({test.capacity} of {host})"
+        unit = UNITS[test.capacity]
+        if test.amount - has == 1:
+            unit = unit.removesuffix("s")
+        ask = f", or ask for at most {has:g}" if has > 0 else ""
+        return f"free {test.amount - has:g} {unit} on {host}{ask}"
+    if test.capacity:
+        return f"have the site of {host} report {test.capacity}"
+    if test.expression is None:
+        return f"{host} would take it, were it not for: {test.text}"
+    threshold = _threshold(table, test.expression, request, index)
+    if threshold:
+        return f"write {threshold} instead of {test.text}: that admits {host}"
+    return f"drop {test.text}: that admits {_hosts(hosts)}, {host} among them"
+
+
+def _threshold(table: HostTable, term: Expression, request: Request, index: int) -> str:
+    """A numeric comparison with a constant, moved just so far that this host satisfies it; empty if it is none."""
+    root = term.root
+    if not isinstance(root, tree.Compare) or root.operator not in ("<", "<=", ">", ">="):
+        return ""
+    left, right = root.children
+    if not isinstance(right, tree.Constant) or not isinstance(right.constant_value, float):
+        return ""
+    value = left.interpret(table.row(index), request.attributes)
+    if not isinstance(value, float) or term.left is None:
+        return ""
+    number = f"{value:.0f}" if value.is_integer() else repr(value)
+    return f"{term.left.text} {root.operator[0]}= {number}"
+
+
+def _summary(table: HostTable, tests: Sequence[_Test], feasible: Bools, decision: Decision | None) -> str:
+    hosts = len(table)
+    if decision is not None and decision.host is not None:
+        text = f"placed on {_name(table, decision.host)}"
+        if decision.rank is not None:
+            text += f" with rank {decision.rank:.6g}"
+        text += f", {int(feasible.sum())} of {_hosts(hosts)} feasible"
+        if decision.runner_up is not None:
+            text += f"; runner-up {_name(table, decision.runner_up)}"
+            if decision.runner_up_rank is not None:
+                text += f" with rank {decision.runner_up_rank:.6g}"
+        return text
+    if not hosts:
+        return "there is no host: add a site, or wait for one to answer"
+    if feasible.any():
+        return f"{int(feasible.sum())} of {_hosts(hosts)} could take it"
+    counts = sorted(((int(test.refused.sum()), test.text) for test in tests), key=lambda pair: -pair[0])
+    worst = ", ".join(f"{count} by {text}" for count, text in counts[:3] if count)
+    return f"none of {_hosts(hosts)} can take it: refused {worst}"
+
+
+def _name(table: HostTable, index: int) -> str:
+    name = table.value(index, "name")
+    return name if isinstance(name, str) else f"host {index}"
+
+
+def _hosts(count: int) -> str:
+    return f"{count} host" if count == 1 else f"{count} hosts"
