@@ -1,0 +1,95 @@
+"""What all nouns share: a collection of calls, and answers that know the client they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, PrivateAttr, ValidationError
+
+from isthmus.client._errors import InvalidRequest
+from isthmus.schema import Page
+from isthmus.schema._base import Request
+
+if TYPE_CHECKING:
+    from isthmus.client._client import Client
+    from isthmus.client._http import Query
+
+
+class Bound(BaseModel):
+    """Data of the broker joined with the client it came from, so that ``vm.stop()`` reads naturally."""
+
+    _client: Client = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Take the client that pydantic hands down, also into nested answers."""
+        if context:
+            self._client = context["client"]
+
+    def _take(self, fresh: BaseModel) -> Self:
+        """Become what was read just now."""
+        self.__dict__.update(fresh.__dict__)
+        return self
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Collection(Generic[M]):
+    """The calls of one noun. ``list`` goes through all pages as it is iterated."""
+
+    _path: ClassVar[str]
+    _model: type[M]
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._http = client._http
+
+    def _url(self, ref: str, *more: str) -> str:
+        return "/".join((self._path, segment(ref), *(segment(part) for part in more)))
+
+    def _get(self, ref: str) -> M:
+        return self._http.get(self._model, self._url(ref))
+
+    def _list(self, query: Query | None = None, path: str | None = None) -> Iterator[M]:
+        page: Page[M]
+        token: str | None = None
+        while True:
+            page = self._http.get(Page[self._model], path or self._path, {**(query or {}), "page": token})  # type: ignore[name-defined]
+            yield from page.items
+            token = page.next
+            if token is None:
+                return
+
+
+def segment(ref: str) -> str:
+    """An id or name as one segment of a path. Raises InvalidRequest for one that can name nothing."""
+    if ref in ("", ".", ".."):
+        raise InvalidRequest(
+            f"{ref!r} is not a name or id", code="invalid_request", hint="give the name or the id"
+        )
+    return quote(ref, safe="")
+
+
+R = TypeVar("R", bound=Request)
+
+
+def ask(model: type[R], **fields: Any) -> R:
+    """A request of the fields that the caller gave (not None); the broker has the defaults.
+
+    Raises InvalidRequest in the broker's own words and shape, without asking it.
+    """
+    try:
+        return model(**{name: value for name, value in fields.items() if value is not None})
+    except ValidationError as error:
+        problems = [
+            {"loc": ".".join(str(part) for part in problem["loc"]), "message": problem["msg"]}
+            for problem in error.errors()
+        ]
+        raise InvalidRequest(
+            "; ".join(f"{problem['loc']}: {problem['message']}" for problem in problems),
+            code="invalid_request",
+            hint="",
+            details={"errors": problems},
+        ) from None

@@ -1,0 +1,45 @@
+"""Flavors: sizes of VMs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+from isthmus import schema
+from isthmus.client._resource import Bound, Collection, ask
+
+
+class Flavor(Bound, schema.Flavor):
+    """A size of VMs."""
+
+    def refresh(self) -> Self:
+        """Read it again."""
+        return self._take(self._client.flavors.get(self.name))
+
+    def delete(self) -> None:
+        """Remove it. VMs that were made with it keep their size."""
+        self._client.flavors.delete(self.name)
+
+
+class Flavors(Collection[Flavor]):
+    """``client.flavors``."""
+
+    _path = "/v1/flavors"
+    _model = Flavor
+
+    def create(self, name: str, *, vcpus: int, mem_mb: int, disk_gb: int) -> Flavor:
+        """Add a size: memory in MiB, disk in GiB."""
+        body = ask(schema.FlavorCreate, name=name, vcpus=vcpus, mem_mb=mem_mb, disk_gb=disk_gb)
+        return self._http.post(Flavor, self._path, body)
+
+    def get(self, name: str) -> Flavor:
+        """One flavor."""
+        return self._get(name)
+
+    def list(self) -> Iterator[Flavor]:
+        """All flavors."""
+        return self._list()
+
+    def delete(self, name: str) -> None:
+        """Remove a flavor. VMs that were made with it keep their size."""
+        self._http.delete(self._url(name))

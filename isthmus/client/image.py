@@ -1,0 +1,78 @@
+"""Disk images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Self
+
+from isthmus import schema
+from isthmus.client._resource import Bound, Collection, ask
+
+
+class Image(Bound, schema.Image):
+    """A disk image that VMs are cloned from."""
+
+    def refresh(self) -> Self:
+        """Read it again."""
+        return self._take(self._client.images.get(self.id))
+
+    def map(self, sites: Mapping[str, str]) -> Self:
+        """Say which id it has at which cloud site; replaces the whole map."""
+        return self._take(self._client.images.map(self.id, sites))
+
+    def delete(self) -> None:
+        """Remove it. Refused while VMs use it."""
+        self._client.images.delete(self.id)
+
+
+class Images(Collection[Image]):
+    """``client.images``. ``ref`` is an image's id or name."""
+
+    _path = "/v1/images"
+    _model = Image
+
+    def create(
+        self,
+        name: str,
+        path: str,
+        *,
+        format: str | None = None,
+        architecture: str | None = None,
+        kernel: str | None = None,
+        initrd: str | None = None,
+        cmdline: str | None = None,
+        sites: Mapping[str, str] | None = None,
+    ) -> Image:
+        """Import a disk file that lies on the broker's machine, below its ``images.import_dirs``.
+
+        ``format``: ``qcow2`` (the default) or ``raw``. With ``kernel`` and ``initrd`` (files there, too) the VM
+        boots them directly. ``sites`` maps cloud sites to the image's id there (an AMI).
+        """
+        body = ask(
+            schema.ImageCreate,
+            name=name,
+            path=path,
+            format=format,
+            architecture=architecture,
+            kernel=kernel,
+            initrd=initrd,
+            cmdline=cmdline,
+            sites=sites,
+        )
+        return self._http.post(Image, self._path, body)
+
+    def get(self, ref: str) -> Image:
+        """One image."""
+        return self._get(ref)
+
+    def list(self) -> Iterator[Image]:
+        """The images that the project may use."""
+        return self._list()
+
+    def map(self, ref: str, sites: Mapping[str, str]) -> Image:
+        """Say which id an image has at which cloud site; replaces the whole map."""
+        return self._http.patch(Image, self._url(ref), ask(schema.ImageUpdate, sites=sites))
+
+    def delete(self, ref: str) -> None:
+        """Remove an image. Refused while VMs use it."""
+        self._http.delete(self._url(ref))

@@ -1,0 +1,46 @@
+"""Key pairs: SSH public keys that VMs let in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+from isthmus import schema
+from isthmus.client._resource import Bound, Collection, ask
+
+
+class KeyPair(Bound, schema.KeyPair):
+    """An SSH public key; the private half never reaches the broker."""
+
+    def refresh(self) -> Self:
+        """Read it again."""
+        return self._take(self._client.keypairs.get(self.name))
+
+    def delete(self) -> None:
+        """Remove it. VMs that have it keep it."""
+        self._client.keypairs.delete(self.name)
+
+
+class KeyPairs(Collection[KeyPair]):
+    """``client.keypairs``."""
+
+    _path = "/v1/keypairs"
+    _model = KeyPair
+
+    def create(self, name: str, public_key: str) -> KeyPair:
+        """Add a public key in OpenSSH's one-line form (``ssh-ed25519 AAAA... comment``)."""
+        return self._http.post(
+            KeyPair, self._path, ask(schema.KeyPairCreate, name=name, public_key=public_key)
+        )
+
+    def get(self, name: str) -> KeyPair:
+        """One key pair."""
+        return self._get(name)
+
+    def list(self) -> Iterator[KeyPair]:
+        """The project's key pairs."""
+        return self._list()
+
+    def delete(self, name: str) -> None:
+        """Remove a key pair. VMs that have it keep it."""
+        self._http.delete(self._url(name))

@@ -1,0 +1,112 @@
+"""Private networks, with one subnet per site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+from isthmus import schema
+from isthmus.client._resource import Bound, Collection, ask
+
+
+class Network(Bound, schema.Network):
+    """A private network."""
+
+    def refresh(self) -> Self:
+        """Read it again."""
+        return self._take(self._client.networks.get(self.id))
+
+    def add_subnet(
+        self,
+        site: str,
+        cidr: str,
+        *,
+        mode: str | None = None,
+        gateway: str | None = None,
+        bridge: str | None = None,
+        dns: Sequence[str] | None = None,
+        reserved: Sequence[str] | None = None,
+        mtu: int | None = None,
+    ) -> schema.Subnet:
+        """Add the subnet of one site; see ``Networks.add_subnet``."""
+        subnet = self._client.networks.add_subnet(
+            self.id,
+            site,
+            cidr,
+            mode=mode,
+            gateway=gateway,
+            bridge=bridge,
+            dns=dns,
+            reserved=reserved,
+            mtu=mtu,
+        )
+        self.refresh()
+        return subnet
+
+    def remove_subnet(self, site: str) -> None:
+        """Remove the subnet of one site. Refused while addresses of it are leased."""
+        self._client.networks.remove_subnet(self.id, site)
+        self.refresh()
+
+    def delete(self) -> None:
+        """Remove it. Refused while it has subnets in use."""
+        self._client.networks.delete(self.id)
+
+
+class Networks(Collection[Network]):
+    """``client.networks``. ``ref`` is a network's id or name."""
+
+    _path = "/v1/networks"
+    _model = Network
+
+    def create(self, name: str, cidr: str) -> Network:
+        """Add a network. ``cidr`` covers all of its subnets."""
+        return self._http.post(Network, self._path, ask(schema.NetworkCreate, name=name, cidr=cidr))
+
+    def get(self, ref: str) -> Network:
+        """One network."""
+        return self._get(ref)
+
+    def list(self) -> Iterator[Network]:
+        """The networks that the project may use."""
+        return self._list()
+
+    def delete(self, ref: str) -> None:
+        """Remove a network. Refused while it is in use."""
+        self._http.delete(self._url(ref))
+
+    def add_subnet(
+        self,
+        ref: str,
+        site: str,
+        cidr: str,
+        *,
+        mode: str | None = None,
+        gateway: str | None = None,
+        bridge: str | None = None,
+        dns: Sequence[str] | None = None,
+        reserved: Sequence[str] | None = None,
+        mtu: int | None = None,
+    ) -> schema.Subnet:
+        """Add the subnet of one site.
+
+        ``mode``: ``nat`` (the default), ``route``, ``bridge`` (an existing one, named ``bridge``) on hosts of one's
+        own; ``tunnel`` for burst VMs of a cloud. ``gateway`` defaults to the subnet's first address.
+        ``reserved`` addresses (``10.0.0.2``, ``10.0.0.2-10.0.0.20``) are never leased.
+        """
+        body = ask(
+            schema.SubnetCreate,
+            site=site,
+            cidr=cidr,
+            mode=mode,
+            gateway=gateway,
+            bridge=bridge,
+            dns=dns,
+            reserved=reserved,
+            mtu=mtu,
+        )
+        return self._http.post(schema.Subnet, self._url(ref, "subnets"), body)
+
+    def remove_subnet(self, ref: str, site: str) -> None:
+        """Remove the subnet of one site. Refused while addresses of it are leased."""
+        self._http.delete(self._url(ref, "subnets", site))

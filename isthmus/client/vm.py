@@ -1,0 +1,188 @@
+"""Virtual machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Self
+
+from isthmus import schema
+from isthmus.client._errors import OperationFailed, OperationTimeout
+from isthmus.client._resource import Bound, Collection, ask
+from isthmus.client.operation import Operation
+
+_ENDS = (schema.VMState.ERROR, schema.VMState.TERMINATED)
+
+
+class VM(Bound, schema.VM):
+    """A virtual machine. Its attributes are what the broker last said; ``refresh()`` asks again."""
+
+    def refresh(self) -> Self:
+        """Read it again."""
+        return self._take(self._client.vms.get(self.id))
+
+    def wait_until(
+        self,
+        state: schema.VMState | str,
+        timeout: float | None = 600.0,
+        poll: float = 2.0,
+        on_update: Callable[[Operation], None] | None = None,
+    ) -> Self:
+        """Wait until the VM is in that state (``"running"``).
+
+        ``timeout`` and ``poll`` in seconds, as in ``Operation.wait``; ``on_update`` is called with the operation
+        that is going on. Raises OperationFailed when the VM ends in ``error`` or ``terminated`` instead, and
+        OperationTimeout.
+        """
+        client = self._client
+        wanted = schema.VMState(state)
+        deadline = None if timeout is None else client._clock() + timeout
+        operation: Operation | None = None
+        while True:
+            self.refresh()
+            if self.state is wanted:
+                return self
+            if self.state in _ENDS:
+                raise OperationFailed(
+                    f"{self.name} is {self.state}: {self.status_reason or 'no reason given'}",
+                    operation=operation,
+                )
+            left = None if deadline is None else deadline - client._clock()
+            if left is not None and left <= 0:
+                raise OperationTimeout(
+                    f"{self.name} is still {self.state}"
+                    + (f": {self.status_reason}" if self.status_reason else ""),
+                    operation=operation,
+                    hint=f"it goes on: `isthmus vm why {self.name}` says what it waits for",
+                )
+            if operation is None or operation.id != self.operation:
+                operation = client.operations.get(self.operation) if self.operation else None
+            if operation is None or operation.ended:
+                client._sleep(poll if left is None else min(poll, left))
+                continue
+            if on_update is not None:
+                on_update(operation)
+            try:
+                operation.wait(poll if left is None else min(poll, left), poll, on_update)
+            except OperationTimeout:
+                continue
+
+    def update(self, labels: Mapping[str, str]) -> Self:
+        """Replace its labels."""
+        return self._take(self._client.vms.update(self.id, labels=labels))
+
+    def why(self) -> schema.Why:
+        """Why it is where it is, or why it is nowhere."""
+        return self._client.vms.why(self.id)
+
+    def start(self) -> Operation:
+        """Start it when it is stopped."""
+        return self._client.vms.start(self.id)
+
+    def stop(self, force: bool = False) -> Operation:
+        """Ask the guest to shut down; ``force`` pulls the plug."""
+        return self._client.vms.stop(self.id, force=force)
+
+    def reboot(self) -> Operation:
+        """Reboot it when it is running."""
+        return self._client.vms.reboot(self.id)
+
+    def delete(self) -> Operation:
+        """Terminate it: its disk and addresses are given up."""
+        return self._client.vms.delete(self.id)
+
+    def console(self) -> str:
+        """The newest part of its serial console."""
+        return self._client.vms.console(self.id)
+
+
+class VMOperation(schema.VMOperation):
+    """A VM, and the operation that was started on it."""
+
+    vm: VM
+    operation: Operation
+
+
+class VMs(Collection[VM]):
+    """``client.vms``. ``ref`` is a VM's id, or its name within the project."""
+
+    _path = "/v1/vms"
+    _model = VM
+
+    def create(
+        self,
+        name: str,
+        image: str,
+        flavor: str,
+        *,
+        networks: Sequence[str] | None = None,
+        address: str | None = None,
+        key_pair: str | None = None,
+        user_data: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        requirements: str | None = None,
+        rank: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> VM:
+        """Ask for a VM. Returns at once with a ``pending`` one: ``vm.wait_until("running")``.
+
+        ``requirements`` and ``rank`` are expressions over host attributes (docs/reference/expressions.md).
+        ``idempotency_key``: two calls with the same one make one VM; a fresh one is used otherwise.
+        """
+        body = ask(
+            schema.VMCreate,
+            name=name,
+            image=image,
+            flavor=flavor,
+            networks=networks,
+            address=address,
+            key_pair=key_pair,
+            user_data=user_data,
+            labels=labels,
+            requirements=requirements,
+            rank=rank,
+        )
+        return self._http.post(VMOperation, self._path, body, key=idempotency_key).vm
+
+    def get(self, ref: str) -> VM:
+        """One VM."""
+        return self._get(ref)
+
+    def list(
+        self,
+        name: str | None = None,
+        state: str | None = None,
+        site: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        all: bool = False,
+    ) -> Iterator[VM]:
+        """The project's VMs; ``all`` also has the terminated ones. With ``labels``, those that carry all of them."""
+        label = [f"{key}={value}" for key, value in (labels or {}).items()]
+        return self._list({"name": name, "state": state, "site": site, "label": label, "all": all})
+
+    def update(self, ref: str, labels: Mapping[str, str]) -> VM:
+        """Replace a VM's labels."""
+        return self._http.patch(VM, self._url(ref), ask(schema.VMUpdate, labels=labels))
+
+    def why(self, ref: str) -> schema.Why:
+        """Why a VM is where it is, or why it is nowhere."""
+        return self._http.get(schema.Why, self._url(ref, "why"))
+
+    def start(self, ref: str) -> Operation:
+        """Start a stopped VM."""
+        return self._http.post(VMOperation, self._url(ref, "start")).operation
+
+    def stop(self, ref: str, force: bool = False) -> Operation:
+        """Ask a VM's guest to shut down; ``force`` pulls the plug."""
+        return self._http.post(VMOperation, self._url(ref, "stop"), schema.VMStop(force=force)).operation
+
+    def reboot(self, ref: str) -> Operation:
+        """Reboot a running VM. Sent once only: a lost answer must not reboot it twice."""
+        return self._http.post(VMOperation, self._url(ref, "reboot"), repeat=False).operation
+
+    def delete(self, ref: str) -> Operation:
+        """Terminate a VM: its disk and addresses are given up."""
+        return self._http.delete_for(VMOperation, self._url(ref)).operation
+
+    def console(self, ref: str) -> str:
+        """The newest part of a VM's serial console."""
+        return self._http.get(schema.Console, self._url(ref, "console")).text

@@ -1,0 +1,327 @@
+"""Each call of each noun goes to its route, with its body; and each noun has the same verbs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import isthmus
+from isthmus import schema
+
+NOW = "2026-11-20T12:00:00Z"
+SITE = schema.Site(id="site-1", name="campus", kind="kvm", state="up", created_at=NOW)
+HOST = schema.Host(id="host-1", name="a", site="campus", state="up")
+FLAVOR = schema.Flavor(name="small", vcpus=1, mem_mb=256, disk_gb=1)
+IMAGE = schema.Image(
+    id="img-1", name="tiny", state="available", format="qcow2", size_bytes=1, sha256="0", created_at=NOW
+)
+KEYPAIR = schema.KeyPair(
+    name="me", project="default", public_key="ssh-ed25519 A", fingerprint="f", created_at=NOW
+)
+SUBNET = schema.Subnet(
+    id="sub-1", network="lan", site="campus", cidr="10.0.1.0/24", mode="nat", gateway="10.0.1.1", mtu=1420
+)
+NETWORK = schema.Network(id="net-1", name="lan", cidr="10.0.0.0/16", subnets=[SUBNET], created_at=NOW)
+GATEWAY = schema.Gateway(
+    id="gw-1",
+    name="gw",
+    site="campus",
+    network="lan",
+    endpoint="203.0.113.2:51820",
+    state="new",
+    created_at=NOW,
+)
+PROJECT = schema.Project(id="prj-1", name="lab", account="123456789012", created_at=NOW)
+TOKEN = schema.Token(id="tok-1", name="ci", project="lab", role="member", created_at=NOW)
+KEY = schema.AccessKey(id="AKIA1", project="lab", role="member", created_at=NOW)
+PEER = schema.Peer(id="peer-1", gateway="gw", vm="web", state="enrolled", address="10.0.2.4")
+POLICY = schema.Policy(version=1, text="version: 1", applied_by="admin", applied_at=NOW, burst="closed")
+EVENT = schema.Event(seq=7, time=NOW, kind="vm.placed", target="vm-1", message="placed on a")
+STATUS = schema.Status(
+    version="0.1.0",
+    broker_id="brk-1",
+    project="default",
+    role="admin",
+    sites=1,
+    hosts=2,
+    vms=3,
+    queue=0,
+    burst="off",
+)
+
+CALLS: list[tuple[str, Any, str, str, Any, Any]] = [
+    # name, call, method, path, body, answer
+    ("status", lambda c: c.status(), "GET", "/v1/status", None, STATUS),
+    (
+        "site create",
+        lambda c: c.sites.create(
+            "campus", "kvm", options={"hosts": ["qemu:///system"]}, credentials={"k": "s"}
+        ),
+        "POST",
+        "/v1/sites",
+        {
+            "name": "campus",
+            "kind": "kvm",
+            "options": {"hosts": ["qemu:///system"]},
+            "credentials": {"k": "s"},
+        },
+        SITE,
+    ),
+    ("site get", lambda c: c.sites.get("campus"), "GET", "/v1/sites/campus", None, SITE),
+    ("site list", lambda c: list(c.sites.list()), "GET", "/v1/sites", None, [SITE]),
+    ("site look", lambda c: c.sites.look("campus"), "POST", "/v1/sites/campus/refresh", None, SITE),
+    ("site delete", lambda c: c.sites.delete("campus"), "DELETE", "/v1/sites/campus", None, None),
+    ("host get", lambda c: c.hosts.get("a"), "GET", "/v1/hosts/a", None, HOST),
+    ("host list", lambda c: list(c.hosts.list()), "GET", "/v1/hosts", None, [HOST]),
+    (
+        "host maintenance",
+        lambda c: c.hosts.maintenance("a"),
+        "PATCH",
+        "/v1/hosts/a",
+        {"maintenance": True},
+        HOST,
+    ),
+    (
+        "host back",
+        lambda c: c.hosts.maintenance("a", False),
+        "PATCH",
+        "/v1/hosts/a",
+        {"maintenance": False},
+        HOST,
+    ),
+    (
+        "flavor create",
+        lambda c: c.flavors.create("small", vcpus=1, mem_mb=256, disk_gb=1),
+        "POST",
+        "/v1/flavors",
+        {"name": "small", "vcpus": 1, "mem_mb": 256, "disk_gb": 1},
+        FLAVOR,
+    ),
+    ("flavor get", lambda c: c.flavors.get("small"), "GET", "/v1/flavors/small", None, FLAVOR),
+    ("flavor list", lambda c: list(c.flavors.list()), "GET", "/v1/flavors", None, [FLAVOR]),
+    ("flavor delete", lambda c: c.flavors.delete("small"), "DELETE", "/v1/flavors/small", None, None),
+    (
+        "image create",
+        lambda c: c.images.create("tiny", "/srv/tiny.qcow2", kernel="/srv/vmlinux"),
+        "POST",
+        "/v1/images",
+        {"name": "tiny", "path": "/srv/tiny.qcow2", "kernel": "/srv/vmlinux"},
+        IMAGE,
+    ),
+    ("image get", lambda c: c.images.get("tiny"), "GET", "/v1/images/tiny", None, IMAGE),
+    ("image list", lambda c: list(c.images.list()), "GET", "/v1/images", None, [IMAGE]),
+    (
+        "image map",
+        lambda c: c.images.map("tiny", {"aws": "ami-1"}),
+        "PATCH",
+        "/v1/images/tiny",
+        {"sites": {"aws": "ami-1"}},
+        IMAGE,
+    ),
+    ("image unmap", lambda c: c.images.map("tiny", {}), "PATCH", "/v1/images/tiny", {"sites": {}}, IMAGE),
+    ("image delete", lambda c: c.images.delete("tiny"), "DELETE", "/v1/images/tiny", None, None),
+    (
+        "keypair create",
+        lambda c: c.keypairs.create("me", "ssh-ed25519 A"),
+        "POST",
+        "/v1/keypairs",
+        {"name": "me", "public_key": "ssh-ed25519 A"},
+        KEYPAIR,
+    ),
+    ("keypair get", lambda c: c.keypairs.get("me"), "GET", "/v1/keypairs/me", None, KEYPAIR),
+    ("keypair list", lambda c: list(c.keypairs.list()), "GET", "/v1/keypairs", None, [KEYPAIR]),
+    ("keypair delete", lambda c: c.keypairs.delete("me"), "DELETE", "/v1/keypairs/me", None, None),
+    (
+        "network create",
+        lambda c: c.networks.create("lan", "10.0.0.0/16"),
+        "POST",
+        "/v1/networks",
+        {"name": "lan", "cidr": "10.0.0.0/16"},
+        NETWORK,
+    ),
+    ("network get", lambda c: c.networks.get("lan"), "GET", "/v1/networks/lan", None, NETWORK),
+    ("network list", lambda c: list(c.networks.list()), "GET", "/v1/networks", None, [NETWORK]),
+    ("network delete", lambda c: c.networks.delete("lan"), "DELETE", "/v1/networks/lan", None, None),
+    (
+        "network add subnet",
+        lambda c: c.networks.add_subnet(
+            "lan", "campus", "10.0.1.0/24", mode="bridge", bridge="br0", reserved=["10.0.1.5"]
+        ),
+        "POST",
+        "/v1/networks/lan/subnets",
+        {
+            "site": "campus",
+            "cidr": "10.0.1.0/24",
+            "mode": "bridge",
+            "bridge": "br0",
+            "reserved": ["10.0.1.5"],
+        },
+        SUBNET,
+    ),
+    (
+        "network remove subnet",
+        lambda c: c.networks.remove_subnet("lan", "campus"),
+        "DELETE",
+        "/v1/networks/lan/subnets/campus",
+        None,
+        None,
+    ),
+    (
+        "gateway create",
+        lambda c: c.gateways.create("gw", site="campus", network="lan", endpoint="203.0.113.2:51820"),
+        "POST",
+        "/v1/gateways",
+        {"name": "gw", "site": "campus", "network": "lan", "endpoint": "203.0.113.2:51820"},
+        schema.GatewayCreated(gateway=GATEWAY, token="ist_gw"),
+    ),
+    ("gateway get", lambda c: c.gateways.get("gw"), "GET", "/v1/gateways/gw", None, GATEWAY),
+    ("gateway list", lambda c: list(c.gateways.list()), "GET", "/v1/gateways", None, [GATEWAY]),
+    ("gateway delete", lambda c: c.gateways.delete("gw"), "DELETE", "/v1/gateways/gw", None, None),
+    ("peer list", lambda c: list(c.peers.list(gateway="gw")), "GET", "/v1/peers", None, [PEER]),
+    ("policy get", lambda c: c.policy.get(), "GET", "/v1/policy", None, POLICY),
+    (
+        "policy apply",
+        lambda c: c.policy.apply("version: 1", "p.yaml"),
+        "PUT",
+        "/v1/policy",
+        {"text": "version: 1", "name": "p.yaml"},
+        POLICY,
+    ),
+    (
+        "policy check",
+        lambda c: c.policy.check("version: 1"),
+        "POST",
+        "/v1/policy/check",
+        {"text": "version: 1"},
+        schema.PolicyCheck(ok=True),
+    ),
+    ("policy versions", lambda c: list(c.policy.versions()), "GET", "/v1/policy/versions", None, [POLICY]),
+    ("event list", lambda c: list(c.events.list()), "GET", "/v1/events", None, [EVENT]),
+    (
+        "project create",
+        lambda c: c.projects.create("lab", vms=5),
+        "POST",
+        "/v1/projects",
+        {"name": "lab", "quota": {"vms": 5, "vcpus": None, "mem_mb": None}},
+        PROJECT,
+    ),
+    ("project get", lambda c: c.projects.get("lab"), "GET", "/v1/projects/lab", None, PROJECT),
+    ("project list", lambda c: list(c.projects.list()), "GET", "/v1/projects", None, [PROJECT]),
+    ("project delete", lambda c: c.projects.delete("lab"), "DELETE", "/v1/projects/lab", None, None),
+    (
+        "token create",
+        lambda c: c.tokens.create("ci", role="reader", expires_in_s=60),
+        "POST",
+        "/v1/tokens",
+        {"name": "ci", "role": "reader", "expires_in_s": 60},
+        schema.TokenCreated(token=TOKEN, secret="ist_x"),
+    ),
+    ("token list", lambda c: list(c.tokens.list()), "GET", "/v1/tokens", None, [TOKEN]),
+    ("token delete", lambda c: c.tokens.delete("tok-1"), "DELETE", "/v1/tokens/tok-1", None, None),
+    (
+        "accesskey create",
+        lambda c: c.accesskeys.create(),
+        "POST",
+        "/v1/accesskeys",
+        {},
+        schema.AccessKeyCreated(access_key=KEY, secret="s"),
+    ),
+    ("accesskey list", lambda c: list(c.accesskeys.list()), "GET", "/v1/accesskeys", None, [KEY]),
+    (
+        "accesskey delete",
+        lambda c: c.accesskeys.delete("AKIA1"),
+        "DELETE",
+        "/v1/accesskeys/AKIA1",
+        None,
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "method", "path", "body", "answer"), CALLS, ids=[c[0] for c in CALLS]
+)
+def test_a_call_goes_to_its_route(
+    client: Any, broker: Any, name: str, call: Any, method: str, path: str, body: Any, answer: Any
+) -> None:
+    broker.on(method, path, answer)
+    result = call(client)
+    asked = broker.asked[0]
+    assert (asked.method, asked.path, asked.body) == (method, path, body)
+    if isinstance(answer, list):
+        assert [item.model_dump() for item in result] == [item.model_dump() for item in answer]
+    elif answer is None:
+        assert result is None
+    else:
+        assert result.model_dump() == answer.model_dump()
+
+
+def test_what_is_created_with_a_secret_is_bound_too(client: Any, broker: Any) -> None:
+    broker.on("POST", "/v1/gateways", schema.GatewayCreated(gateway=GATEWAY, token="ist_gw"))
+    broker.on("DELETE", "/v1/gateways/gw-1", None)
+    created = client.gateways.create("gw", site="campus", network="lan", endpoint="203.0.113.2:51820")
+    created.gateway.delete()
+    assert broker.asked[-1].path == "/v1/gateways/gw-1"
+
+
+@pytest.mark.parametrize(
+    ("collection", "answer", "ref"),
+    [
+        ("sites", SITE, "site-1"),
+        ("flavors", FLAVOR, "small"),
+        ("images", IMAGE, "img-1"),
+        ("keypairs", KEYPAIR, "me"),
+        ("networks", NETWORK, "net-1"),
+        ("gateways", GATEWAY, "gw-1"),
+        ("projects", PROJECT, "prj-1"),
+    ],
+)
+def test_each_thing_refreshes_and_deletes_itself(
+    client: Any, broker: Any, collection: str, answer: Any, ref: str
+) -> None:
+    broker.on("GET", f"/v1/{collection}", [answer])
+    broker.on("GET", f"/v1/{collection}/{ref}", answer)
+    broker.on("DELETE", f"/v1/{collection}/{ref}", None)
+    (thing,) = getattr(client, collection).list()
+    assert thing.refresh() is thing
+    thing.delete()
+    assert broker.asked[-1].method == "DELETE"
+
+
+def test_a_network_knows_of_a_subnet_added_to_it(client: Any, broker: Any) -> None:
+    empty = NETWORK.model_copy(update={"subnets": []})
+    broker.on("GET", "/v1/networks/lan", empty).on("GET", "/v1/networks/net-1", NETWORK, empty)
+    broker.on("POST", "/v1/networks/net-1/subnets", SUBNET).on(
+        "DELETE", "/v1/networks/net-1/subnets/campus", None
+    )
+    network = client.networks.get("lan")
+    network.add_subnet("campus", "10.0.1.0/24")
+    assert [subnet.site for subnet in network.subnets] == ["campus"]
+    network.remove_subnet("campus")
+    assert network.subnets == []
+
+
+def test_events_are_followed_from_now_on(client: Any, broker: Any) -> None:
+    later = [EVENT.model_copy(update={"seq": seq}) for seq in (8, 9, 10)]
+    broker.on("GET", "/v1/events", [EVENT], [], later[:2], later[2:])
+    stream = client.events.follow(kind="vm.placed")
+    assert [next(stream).seq for _ in range(3)] == [8, 9, 10]
+    assert [dict(asked.query).get("after") for asked in broker.asked] == [None, "7", "7", "9"]
+
+
+def test_the_newest_events_are_one_page(client: Any, broker: Any) -> None:
+    broker.on("GET", "/v1/events", [EVENT])
+    list(client.events.list(limit=5, target="vm-1"))
+    assert broker.asked[0].query == [("target", "vm-1"), ("limit", "5")]
+
+
+def test_a_client_closes_at_the_end_of_its_block(broker: Any) -> None:
+    import httpx2
+
+    with isthmus.Client("http://b", "t", transport=httpx2.MockTransport(broker), environ={}) as client:
+        broker.on("GET", "/v1/status", STATUS)
+        client.status()
+    with pytest.raises(RuntimeError):
+        client.status()
+    assert repr(client) == "Client(url='http://b')"
