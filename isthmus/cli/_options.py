@@ -1,0 +1,59 @@
+"""Options that many commands share, and the parsing of their values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, exactly as the API answers it.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")]
+Timeout = Annotated[
+    float,
+    typer.Option("--timeout", min=0, metavar="SECONDS", help="How long to wait before giving up (exit 4)."),
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name or id.")]
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="A name: a-z, 0-9, dot and hyphen, up to 63.")]
+
+
+def noun(help: str) -> typer.Typer:
+    """The command group of one noun."""
+    return typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+
+
+def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
+    """``k=v`` texts as a mapping."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint=option)
+        found[key] = value
+    return found
+
+
+def values(texts: Iterable[str], option: str) -> dict[str, Any]:
+    """``k=v`` texts as a mapping, each value read as JSON where it is JSON (``4``, ``true``, ``["a"]``)."""
+    return {key: _value(text) for key, text in pairs(texts, option).items()}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def read_text(path: str, option: str) -> str:
+    """The content of a file, or of standard input for ``-``."""
+    try:
+        if path == "-":
+            return typer.get_text_stream("stdin").read()
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {path}: {error.strerror}", param_hint=option) from None
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{path} is not UTF-8 text", param_hint=option) from None

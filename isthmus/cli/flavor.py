@@ -1,0 +1,67 @@
+"""``isthmus flavor``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from isthmus.cli._options import Json, Name, NewName, noun
+from isthmus.cli._output import put, put_json, put_list, put_record
+from isthmus.cli._session import client_of
+
+app = noun("Sizes of VMs.")
+
+_COLUMNS: dict[str, Any] = {
+    "NAME": lambda flavor: flavor.name,
+    "VCPUS": lambda flavor: flavor.vcpus,
+    "MEM MB": lambda flavor: flavor.mem_mb,
+    "DISK GB": lambda flavor: flavor.disk_gb,
+}
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    name: NewName,
+    vcpus: Annotated[int, typer.Option("--vcpus", help="Virtual CPUs.")],
+    mem_mb: Annotated[int, typer.Option("--mem-mb", help="Memory in MiB.")],
+    disk_gb: Annotated[int, typer.Option("--disk-gb", help="Disk in GiB.")],
+    json: Json = False,
+) -> None:
+    """Add a flavor."""
+    flavor = client_of(ctx).flavors.create(name, vcpus=vcpus, mem_mb=mem_mb, disk_gb=disk_gb)
+    if json:
+        put_json(flavor)
+    else:
+        put(f"{flavor.name} is added")
+
+
+@app.command("list")
+def list_flavors(ctx: typer.Context, json: Json = False) -> None:
+    """List flavors."""
+    put_list(client_of(ctx).flavors.list(), _COLUMNS, json, "no flavors; `isthmus flavor create` adds one")
+
+
+@app.command()
+def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
+    """Show one flavor."""
+    flavor = client_of(ctx).flavors.get(name)
+    if json:
+        put_json(flavor)
+    else:
+        put_record(
+            {
+                "name": flavor.name,
+                "vcpus": flavor.vcpus,
+                "memory MiB": flavor.mem_mb,
+                "disk GiB": flavor.disk_gb,
+            }
+        )
+
+
+@app.command()
+def delete(ctx: typer.Context, name: Name) -> None:
+    """Remove a flavor. VMs that were made with it keep their size."""
+    client_of(ctx).flavors.delete(name)
+    put(f"{name} is deleted")

@@ -1,0 +1,107 @@
+"""``isthmus gateway``."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from isthmus.cli._options import Json, Name, NewName, noun
+from isthmus.cli._output import age, note, put, put_json, put_list, put_record
+from isthmus.cli._session import client_of
+
+app = noun("Gateways: where sites meet the tunnels.")
+
+_COLUMNS: dict[str, Any] = {
+    "NAME": lambda gateway: gateway.name,
+    "SITE": lambda gateway: gateway.site,
+    "NETWORK": lambda gateway: gateway.network,
+    "ENDPOINT": lambda gateway: gateway.endpoint,
+    "STATE": lambda gateway: gateway.state,
+    "PEERS": lambda gateway: gateway.peers,
+    "APPLIED": lambda gateway: f"{gateway.applied_generation}/{gateway.generation}",
+    "SEEN": lambda gateway: age(gateway.seen_at),
+}
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    name: NewName,
+    site: Annotated[str, typer.Option("--site", help="The site whose hosts it serves.")],
+    network: Annotated[str, typer.Option("--network", help="The private network.")],
+    endpoint: Annotated[
+        str,
+        typer.Option(
+            "--endpoint", metavar="ADDRESS:PORT", help="What burst VMs dial: its public UDP address."
+        ),
+    ],
+    token_file: Annotated[
+        str | None,
+        typer.Option("--token-file", help="Write the agent's token there (0600) instead of showing it."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Add a gateway. Its agent's token is shown this once."""
+    client = client_of(ctx)
+    created = client.gateways.create(name, site=site, network=network, endpoint=endpoint)
+    if token_file:
+        _write_secret(token_file, created.token)
+        created.token = ""
+    if json:
+        put_json(created)
+        return
+    put(f"{created.gateway.name} is added ({created.gateway.id})")
+    if not token_file:
+        note("the agent's token, shown this once:")
+        put(created.token)
+    note(f"hint: on that machine: isthmus agent --broker {client.url} --token-file {token_file or 'FILE'}")
+
+
+@app.command("list")
+def list_gateways(ctx: typer.Context, json: Json = False) -> None:
+    """List gateways."""
+    put_list(client_of(ctx).gateways.list(), _COLUMNS, json, "no gateways; `isthmus gateway create` adds one")
+
+
+@app.command()
+def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
+    """Show one gateway."""
+    gateway = client_of(ctx).gateways.get(name)
+    if json:
+        put_json(gateway)
+        return
+    put_record(
+        {
+            "name": gateway.name,
+            "id": gateway.id,
+            "site": gateway.site,
+            "network": gateway.network,
+            "endpoint": gateway.endpoint,
+            "state": gateway.state,
+            "public key": gateway.public_key,
+            "generation": f"{gateway.applied_generation} applied of {gateway.generation}",
+            "peers": gateway.peers,
+            "seen": gateway.seen_at,
+            "created": gateway.created_at,
+        }
+    )
+
+
+@app.command()
+def delete(ctx: typer.Context, name: Name) -> None:
+    """Remove a gateway. Refused while VMs are reached through it."""
+    client_of(ctx).gateways.delete(name)
+    put(f"{name} is deleted")
+
+
+def _write_secret(path: str, secret: str) -> None:
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(secret + "\n")
+    except OSError as error:
+        note(f"error: cannot write {path}: {error.strerror}; the token follows, keep it")
+        put(secret)
+        raise typer.Exit(1) from None

@@ -1,0 +1,123 @@
+"""``isthmus image``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from isthmus.cli._options import Json, Name, NewName, noun, pairs
+from isthmus.cli._output import age, put, put_json, put_list, put_record, size
+from isthmus.cli._progress import Progress
+from isthmus.cli._session import client_of
+
+app = noun("Disk images.")
+
+_COLUMNS: dict[str, Any] = {
+    "NAME": lambda image: image.name,
+    "STATE": lambda image: image.state,
+    "FORMAT": lambda image: image.format,
+    "SIZE": lambda image: size(image.size_bytes),
+    "ARCH": lambda image: image.architecture,
+    "SITES": lambda image: image.sites,
+    "AGE": lambda image: age(image.created_at),
+    "REASON": lambda image: image.status_reason,
+}
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    name: NewName,
+    path: Annotated[
+        str,
+        typer.Option("--path", help="The disk file, on the broker's machine below its images.import_dirs."),
+    ],
+    format: Annotated[str | None, typer.Option("--format", help="qcow2 (the default) or raw.")] = None,
+    architecture: Annotated[str | None, typer.Option("--architecture", help="x86_64 by default.")] = None,
+    kernel: Annotated[
+        str | None, typer.Option("--kernel", help="A kernel file there, to boot directly.")
+    ] = None,
+    initrd: Annotated[str | None, typer.Option("--initrd", help="An initrd file there.")] = None,
+    cmdline: Annotated[str | None, typer.Option("--cmdline", help="The kernel's command line.")] = None,
+    site: Annotated[
+        list[str] | None, typer.Option("--site", metavar="SITE=ID", help="Its id at a cloud site (an AMI).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Import an image."""
+    with Progress(f"importing {name}"):
+        image = client_of(ctx).images.create(
+            name,
+            path,
+            format=format,
+            architecture=architecture,
+            kernel=kernel,
+            initrd=initrd,
+            cmdline=cmdline,
+            sites=pairs(site, "--site") if site else None,
+        )
+    if json:
+        put_json(image)
+    else:
+        put(f"{image.name} is {image.state} ({image.id})")
+
+
+@app.command("list")
+def list_images(ctx: typer.Context, json: Json = False) -> None:
+    """List images."""
+    put_list(client_of(ctx).images.list(), _COLUMNS, json, "no images; `isthmus image create` imports one")
+
+
+@app.command()
+def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
+    """Show one image."""
+    image = client_of(ctx).images.get(name)
+    if json:
+        put_json(image)
+        return
+    put_record(
+        {
+            "name": image.name,
+            "id": image.id,
+            "project": image.project,
+            "state": image.state,
+            "reason": image.status_reason,
+            "format": image.format,
+            "size": size(image.size_bytes),
+            "sha256": image.sha256,
+            "architecture": image.architecture,
+            "direct kernel": image.direct_kernel,
+            "cmdline": image.cmdline,
+            "sites": image.sites,
+            "created": image.created_at,
+        }
+    )
+
+
+@app.command()
+def map(
+    ctx: typer.Context,
+    name: Name,
+    site: Annotated[
+        list[str],
+        typer.Argument(metavar="SITE=ID...", help="Its id at that cloud site; SITE= takes it away."),
+    ],
+    json: Json = False,
+) -> None:
+    """Say which id an image has at which cloud site."""
+    images = client_of(ctx).images
+    image = images.get(name)
+    sites = {key: value for key, value in {**image.sites, **pairs(site, "SITE=ID")}.items() if value}
+    image = images.map(image.id, sites)
+    if json:
+        put_json(image)
+    else:
+        put_record({image.name: [f"{key}: {value}" for key, value in image.sites.items()]})
+
+
+@app.command()
+def delete(ctx: typer.Context, name: Name) -> None:
+    """Remove an image. Refused while VMs use it."""
+    client_of(ctx).images.delete(name)
+    put(f"{name} is deleted")

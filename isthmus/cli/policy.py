@@ -1,0 +1,98 @@
+"""``isthmus policy``."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from isthmus.cli._options import Json, noun, read_text
+from isthmus.cli._output import age, cell, note, put, put_json, put_list, put_record
+from isthmus.cli._session import client_of
+
+if TYPE_CHECKING:
+    from isthmus import schema
+
+app = noun("The burst policy.")
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="A policy file; - for standard input.")]
+
+_COLUMNS: dict[str, Any] = {
+    "VERSION": lambda policy: policy.version,
+    "APPLIED BY": lambda policy: policy.applied_by,
+    "APPLIED": lambda policy: policy.applied_at,
+}
+
+
+@app.command()
+def check(ctx: typer.Context, file: File, json: Json = False) -> None:
+    """Check a policy file: each mistake with file, line, column and mend. Exit 1 when there is one."""
+    answer = client_of(ctx).policy.check(read_text(file, "FILE"), _name(file))
+    if json:
+        put_json(answer)
+    elif answer.ok:
+        put(f"{file} is good")
+    for problem in [] if json else answer.problems:
+        note(cell(f"{problem.file}:{problem.line}:{problem.column}: {problem.message}"))
+        if problem.mend:
+            note(cell(f"  mend: {problem.mend}"))
+    if not answer.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def apply(ctx: typer.Context, file: File, json: Json = False) -> None:
+    """Put a policy file in force."""
+    policy = client_of(ctx).policy.apply(read_text(file, "FILE"), _name(file))
+    if json:
+        put_json(policy)
+    else:
+        put(f"version {policy.version} is in force, bursts are {policy.burst}")
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    text: Annotated[bool, typer.Option("--text", help="Print the file's text only.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what is in force, and each condition with its value now."""
+    policy = client_of(ctx).policy.get()
+    if json:
+        put_json(policy)
+    elif text:
+        typer.echo(policy.text, nl=not policy.text.endswith("\n"))
+    else:
+        put_record(
+            {
+                "version": policy.version,
+                "applied by": policy.applied_by,
+                "applied": policy.applied_at,
+                "burst": f"{policy.burst} for {age(policy.burst_since)}"
+                if policy.burst_since
+                else policy.burst,
+                "reason": policy.reason,
+                "burst vms": policy.burst_vms,
+                "opens on": [_clause(clause) for clause in policy.open],
+                "closes on": [_clause(clause) for clause in policy.close],
+            }
+        )
+
+
+@app.command()
+def versions(ctx: typer.Context, json: Json = False) -> None:
+    """List all that were ever in force, newest first."""
+    put_list(
+        client_of(ctx).policy.versions(), _COLUMNS, json, "no policy; `isthmus policy apply FILE` sets one"
+    )
+
+
+def _name(file: str) -> str:
+    return "standard input" if file == "-" else PurePath(file).name
+
+
+def _clause(clause: schema.Clause) -> str:
+    holds = {True: "yes", False: "no", None: "undefined"}[clause.holds]
+    value = f", now {cell(clause.value)}" if clause.value is not None else ""
+    return f"{clause.text}: {holds}{value}"

@@ -1,0 +1,76 @@
+"""``isthmus project``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from isthmus.cli._options import Json, Name, NewName, noun
+from isthmus.cli._output import age, put, put_json, put_list, put_record
+from isthmus.cli._session import client_of
+
+app = noun("Projects and their quotas.")
+
+_COLUMNS: dict[str, Any] = {
+    "NAME": lambda project: project.name,
+    "VMS": lambda project: project.quota.vms,
+    "VCPUS": lambda project: project.quota.vcpus,
+    "MEM MB": lambda project: project.quota.mem_mb,
+    "ACCOUNT": lambda project: project.account,
+    "AGE": lambda project: age(project.created_at),
+}
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    name: NewName,
+    vms: Annotated[int | None, typer.Option("--vms", min=0, help="Quota; none is no limit.")] = None,
+    vcpus: Annotated[int | None, typer.Option("--vcpus", min=0, help="Quota; none is no limit.")] = None,
+    mem_mb: Annotated[
+        int | None, typer.Option("--mem-mb", min=0, help="Quota in MiB; none is no limit.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Add a project."""
+    project = client_of(ctx).projects.create(name, vms=vms, vcpus=vcpus, mem_mb=mem_mb)
+    if json:
+        put_json(project)
+    else:
+        put(
+            f"{project.name} is added ({project.id}); `isthmus token create --project {project.name}` lets it in"
+        )
+
+
+@app.command("list")
+def list_projects(ctx: typer.Context, json: Json = False) -> None:
+    """List projects."""
+    put_list(client_of(ctx).projects.list(), _COLUMNS, json, "no projects")
+
+
+@app.command()
+def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
+    """Show one project."""
+    project = client_of(ctx).projects.get(name)
+    if json:
+        put_json(project)
+        return
+    put_record(
+        {
+            "name": project.name,
+            "id": project.id,
+            "account": project.account,
+            "vms at most": project.quota.vms,
+            "vcpus at most": project.quota.vcpus,
+            "MiB at most": project.quota.mem_mb,
+            "created": project.created_at,
+        }
+    )
+
+
+@app.command()
+def delete(ctx: typer.Context, name: Name) -> None:
+    """Remove a project. Refused while it has VMs."""
+    client_of(ctx).projects.delete(name)
+    put(f"{name} is deleted")

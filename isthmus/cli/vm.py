@@ -1,0 +1,254 @@
+"""``isthmus vm``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from isthmus.cli._options import Json, Name, NewName, Timeout, Wait, noun, pairs, read_text
+from isthmus.cli._output import age, cell, put, put_json, put_list, put_record, put_table
+from isthmus.cli._progress import Progress
+from isthmus.cli._session import client_of
+
+if TYPE_CHECKING:
+    from isthmus import schema
+    from isthmus.client.operation import Operation
+    from isthmus.client.vm import VM
+
+app = noun("Virtual machines.")
+
+_COLUMNS: dict[str, Any] = {
+    "NAME": lambda vm: vm.name,
+    "STATE": lambda vm: vm.state,
+    "FLAVOR": lambda vm: vm.flavor,
+    "SITE": lambda vm: vm.site,
+    "HOST": lambda vm: vm.host,
+    "ADDRESS": lambda vm: vm.address,
+    "AGE": lambda vm: age(vm.created_at),
+    "REASON": lambda vm: vm.status_reason,
+}
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    name: NewName,
+    image: Annotated[str, typer.Option("--image", help="The image to clone.")],
+    flavor: Annotated[str, typer.Option("--flavor", help="The size.")],
+    network: Annotated[
+        list[str] | None,
+        typer.Option("--network", help="A network to join; again for more. Default: the project's."),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="A free address of the first network to ask for.")
+    ] = None,
+    key_pair: Annotated[str | None, typer.Option("--key-pair", help="The key pair that may log in.")] = None,
+    user_data: Annotated[
+        str | None,
+        typer.Option("--user-data", metavar="FILE", help="A file for cloud-init; - for standard input."),
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Again for more.")
+    ] = None,
+    requirements: Annotated[
+        str | None,
+        typer.Option("--requirements", metavar="EXPR", help="What a host must be, e.g. 'cpu_free > 4'."),
+    ] = None,
+    rank: Annotated[
+        str | None,
+        typer.Option("--rank", metavar="EXPR", help="Which host is best: the highest, e.g. '-price_hour'."),
+    ] = None,
+    wait: Wait = True,
+    timeout: Timeout = 600,
+    json: Json = False,
+) -> None:
+    """Create a VM, and wait until it runs."""
+    client = client_of(ctx)
+    text = read_text(user_data, "--user-data") if user_data else None
+    with Progress(f"creating {name}") as progress:
+        vm = client.vms.create(
+            name,
+            image,
+            flavor,
+            networks=network or None,
+            address=address,
+            key_pair=key_pair,
+            user_data=text,
+            labels=pairs(label, "--label") if label else None,
+            requirements=requirements,
+            rank=rank,
+        )
+        if wait:
+            vm.wait_until("running", timeout, on_update=progress.update)
+    if json:
+        put_json(vm)
+    elif wait:
+        put(f"{vm.name} is running on {vm.host or '?'} at {vm.site or '?'}: {vm.address or 'no address'}")
+    else:
+        put(f"{vm.name} is {vm.state} ({vm.id})")
+
+
+@app.command("list")
+def list_vms(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Option("--name", help="Only of that name.")] = None,
+    state: Annotated[str | None, typer.Option("--state", help="Only in that state.")] = None,
+    site: Annotated[str | None, typer.Option("--site", help="Only on that site.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Only with it; again for more.")
+    ] = None,
+    all: Annotated[bool, typer.Option("--all", help="Terminated ones too.")] = False,
+    json: Json = False,
+) -> None:
+    """List VMs."""
+    labels = pairs(label or [], "--label")
+    vms = client_of(ctx).vms.list(name=name, state=state, site=site, labels=labels, all=all)
+    put_list(vms, _COLUMNS, json, "no VMs; `isthmus vm create` makes one")
+
+
+@app.command()
+def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
+    """Show one VM."""
+    vm = client_of(ctx).vms.get(name)
+    if json:
+        put_json(vm)
+    else:
+        put_record(_record(vm))
+
+
+@app.command()
+def why(ctx: typer.Context, name: Name, json: Json = False) -> None:
+    """Say why a VM is where it is, or why it is nowhere."""
+    answer = client_of(ctx).vms.why(name)
+    if json:
+        put_json(answer)
+    else:
+        _put_why(answer)
+
+
+@app.command()
+def start(
+    ctx: typer.Context, name: Name, wait: Wait = True, timeout: Timeout = 300, json: Json = False
+) -> None:
+    """Start a stopped VM."""
+    _finish(client_of(ctx).vms.start(name), f"starting {name}", f"{name} is started", wait, timeout, json)
+
+
+@app.command()
+def stop(
+    ctx: typer.Context,
+    name: Name,
+    force: Annotated[
+        bool, typer.Option("--force", help="Pull the plug instead of asking the guest.")
+    ] = False,
+    wait: Wait = True,
+    timeout: Timeout = 300,
+    json: Json = False,
+) -> None:
+    """Stop a running VM; it keeps its disk and addresses."""
+    operation = client_of(ctx).vms.stop(name, force=force)
+    _finish(operation, f"stopping {name}", f"{name} is stopped", wait, timeout, json)
+
+
+@app.command()
+def reboot(
+    ctx: typer.Context, name: Name, wait: Wait = True, timeout: Timeout = 300, json: Json = False
+) -> None:
+    """Reboot a running VM."""
+    _finish(client_of(ctx).vms.reboot(name), f"rebooting {name}", f"{name} is rebooted", wait, timeout, json)
+
+
+@app.command()
+def delete(
+    ctx: typer.Context,
+    name: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names or ids.")],
+    wait: Wait = True,
+    timeout: Timeout = 300,
+    json: Json = False,
+) -> None:
+    """Terminate VMs: their disks and addresses are given up."""
+    client = client_of(ctx)
+    operations = [(one, client.vms.delete(one)) for one in name]
+    for one, operation in operations:
+        _finish(operation, f"deleting {one}", f"{one} is deleted", wait, timeout, json)
+
+
+@app.command()
+def console(ctx: typer.Context, name: Name, json: Json = False) -> None:
+    """Print the newest part of a VM's serial console."""
+    from isthmus.schema import Console
+
+    text = client_of(ctx).vms.console(name)
+    if json:
+        put_json(Console(text=text))
+    else:
+        typer.echo(text, nl=not text.endswith("\n"))
+
+
+def _finish(operation: Operation, doing: str, done: str, wait: bool, timeout: float, json: bool) -> None:
+    if wait:
+        with Progress(doing) as progress:
+            operation.wait(timeout, on_update=progress.update)
+    if json:
+        put_json(operation)
+    else:
+        put(done if wait else f"{doing} (operation {operation.id})")
+
+
+def _record(vm: VM) -> dict[str, Any]:
+    return {
+        "name": vm.name,
+        "id": vm.id,
+        "project": vm.project,
+        "state": vm.state,
+        "reason": vm.status_reason,
+        "image": vm.image,
+        "flavor": f"{vm.flavor} ({vm.vcpus} vCPUs, {vm.mem_mb} MiB, {vm.disk_gb} GiB disk)",
+        "site": vm.site,
+        "host": f"{vm.host} (a cloud's)" if vm.host and vm.elastic else vm.host,
+        "networks": [f"{nic.network}: {nic.address} ({nic.mac})" for nic in vm.nics],
+        "public": vm.public_address,
+        "key pair": vm.key_pair,
+        "labels": vm.labels,
+        "requirements": vm.requirements,
+        "rank": vm.rank,
+        "provider ref": vm.provider_ref,
+        "operation": vm.operation,
+        "created": vm.created_at,
+        "launched": vm.launched_at,
+        "enrolled": vm.enrolled_at,
+        "terminated": vm.terminated_at,
+    }
+
+
+def _put_why(why: schema.Why) -> None:
+    put(cell(why.summary))
+    if why.placed:
+        runner_up = f"; next best: {why.runner_up} (rank {cell(why.runner_up_rank)})" if why.runner_up else ""
+        put(cell(f"  on {why.host}, rank {cell(why.rank)}{runner_up}"))
+    if why.sites:
+        put()
+        put_table(
+            ["SITE", "HOSTS", "FEASIBLE", "VERDICT"],
+            [[cell(s.site), str(s.hosts), str(s.feasible), cell(s.verdict)] for s in why.sites],
+        )
+    for site in why.sites:
+        refusing = [term for term in site.terms if term.refused or term.undefined]
+        if not refusing and site.nearest is None:
+            continue
+        put()
+        put(f"{cell(site.site)}:")
+        for term in refusing:
+            undefined = f" ({term.undefined} of them for want of an attribute)" if term.undefined else ""
+            put(f"  refused {term.refused} of {site.hosts}: {cell(term.text)}{undefined}")
+        if site.nearest is not None:
+            put(f"  nearest: {cell(site.nearest.host)}, lacks {cell(site.nearest.lacks)}")
+    if why.policy:
+        put()
+        put("burst policy:")
+        for clause in why.policy:
+            put(f"  {cell(clause)}")
+    if why.admit:
+        put()
+        put(f"would admit it: {cell(why.admit)}")
