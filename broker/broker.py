@@ -60,6 +60,8 @@ class Broker:
         self.providers: Providers = Providers(self)
         self.engine: Engine | None = None
         self.placing = threading.Lock()
+        self.last_round = (-1, 0.0)
+        self.policy_file_text = ""
         self.id = self._own_id()
 
     @property

@@ -113,7 +113,7 @@ def peer_counts(broker: Broker, actor: Actor) -> dict[str, int]:
             .where(PeerRow.state.in_(LIVE))
             .group_by(PeerRow.gateway_id)
         ).all()
-    return {gateway_id: count for gateway_id, count in rows}
+    return dict(rows)
 
 
 def state(broker: Broker, row: GatewayRow) -> str:

@@ -82,7 +82,7 @@ def leased(broker: Broker, actor: Actor) -> dict[str, int]:
             .where(LeaseRow.vm_id.is_not(None))
             .group_by(LeaseRow.subnet_id)
         ).all()
-    return {subnet_id: count for subnet_id, count in rows}
+    return dict(rows)
 
 
 def delete(broker: Broker, actor: Actor, ref: str) -> None:

@@ -198,7 +198,7 @@ def host_counts(broker: Broker, actor: Actor) -> dict[str, int]:
     actor.require(READER)
     with broker.store.reading() as session:
         rows = session.execute(select(HostRow.site_id, func.count()).group_by(HostRow.site_id)).all()
-    return {site_id: count for site_id, count in rows}
+    return dict(rows)
 
 
 def refresh(broker: Broker, actor: Actor, ref: str) -> SiteRow:

@@ -1,0 +1,60 @@
+"""vm.return: a burst VM comes home. settle -> shutdown -> unpeer -> terminate -> home -> the phases of vm.create.
+
+Up to ``home`` these are the phases of vm.delete; then the VM is placed again, on a host of our own only.
+Its disk is made anew from its image, as in every "recreate": what must outlive a VM belongs on a volume.
+"""
+
+from __future__ import annotations
+
+from broker import event, vm
+from broker.engine import vm_create, vm_delete
+from broker.engine.advance import Next, Outcome, Phase, Step, Wait
+from broker.engine.vm_create import let_go, own
+
+
+def settle(step: Step) -> Outcome:
+    """As in vm.delete, always with a shutdown."""
+    outcome = vm_delete.settle(step)
+    return Next("shutdown") if isinstance(outcome, Next) else outcome
+
+
+def shutdown(step: Step) -> Outcome:
+    """As in vm.delete."""
+    return _renamed(vm_delete.shutdown(step), "peer", "unpeer")
+
+
+def terminate(step: Step) -> Outcome:
+    """As in vm.delete."""
+    return _renamed(vm_delete.terminate(step), "gone", "home")
+
+
+def home(step: Step) -> Outcome:
+    """When the cloud no longer has it, let go of what it held there and queue it again."""
+    if not vm_delete.is_gone(step):
+        return Wait(min(0.5 + step.age_s / 10, 5.0), "terminating in the cloud")
+    broker = step.broker
+    with broker.store.transaction() as session:
+        row = own(step, session)
+        let_go(step, session, row)
+        vm.set_state(broker, row, vm.PENDING, "waiting for a host at home")
+        event.record(
+            broker, session, "vm.returned", row.id, f"{row.name} left its cloud", project_id=row.project_id
+        )
+    broker.signals.set("place")
+    return Next("place")
+
+
+def _renamed(outcome: Outcome, old: str, new: str) -> Outcome:
+    if isinstance(outcome, Next) and outcome.phase == old:
+        return Next(new, outcome.message, outcome.params)
+    return outcome
+
+
+PHASES: dict[str, Phase] = {
+    **vm_create.PHASES,
+    "settle": settle,
+    "shutdown": shutdown,
+    "unpeer": vm_delete.remove_peer,
+    "terminate": terminate,
+    "home": home,
+}

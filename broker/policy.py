@@ -1,0 +1,321 @@
+"""The burst policy in force, and the burst's state: open, closed or off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from broker import event, host, operation, vm
+from broker.actor import ADMIN, READER, SYSTEM, Actor
+from broker.broker import Broker
+from broker.errors import BrokerError, InvalidPolicy, NotFound
+from broker.store import BurstRow, HostRow, OperationRow, PolicyRow, VMRow
+from placement import burst
+from placement.policy import Policy, PolicyError, Problem, parse
+
+log = structlog.get_logger()
+
+OPEN = "open"
+CLOSED = "closed"
+OFF = "off"
+
+
+@dataclass(frozen=True)
+class PolicyView:
+    """A version of the policy, and what it says now."""
+
+    row: PolicyRow
+    burst: str
+    since: datetime | None
+    reason: str
+    decision: burst.BurstDecision | None
+    burst_vms: int
+
+
+def check(broker: Broker, actor: Actor, text: str, name: str = "policy.yaml") -> Sequence[Problem]:
+    """All mistakes of a policy file; none when it is good."""
+    actor.require(READER)
+    try:
+        policy = parse(text, name)
+    except PolicyError as error:
+        return error.problems
+    with broker.store.reading() as session:
+        return _unknown_sites(session, policy)
+
+
+def apply(broker: Broker, actor: Actor, text: str, name: str = "policy.yaml") -> PolicyView:
+    """Put a policy in force as a new version. Admins only. Raises InvalidPolicy; the old one then stays."""
+    actor.require(ADMIN)
+    try:
+        policy = parse(text, name)
+    except PolicyError as error:
+        raise _invalid(error.problems) from None
+    with broker.store.transaction() as session:
+        problems = _unknown_sites(session, policy)
+        if problems:
+            raise _invalid(problems)
+        newest = session.scalar(select(PolicyRow).order_by(PolicyRow.version.desc()).limit(1))
+        if newest is None or newest.text != text:
+            newest = PolicyRow(
+                version=(newest.version if newest else 0) + 1,
+                name=name,
+                text=text,
+                applied_by=actor.name,
+                applied_at=broker.clock.now(),
+            )
+            session.add(newest)
+            event.record(
+                broker,
+                session,
+                "policy.applied",
+                "policy",
+                f"version {newest.version} applied by {actor.name}",
+            )
+    tick(broker)
+    broker.signals.set("place")
+    return show(broker, actor)
+
+
+def show(broker: Broker, actor: Actor) -> PolicyView:
+    """The policy in force with its clauses and their values now. Raises NotFound when there is none."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        row = session.scalar(select(PolicyRow).order_by(PolicyRow.version.desc()).limit(1))
+        if row is None:
+            raise NotFound("policy", "in force", hint="`isthmus policy apply FILE` sets one")
+        policy, state = current(broker, session)
+        kept = session.get(BurstRow, 1)
+        values = metrics(broker, session)
+        decision = burst.decide(policy, state, values, broker.clock.now().timestamp()) if policy else None
+        return PolicyView(
+            row=row,
+            burst=_word(policy, state),
+            since=kept.since if kept is not None else None,
+            reason=kept.reason if kept is not None else "",
+            decision=decision,
+            burst_vms=int(values["burst.vms"]),
+        )
+
+
+def versions(broker: Broker, actor: Actor) -> Sequence[PolicyRow]:
+    """All applied versions, newest first."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        return list(session.scalars(select(PolicyRow).order_by(PolicyRow.version.desc())))
+
+
+def burst_word(broker: Broker) -> str:
+    """``open``, ``closed`` or ``off``."""
+    with broker.store.reading() as session:
+        return _word(*current(broker, session))
+
+
+def current(broker: Broker, session: Session) -> tuple[Policy | None, burst.BurstState]:
+    """The policy in force and the burst's state; (None, closed) without a policy."""
+    row = session.scalar(select(PolicyRow).order_by(PolicyRow.version.desc()).limit(1))
+    kept = session.get(BurstRow, 1)
+    now = broker.clock.now().timestamp()
+    state = burst.BurstState(False, now)
+    if kept is not None:
+        holds = kept.close_holds_since
+        state = burst.BurstState(kept.open, kept.since.timestamp(), holds.timestamp() if holds else None)
+    return (parse(row.text, row.name) if row is not None else None), state
+
+
+def metrics(broker: Broker, session: Session) -> dict[str, float]:
+    """What a policy's conditions read: seconds, counts, and fractions of what the local hosts have."""
+    now = broker.clock.now()
+    waits = [
+        (now - created).total_seconds()
+        for created in session.scalars(
+            select(VMRow.created_at)
+            .join(OperationRow, OperationRow.id == VMRow.operation_id)
+            .where(VMRow.state == vm.PENDING, VMRow.host_id.is_(None))
+            .where(OperationRow.state == operation.RUNNING)
+        )
+    ]
+    held = host.claims(session)
+    vcpus = vcpus_used = mem = mem_used = local_vms = 0.0
+    for row in session.scalars(select(HostRow).where(HostRow.elastic.is_(False), HostRow.state == host.UP)):
+        mine = held.get(row.id, host.Claims())
+        vcpus += row.vcpus_total
+        vcpus_used += mine.vcpus + row.reserved_vcpus
+        mem += row.mem_total_mb
+        mem_used += mine.mem_mb + row.reserved_mem_mb
+        local_vms += mine.vms
+    bursting = session.execute(
+        select(func.count(), func.coalesce(func.sum(VMRow.vcpus), 0)).where(
+            VMRow.elastic, VMRow.state != vm.TERMINATED
+        )
+    ).one()
+    return {
+        "queue.length": float(len(waits)),
+        "queue.wait_p95": float(np.percentile(waits, 95)) if waits else 0.0,
+        "queue.oldest": max(waits, default=0.0),
+        # Without a local host the pool is full, not empty: that is when a burst is wanted most.
+        "local.cpu_used": vcpus_used / vcpus if vcpus else 1.0,
+        "local.mem_used": mem_used / mem if mem else 1.0,
+        "local.vms": local_vms,
+        "burst.vms": float(bursting[0]),
+        "burst.vcpus": float(bursting[1]),
+    }
+
+
+def tick(broker: Broker) -> None:
+    """Evaluate the policy: open or close the burst, and send home whose time has come."""
+    _reload_file(broker)
+    started: list[str] = []
+    changed = False
+    with broker.store.transaction() as session:
+        policy, state = current(broker, session)
+        if policy is None:
+            return
+        now = broker.clock.now()
+        decision = burst.decide(policy, state, metrics(broker, session), now.timestamp())
+        changed = decision.changed
+        kept = session.get(BurstRow, 1)
+        if kept is None:
+            kept = BurstRow(id=1, open=False, since=now, close_holds_since=None, reason="")
+            session.add(kept)
+        if changed:
+            word = "opened" if decision.state.open else "closed"
+            event.record(broker, session, f"policy.{word}", "policy", decision.reason)
+            kept.since = now
+        kept.open, kept.reason = decision.state.open, decision.reason
+        holds = decision.state.close_holds_since
+        kept.close_holds_since = datetime.fromtimestamp(holds, UTC) if holds is not None else None
+        started = _send_home(broker, session, policy, decision.state, now)
+    for operation_id in started:
+        broker.submit(operation_id)
+    if changed:
+        broker.signals.set("place")
+
+
+def _send_home(
+    broker: Broker, session: Session, policy: Policy, state: burst.BurstState, now: datetime
+) -> list[str]:
+    rows = {
+        row.id: row
+        for row in session.scalars(
+            select(VMRow).where(VMRow.elastic, VMRow.state == vm.RUNNING).with_for_update(of=VMRow)
+        )
+        if vm.busy(session, row) is None
+    }
+    candidates = [
+        burst.BurstVM(
+            id=row.id,
+            launched_at=row.launched_at.timestamp() if row.launched_at else None,
+            vcpus=float(row.vcpus),
+            price_hour=_price(row),
+        )
+        for row in rows.values()
+    ]
+    if not candidates:
+        return []
+    held = host.claims(session)
+    room = sum(
+        host.view(row, held.get(row.id, host.Claims())).vcpus_free
+        for row in session.scalars(
+            select(HostRow).where(HostRow.elastic.is_(False), HostRow.state == host.UP)
+        )
+    )
+    started: list[str] = []
+    for leaver in burst.leavers(policy, state, candidates, now.timestamp(), room):
+        row = rows[leaver.id]
+        if leaver.how == "drain":
+            task = vm.begin_delete(broker, session, row, reason=f"drained: {leaver.reason}", graceful=True)
+        else:
+            task = vm.begin_return(broker, session, row, reason=leaver.reason)
+        started.append(task.id)
+    return started
+
+
+def _price(row: VMRow) -> float | None:
+    value = row.host.attributes.get("price_hour") if row.host is not None else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _word(policy: Policy | None, state: burst.BurstState) -> str:
+    if policy is None or policy.burst is None:
+        return OFF
+    return OPEN if state.open else CLOSED
+
+
+def _unknown_sites(session: Session, policy: Policy) -> list[Problem]:
+    """Sites of ``burst.to`` that do not exist, at their place in the file."""
+    from broker.store import SiteRow
+
+    if policy.burst is None:
+        return []
+    known = set(session.scalars(select(SiteRow.name)))
+    found: list[Problem] = []
+    for name in policy.burst.to:
+        if name not in known:
+            line, column = _position(policy.text, name)
+            mend = f"sites are: {', '.join(sorted(known)) or 'none yet'}; `isthmus site add` adds one"
+            found.append(Problem(policy.filename, line, column, f"there is no site {name!r}", mend))
+    return found
+
+
+def _position(text: str, word: str) -> tuple[int, int]:
+    for number, line in enumerate(text.split("\n"), 1):
+        place = line.find(word)
+        if place >= 0 and "to" in line:
+            return number, place + 1
+    for number, line in enumerate(text.split("\n"), 1):
+        place = line.find(word)
+        if place >= 0:
+            return number, place + 1
+    return 1, 1
+
+
+def _invalid(problems: Sequence[Problem]) -> InvalidPolicy:
+    listed = [
+        {"file": p.file, "line": p.line, "column": p.column, "message": p.message, "mend": p.mend}
+        for p in problems
+    ]
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return InvalidPolicy(
+        f"{first.file}:{first.line}:{first.column}: {first.message}{more}",
+        hint=first.mend or "`isthmus policy check FILE` lists all of them",
+        details={"problems": listed},
+    )
+
+
+def _reload_file(broker: Broker) -> None:
+    """Apply the watched policy file when it changed; a bad file never replaces a good policy."""
+    if not broker.settings.policy_file:
+        return
+    path = Path(broker.settings.policy_file)
+    try:
+        text = path.read_text()
+    except OSError as error:
+        text = None
+        problem = f"{path}: {error.strerror}"
+    if text is not None:
+        if text == broker.policy_file_text:
+            return
+        broker.policy_file_text = text
+        with broker.store.reading() as session:
+            row = session.scalar(select(PolicyRow).order_by(PolicyRow.version.desc()).limit(1))
+        if row is not None and row.text == text:
+            return
+        try:
+            apply(broker, SYSTEM, text, path.name)
+            return
+        except BrokerError as error:
+            problem = str(error)
+    elif broker.policy_file_text == problem:
+        return
+    else:
+        broker.policy_file_text = problem
+    with broker.store.transaction() as session:
+        event.record(broker, session, "policy.rejected", "policy", problem)

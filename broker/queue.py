@@ -1,0 +1,406 @@
+"""The queue of VMs that wait for a host, and the round that places them.
+
+One round takes a snapshot of all hosts, has ``placement`` match the whole queue against it in order of age,
+and writes each claim with a check of its host's generation: of two matchmakers at once, one finds the
+generation changed and tries again, so no host is ever over-committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import structlog
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from broker import event, gateway, host, network, operation, vm
+from broker import policy as policies
+from broker.broker import Broker
+from broker.store import GatewayRow, HostRow, LeaseRow, OperationRow, SubnetRow, VMRow
+from placement import burst
+from placement.match import Decision, Request, match
+from placement.policy import Policy
+from placement.table import HostTable
+from placement.why import Explanation, explain
+from vpn import address as addresses
+from vpn.userdata import UserDataError, multipart
+
+log = structlog.get_logger()
+
+_TRIES = 3
+_EXPLAINED = 50
+"""How many waiting VMs are told why in one round; the others say how many are before them."""
+_SAME_ROUND_S = 5.0
+
+
+@dataclass
+class Snapshot:
+    """All that a round decides on, read in one transaction."""
+
+    hosts: list[HostRow]
+    table: HostTable
+    waiting: list[tuple[VMRow, OperationRow]]
+    policy: Policy | None
+    state: burst.BurstState
+    usage: dict[str, float]
+    subnets: dict[tuple[str, str], SubnetRow]
+    """By (network id, site id)."""
+    full: set[str]
+    """Ids of subnets without a free address."""
+    gateways: dict[str, str]
+    """Network id -> why its gateway cannot take a burst VM now; empty when it can."""
+    now: float
+    _refusals: dict[Any, str | None] = field(default_factory=dict)
+
+
+def place_pending(broker: Broker) -> None:
+    """Run a round, unless one ran just now and nothing was signalled since. One at a time in a process."""
+    seen = broker.signals.count("place")
+    with broker.placing:
+        now = broker.clock.now().timestamp()
+        last_count, last_at = broker.last_round
+        if last_count >= seen and 0 <= now - last_at < _SAME_ROUND_S:
+            return
+        count = broker.signals.count("place")
+        for _ in range(_TRIES):
+            if _round(broker):
+                break
+        broker.last_round = (count, now)
+
+
+def snapshot(broker: Broker, session: Session, *, also: VMRow | None = None) -> Snapshot:
+    """The pool and the queue as they are. ``also``: a VM whose own claim counts as free, to explain it."""
+    rows = list(session.scalars(select(HostRow).order_by(HostRow.site_id, HostRow.name)))
+    held = host.claims(session)
+    spent: dict[str, float] = {}
+    for row in rows:
+        if row.elastic:
+            spent[row.site_id] = spent.get(row.site_id, 0.0) + held.get(row.id, host.Claims()).vcpus
+    waiting = [
+        (target, task)
+        for target, task in session.execute(
+            select(VMRow, OperationRow)
+            .join(OperationRow, OperationRow.id == VMRow.operation_id)
+            .where(VMRow.host_id.is_(None), VMRow.state == vm.PENDING)
+            .where(OperationRow.state == operation.RUNNING, OperationRow.phase == "place")
+            .order_by(VMRow.created_at, VMRow.id)
+        ).all()
+    ]
+    subnets = {(row.network_id, row.site_id): row for row in session.scalars(select(SubnetRow))}
+    policy, state = policies.current(broker, session)
+    elastic = list(session.scalars(select(VMRow).where(VMRow.elastic, VMRow.state != vm.TERMINATED)))
+    return Snapshot(
+        hosts=rows,
+        table=HostTable.from_rows([_attributes(row, held, spent, also) for row in rows]),
+        waiting=waiting,
+        policy=policy,
+        state=state,
+        usage={"vms": float(len(elastic)), "vcpus": float(sum(target.vcpus for target in elastic))},
+        subnets=subnets,
+        full={row.id for row in subnets.values() if _is_full(broker, session, row)},
+        gateways={
+            row.network_id: _gateway_refusal(broker, row) for row in session.scalars(select(GatewayRow))
+        },
+        now=broker.clock.now().timestamp(),
+    )
+
+
+def request_of(seen: Snapshot, row: VMRow) -> Request:
+    """The VM as a request: its own requirement and rank, with the policy's."""
+    asked = [row.requirements] if row.requirements else []
+    rank = row.rank
+    if seen.policy is not None:
+        default = seen.policy.placement
+        if default.requirements is not None:
+            asked.insert(0, default.requirements.text)
+        if rank is None and default.rank is not None:
+            rank = default.rank.text
+    requirement = (
+        asked[0] if len(asked) == 1 else " && ".join(f"({text})" for text in asked) if asked else None
+    )
+    return Request(
+        id=row.id,
+        cpu=float(row.vcpus),
+        mem_mb=float(row.mem_mb),
+        disk_gb=float(row.disk_gb),
+        requirement=requirement,
+        rank=rank,
+        attributes=vm.attributes(row),
+    )
+
+
+def refusals(broker: Broker, seen: Snapshot, row: VMRow, task: OperationRow | None) -> list[str | None]:
+    """Per host: why it may not even be looked at for this VM, or None."""
+    avoid = task.params.get("avoid", {}) if task is not None else {}
+    carries: bool | None = None
+    found: list[str | None] = []
+    sites: dict[str, str | None] = {}
+    for at in seen.hosts:
+        if at.state != host.UP:
+            found.append(f"the host is {at.state}" + (f": {at.status_reason}" if at.status_reason else ""))
+            continue
+        if avoid.get(at.id, 0.0) > seen.now:
+            found.append("it had no room when it was tried just now")
+            continue
+        if at.elastic and carries is None:
+            carries = _carries(broker, row)
+        if at.site_id not in sites:
+            sites[at.site_id] = _site_refusal(seen, row, at, carries)
+        found.append(sites[at.site_id])
+    return found
+
+
+def why(broker: Broker, row: VMRow) -> tuple[Explanation, list[HostRow], Decision | None, Snapshot]:
+    """Explain a VM against the pool as it is now; for a placed one, as if it were placed again."""
+    with broker.store.reading() as session:
+        task = session.get(OperationRow, row.operation_id) if row.operation_id else None
+        seen = snapshot(broker, session, also=row)
+    request = request_of(seen, row)
+    reasons = refusals(broker, seen, row, task)
+    if row.host_id is not None:
+        # Its own claim is not in its way.
+        reasons = [
+            None if at.id == row.host_id else reason for at, reason in zip(seen.hosts, reasons, strict=True)
+        ]
+    mask = np.array([reason is None for reason in reasons], dtype=np.bool_)
+    decision = match(seen.table.copy(), [request], eligible=mask)[0]
+    explanation = explain(seen.table, request, eligible=mask, reasons=reasons, decision=decision)
+    return explanation, seen.hosts, decision, seen
+
+
+def gateway_of(session: Session, network_id: str) -> GatewayRow | None:
+    """The gateway of a network, or None."""
+    return session.scalar(select(GatewayRow).where(GatewayRow.network_id == network_id))
+
+
+def _round(broker: Broker) -> bool:
+    """One round. False when another matchmaker was faster somewhere and it is worth trying again."""
+    with broker.store.reading() as session:
+        seen = snapshot(broker, session)
+    if not seen.waiting:
+        return True
+    masks: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}
+    reasons: dict[str, list[str | None]] = {}
+    for row, task in seen.waiting:
+        reasons[row.id] = refusals(broker, seen, row, task)
+        masks[row.id] = np.array([reason is None for reason in reasons[row.id]], dtype=np.bool_)
+    requests = [request_of(seen, row) for row, _ in seen.waiting]
+    before = seen.table.copy()
+    bursts = _Bursts(seen)
+    decisions: list[Decision] = []
+    for request, (row, _task) in zip(requests, seen.waiting, strict=True):
+        decision = match(seen.table, [request], eligible=bursts.masked(masks[row.id]))[0]
+        bursts.count(row, decision)
+        decisions.append(decision)
+    placed, lost = _claim(broker, seen, decisions)
+    for task_id in placed:
+        broker.submit(task_id)
+    _tell_waiting(broker, seen, before, requests, decisions, masks, reasons)
+    return not lost
+
+
+class _Bursts:
+    """Counts what this round sends to clouds, so that the policy's limits hold within a round too."""
+
+    def __init__(self, seen: Snapshot) -> None:
+        self.seen = seen
+        self.usage = dict(seen.usage)
+        self.elastic = np.array([row.elastic for row in seen.hosts], dtype=np.bool_)
+
+    def masked(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        part = self.seen.policy.burst if self.seen.policy is not None else None
+        limits = part.limits if part is not None else None
+        if limits is None:
+            return mask
+        full = limits.vms is not None and self.usage["vms"] + 1 > limits.vms
+        return mask & ~self.elastic if full else mask
+
+    def count(self, row: VMRow, decision: Decision) -> None:
+        if decision.host is not None and self.elastic[decision.host]:
+            self.usage["vms"] += 1
+            self.usage["vcpus"] += row.vcpus
+
+
+def _claim(broker: Broker, seen: Snapshot, decisions: Sequence[Decision]) -> tuple[list[str], bool]:
+    """Write the round's claims: (operations to wake, whether any was lost to somebody else)."""
+    placed: list[str] = []
+    lost = False
+    generations: dict[str, int] = {}
+    stale: set[str] = set()
+    if all(decision.host is None for decision in decisions):
+        return [], False
+    with broker.store.transaction() as session:
+        for decision, (row, task) in zip(decisions, seen.waiting, strict=True):
+            if decision.host is None:
+                continue
+            at = seen.hosts[decision.host]
+            if at.id in stale:
+                lost = True
+                continue
+            if at.id not in generations:
+                bumped = session.execute(
+                    update(HostRow)
+                    .where(HostRow.id == at.id, HostRow.generation == at.generation, HostRow.state == host.UP)
+                    .values(generation=at.generation + 1)
+                )
+                if bumped.rowcount != 1:  # type: ignore[attr-defined]
+                    stale.add(at.id)
+                    lost = True
+                    continue
+                generations[at.id] = at.generation + 1
+            target = session.get(VMRow, row.id, with_for_update={"of": VMRow}, populate_existing=True)
+            live = session.get(OperationRow, task.id, populate_existing=True)
+            if (
+                target is None
+                or live is None
+                or live.state != operation.RUNNING
+                or target.host_id is not None
+            ):
+                continue
+            try:
+                with session.begin_nested():
+                    network.lease(broker, session, target, at.site_id)
+            except addresses.AddressError as error:
+                target.status_reason = f"{at.site.name}: {error}"
+                continue
+            target.host_id, target.site_id, target.elastic = at.id, at.site_id, at.elastic
+            target.launch += 1
+            target.status_reason = ""
+            rank = "" if decision.rank is None else f", rank {decision.rank:g}"
+            second = "" if decision.runner_up is None else seen.hosts[decision.runner_up].name
+            event.record(
+                broker,
+                session,
+                "vm.placed",
+                target.id,
+                f"{target.name} placed on {at.site.name}/{at.name}{rank}"
+                + (f"; next best {second}" if second else ""),
+                project_id=target.project_id,
+                host=at.name,
+                site=at.site.name,
+                elastic=at.elastic,
+                rank=decision.rank,
+                runner_up=second or None,
+                runner_up_rank=decision.runner_up_rank,
+            )
+            placed.append(task.id)
+    return placed, lost
+
+
+def _tell_waiting(
+    broker: Broker,
+    seen: Snapshot,
+    before: HostTable,
+    requests: Sequence[Request],
+    decisions: Sequence[Decision],
+    masks: dict[str, np.ndarray[Any, np.dtype[np.bool_]]],
+    reasons: dict[str, list[str | None]],
+) -> None:
+    told: dict[str, str] = {}
+    for request, decision, (row, _task) in zip(requests, decisions, seen.waiting, strict=True):
+        if decision.host is not None:
+            continue
+        if decision.error:
+            text = decision.error
+        elif len(told) >= _EXPLAINED:
+            text = "waiting for a host"
+        else:
+            # Against what this round left: what an earlier VM took is not there for this one.
+            text = explain(seen.table, request, eligible=masks[row.id], reasons=reasons[row.id]).summary
+        if text != row.status_reason:
+            told[row.id] = text
+    if not told:
+        return
+    with broker.store.transaction() as session:
+        for target in session.scalars(select(VMRow).where(VMRow.id.in_(told))):
+            if target.host_id is None and target.state == vm.PENDING:
+                if not target.status_reason:
+                    event.record(
+                        broker,
+                        session,
+                        "vm.waiting",
+                        target.id,
+                        f"{target.name} waits: {told[target.id]}",
+                        project_id=target.project_id,
+                    )
+                target.status_reason = told[target.id]
+
+
+def _attributes(
+    row: HostRow, held: dict[str, host.Claims], spent: dict[str, float], also: VMRow | None
+) -> dict[str, Any]:
+    mine = held.get(row.id, host.Claims())
+    if also is not None and also.host_id == row.id and also.state != vm.TERMINATED:
+        mine = host.Claims(mine.vms - 1, mine.vcpus - also.vcpus, mine.mem_mb - also.mem_mb)
+    values = dict(row.attributes)
+    left = host.view(row, mine)
+    values["cpu_free"], values["mem_free_mb"] = left.vcpus_free, left.mem_free_mb
+    values["running_vms"] = float(values.get("running_vms", 0.0)) if not row.elastic else float(mine.vms)
+    if row.elastic:
+        # Room in a cloud is the account's quota, over all its types; one VM fits the type or does not.
+        values["cpu_free"] = max(0.0, row.vcpus_total - spent.get(row.site_id, 0.0))
+        values["vm_cpu_max"] = values.get("cpu_total")
+        values["vm_mem_max_mb"] = values.get("mem_total_mb")
+        values.setdefault("disk_free_gb", 1e9)
+    return values
+
+
+def _site_refusal(seen: Snapshot, row: VMRow, at: HostRow, carries: bool | None) -> str | None:
+    for network_id in row.networks:
+        subnet = seen.subnets.get((network_id, at.site_id))
+        if subnet is None:
+            return "the site has no subnet of the VM's network"
+        if subnet.id in seen.full:
+            return f"subnet {subnet.cidr} is full"
+        if subnet.mode == network.TUNNEL:
+            refused = seen.gateways.get(network_id, "the network has no gateway")
+            if refused:
+                return refused
+            if not carries:
+                return "the VM's user data leaves no room for the script that joins the private network"
+    if row.wanted_address is not None:
+        subnet = seen.subnets[(row.networks[0], at.site_id)]
+        if not addresses.contains(subnet.cidr, f"{row.wanted_address}/32"):
+            return f"{row.wanted_address} is not of this site's subnet {subnet.cidr}"
+    if not at.elastic:
+        return None
+    if row.local_only:
+        return "the VM has come home and stays"
+    if not row.image.sites.get(at.site.name):
+        return f"image {row.image.name} is not mapped to an image of this site"
+    if seen.policy is None:
+        return "no policy is in force, so nothing may burst"
+    verdict = burst.may_burst(seen.policy, seen.state, vm.attributes(row), seen.usage, at.site.name)
+    return None if verdict.ok else verdict.reason
+
+
+def _carries(broker: Broker, row: VMRow) -> bool:
+    """Whether the joining script can travel with the VM's own user data."""
+    if not row.sealed_user_data:
+        return True
+    try:
+        multipart(broker.sealer.open(row.sealed_user_data), "#!/bin/sh\n" + "#" * 4096)
+    except UserDataError:
+        return False
+    return True
+
+
+def _is_full(broker: Broker, session: Session, row: SubnetRow) -> bool:
+    now = broker.clock.now()
+    taken = {item for text in row.reserved for item in network.expand(text)}
+    for lease in session.scalars(select(LeaseRow).where(LeaseRow.subnet_id == row.id)):
+        if lease.vm_id is not None or lease.rests_until is None or lease.rests_until > now:
+            taken.add(lease.address)
+    try:
+        addresses.free_address(row.cidr, taken, row.gateway)
+    except addresses.AddressError:
+        return True
+    return False
+
+
+def _gateway_refusal(broker: Broker, row: GatewayRow) -> str:
+    state = gateway.state(broker, row)
+    return "" if state == "up" else f"gateway {row.name} is {state}"

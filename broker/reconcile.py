@@ -1,0 +1,213 @@
+"""The reconciler: what happened behind the broker's back.
+
+It takes no input. Woken by signals and by the clock it compares every site with the rows, and this table is
+all that it does (``docs/explanation/reconciler.md`` says why):
+
+=======================================================  ===========================================
+what it finds                                            what it does
+=======================================================  ===========================================
+a VM that should run was stopped, or the other way        records it: its owner did that
+a VM of ours crashed                                      records ``error`` with the provider's reason
+a VM's definition is gone from a host                     mends: makes it again around its disk
+an instance is gone from its cloud                        records: peer, address and room go back
+a VM of ours that was terminated here still runs there    deletes it: nobody may be billed unseen
+a VM with our mark that no row knows                      leaves it alone, says so once
+a stranger's VM                                           leaves it alone, says so once; its size counts
+a host does not answer                                    marks it; nothing is concluded from silence
+=======================================================  ===========================================
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from broker import event, operation, site, vm
+from broker.broker import Broker
+from broker.store import EventRow, OperationRow, SiteRow, VMRow
+from providers.port import Listing, ProviderError, VMReport, VMState
+
+log = structlog.get_logger()
+
+_ABSENT = (VMState.TERMINATED, VMState.TERMINATING)
+
+
+def reconcile(broker: Broker) -> None:
+    """Compare every site with its rows once. Sites are looked at in parallel: a slow one delays no other."""
+    with broker.store.reading() as session:
+        rows = list(session.scalars(select(SiteRow)))
+    if not rows:
+        return
+    with ThreadPoolExecutor(max_workers=min(16, len(rows)), thread_name_prefix="isthmus-reconcile") as pool:
+        for row, done in [(row, pool.submit(reconcile_site, broker, row)) for row in rows]:
+            try:
+                done.result()
+            except Exception:
+                log.exception("reconcile.failed", site=row.name)
+
+
+def reconcile_site(broker: Broker, row: SiteRow) -> None:
+    """Compare one site with its rows."""
+    row = site.take_inventory(broker, row)
+    try:
+        listing = broker.providers.of(row).list_vms()
+    except ProviderError as error:
+        log.warning("reconcile.unreachable", site=row.name, error=str(error))
+        return
+    suspects = _compare(broker, row, listing)
+    for target in suspects:
+        _lost(broker, row, target)
+    _strangers(broker, row, listing)
+
+
+def _compare(broker: Broker, at: SiteRow, listing: Listing) -> list[VMRow]:
+    """Write what the listing tells of VMs at rest; returns those that should be there and are not."""
+    reports = {
+        report.vm_id: report for report in listing.vms if report.broker_id == broker.id and report.vm_id
+    }
+    missing: list[VMRow] = []
+    with broker.store.reading() as session:
+        ids = list(
+            session.scalars(select(VMRow.id).where(VMRow.site_id == at.id, VMRow.state != vm.TERMINATED))
+        )
+    for vm_id in ids:
+        report = reports.get(vm_id)
+        with broker.store.transaction() as session:
+            row = session.get_one(VMRow, vm_id, with_for_update={"of": VMRow})
+            if (
+                row.host is None
+                or row.site_id != at.id
+                or row.provider_ref is None
+                or row.state == vm.TERMINATED
+            ):
+                continue
+            if vm.busy(session, row) is not None:
+                # Its operation looks at reality by itself; news only wake it.
+                broker.signals.set(f"{row.id}.seen")
+                continue
+            if report is None or report.state in _ABSENT:
+                if report is not None or row.host.name in listing.complete:
+                    missing.append(row)
+                continue
+            _record(broker, session, row, report)
+    return missing
+
+
+def _record(broker: Broker, session: Session, row: VMRow, report: VMReport) -> None:
+    if report.address and report.address != row.public_address:
+        row.public_address = report.address
+    if report.state == VMState.RUNNING and row.state in (vm.STOPPED, vm.ERROR):
+        row.desired = vm.RUNNING
+        vm.set_state(broker, row, vm.RUNNING)
+        _say(broker, session, row, "vm.started_outside", f"{row.name} was started outside Isthmus")
+    elif report.state == VMState.STOPPED and row.state in (vm.RUNNING, vm.ERROR):
+        row.desired = vm.STOPPED
+        reason = "stopped outside Isthmus, or by the guest" + (f" ({report.reason})" if report.reason else "")
+        vm.set_state(broker, row, vm.STOPPED, reason)
+        _say(broker, session, row, "vm.stopped_outside", f"{row.name}: {reason}")
+        broker.signals.set("policy")
+    elif report.state == VMState.ERROR and row.state != vm.ERROR:
+        vm.set_state(broker, row, vm.ERROR, report.reason or "the provider reports an error")
+        _say(broker, session, row, "vm.crashed", f"{row.name}: {row.status_reason}")
+
+
+def _lost(broker: Broker, at: SiteRow, seen: VMRow) -> None:
+    """A VM is not in the listing. Ask for it by itself before anything is concluded: a listing can be old."""
+    if seen.host is None:
+        return
+    try:
+        report = broker.providers.of(at).observe_vm(seen.host.name, seen.id, seen.provider_ref or "")
+    except ProviderError as error:
+        log.warning("reconcile.unsure", vm=seen.id, error=str(error))
+        return
+    if report is not None and report.state not in _ABSENT:
+        return
+    with broker.store.transaction() as session:
+        row = session.get_one(VMRow, seen.id, with_for_update={"of": VMRow})
+        if (
+            vm.busy(session, row) is not None
+            or row.state == vm.TERMINATED
+            or row.provider_ref != seen.provider_ref
+        ):
+            return
+        if row.elastic:
+            why = report.reason if report is not None and report.reason else "terminated outside Isthmus"
+            _say(broker, session, row, "vm.lost", f"{row.name} is gone from {at.name}: {why}")
+            task = vm.begin_delete(broker, session, row, reason=why)
+        elif row.desired == vm.RUNNING:
+            _say(
+                broker,
+                session,
+                row,
+                "vm.mending",
+                f"{row.name} is no longer defined on its host; making it again",
+            )
+            task = operation.add(
+                broker, session, "vm.start", row.id, phase="settle", project_id=row.project_id
+            )
+            row.operation_id = task.id
+            vm.set_state(broker, row, vm.PENDING, "its definition was removed by hand; making it again")
+        else:
+            return
+    broker.submit(task.id)
+
+
+def _strangers(broker: Broker, at: SiteRow, listing: Listing) -> None:
+    for report in listing.vms:
+        if report.broker_id != broker.id or not report.vm_id:
+            _say_once(
+                broker,
+                "host.stranger",
+                report.ref,
+                f"{report.name or report.ref} on {at.name}/{report.host} is not ours; it is left alone",
+            )
+            continue
+        with broker.store.reading() as session:
+            row = session.get(VMRow, report.vm_id)
+            task = (
+                session.get(OperationRow, row.operation_id) if row is not None and row.operation_id else None
+            )
+        if row is None:
+            _say_once(
+                broker,
+                "vm.unknown",
+                report.ref,
+                f"{report.name or report.ref} on {at.name}/{report.host} has our mark, but no record; it is left alone",
+            )
+        elif row.state == vm.TERMINATED and report.state not in _ABSENT:
+            if task is not None and task.state == operation.RUNNING:
+                continue
+            _delete_orphan(broker, at, report)
+
+
+def _delete_orphan(broker: Broker, at: SiteRow, report: VMReport) -> None:
+    with broker.store.transaction() as session:
+        event.record(
+            broker,
+            session,
+            "vm.orphan",
+            report.vm_id,
+            f"{report.vm_id} was terminated but is still on {at.name}; deleting it",
+        )
+    try:
+        broker.providers.of(at).delete_vm(report.host, report.vm_id, report.ref)
+    except ProviderError as error:
+        log.warning("reconcile.orphan_stays", vm=report.vm_id, error=str(error))
+
+
+def _say(broker: Broker, session: Session, row: VMRow, kind: str, message: str) -> None:
+    event.record(broker, session, kind, row.id, message, project_id=row.project_id)
+
+
+def _say_once(broker: Broker, kind: str, target: str, message: str) -> None:
+    with broker.store.transaction() as session:
+        if (
+            session.scalar(
+                select(EventRow.seq).where(EventRow.kind == kind, EventRow.target == target).limit(1)
+            )
+            is None
+        ):
+            event.record(broker, session, kind, target, message)

@@ -1,0 +1,22 @@
+"""A broker at work: its engine, with the duties that run beside the operations."""
+
+from __future__ import annotations
+
+from broker import policy, reconcile
+from broker.broker import Broker
+from broker.engine.port import Engine
+
+
+def start(broker: Broker, engine: Engine) -> None:
+    """Upgrade nothing, serve no face: take up operations, watch the sites, evaluate the policy."""
+    timing = broker.settings.timing
+    engine.schedule("reconcile", timing.reconcile_s, lambda: reconcile.reconcile(broker))
+    engine.schedule("policy", timing.policy_s, lambda: policy.tick(broker))
+    engine.start()
+    broker.providers.watch()
+
+
+def stop(broker: Broker, engine: Engine) -> None:
+    """Stop in the order that loses nothing: the engine first, then providers and the store."""
+    engine.stop()
+    broker.close()

@@ -1,0 +1,47 @@
+"""The broker itself, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+
+from broker import policy, project, vm
+from broker.actor import READER, Actor
+from broker.broker import Broker
+from broker.store import HostRow, SiteRow, VMRow
+
+
+@dataclass(frozen=True)
+class StatusView:
+    """Counts are of the whole broker for admins, of the caller's project for others."""
+
+    broker_id: str
+    project: str
+    role: str
+    sites: int
+    hosts: int
+    vms: int
+    queue: int
+    burst: str
+
+
+def status(broker: Broker, actor: Actor) -> StatusView:
+    """How the broker stands."""
+    actor.require(READER)
+    owner = project.get(broker, actor, actor.project_id)
+    with broker.store.reading() as session:
+        living = select(func.count()).select_from(VMRow).where(VMRow.state != vm.TERMINATED)
+        if not actor.is_admin:
+            living = living.where(VMRow.project_id == actor.project_id)
+        waiting = living.where(VMRow.state == vm.PENDING, VMRow.host_id.is_(None))
+        return StatusView(
+            broker_id=broker.id,
+            project=owner.name,
+            role=actor.role,
+            sites=session.scalar(select(func.count()).select_from(SiteRow)) or 0,
+            hosts=session.scalar(select(func.count()).select_from(HostRow)) or 0,
+            vms=session.scalar(living) or 0,
+            queue=session.scalar(waiting) or 0,
+            burst=policy.burst_word(broker),
+        )

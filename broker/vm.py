@@ -1,0 +1,556 @@
+"""VMs: what a caller may ask of them. Each change is a row and an operation, written in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from broker import event, flavor, image, keypair, network, operation, project
+from broker.actor import MEMBER, READER, Actor
+from broker.broker import Broker
+from broker.errors import (
+    Exists,
+    InvalidExpression,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+    WrongState,
+)
+from broker.store import NetworkRow, OperationRow, SubnetRow, VMRow
+from placement.language import ExpressionError, parse
+from providers.port import Capability, ProviderError
+from providers.port import NotFound as ProviderNotFound
+from vpn import address as addresses
+
+PENDING = "pending"
+RUNNING = "running"
+STOPPING = "stopping"
+STOPPED = "stopped"
+SHUTTING_DOWN = "shutting-down"
+TERMINATED = "terminated"
+ERROR = "error"
+
+_MOST_USER_DATA = 16384
+"""What EC2 takes, in bytes before base64 (RunInstances, ``UserData``)."""
+
+
+def create(
+    broker: Broker,
+    actor: Actor,
+    *,
+    name: str | None,
+    image_ref: str,
+    flavor_ref: str,
+    networks: Sequence[str] = (),
+    address: str | None = None,
+    key_pair: str | None = None,
+    user_data: str = "",
+    labels: Mapping[str, str] | None = None,
+    requirements: str | None = None,
+    rank: str | None = None,
+    token: str | None = None,
+) -> tuple[VMRow, OperationRow]:
+    """Ask for one VM: see ``create_many``."""
+    return create_many(
+        broker,
+        actor,
+        count=1,
+        name=name,
+        image_ref=image_ref,
+        flavor_ref=flavor_ref,
+        networks=networks,
+        address=address,
+        key_pair=key_pair,
+        user_data=user_data,
+        labels=labels,
+        requirements=requirements,
+        rank=rank,
+        token=token,
+    )[0]
+
+
+def create_many(
+    broker: Broker,
+    actor: Actor,
+    *,
+    count: int,
+    name: str | None,
+    image_ref: str,
+    flavor_ref: str,
+    networks: Sequence[str] = (),
+    address: str | None = None,
+    key_pair: str | None = None,
+    user_data: str = "",
+    labels: Mapping[str, str] | None = None,
+    requirements: str | None = None,
+    rank: str | None = None,
+    token: str | None = None,
+) -> list[tuple[VMRow, OperationRow]]:
+    """Ask for ``count`` equal VMs, all or none, in one reservation. They are ``pending`` until a host is found.
+
+    Without a name a VM is named by its id; several with a name get ``-1``, ``-2``... Without networks it joins
+    the only network there is. The same ``token`` with the same request answers with the same VMs.
+    Raises InvalidRequest, InvalidExpression, NotFound, Exists, QuotaExceeded, TokenMismatch.
+    """
+    actor.require(MEMBER)
+    _check_expression("requirements", requirements)
+    _check_expression("rank", rank)
+    _check_user_data(user_data)
+    if address is not None and count != 1:
+        raise InvalidRequest("an address can be asked for by one VM only", hint="ask for one VM at a time")
+    print_of_request = project.fingerprint(
+        [
+            count,
+            name,
+            image_ref,
+            flavor_ref,
+            list(networks),
+            address,
+            key_pair,
+            user_data,
+            dict(labels or {}),
+            requirements,
+            rank,
+        ]
+    )
+    try:
+        with broker.store.transaction() as session:
+            known = project.replay(session, actor.project_id, token, print_of_request)
+            if known is not None:
+                return [_with_operation(session, vm_id) for vm_id in known]
+            owner = project.find(session, actor, actor.project_id)
+            size = flavor.find(session, flavor_ref)
+            base = image.find(session, image_ref)
+            nets = _networks(session, networks)
+            if address is not None:
+                _check_address(nets, address)
+            if key_pair is not None:
+                keypair.find(session, actor, key_pair)
+            project.check_quota(
+                session, owner, vms=count, vcpus=count * size.vcpus, mem_mb=count * size.mem_mb
+            )
+            now = broker.clock.now()
+            reservation = broker.new_id("r")
+            made: list[tuple[VMRow, OperationRow]] = []
+            for index in range(count):
+                vm_id = broker.new_id("vm")
+                vm_name = vm_id if name is None else name if count == 1 else f"{name}-{index + 1}"
+                if session.scalar(
+                    select(VMRow.id).where(
+                        VMRow.project_id == owner.id, VMRow.name == vm_name, VMRow.state != TERMINATED
+                    )
+                ):
+                    raise Exists("vm", vm_name)
+                row = VMRow(
+                    id=vm_id,
+                    name=vm_name,
+                    project_id=owner.id,
+                    state=PENDING,
+                    status_reason="",
+                    desired=RUNNING,
+                    image_id=base.id,
+                    flavor=size.name,
+                    vcpus=size.vcpus,
+                    mem_mb=size.mem_mb,
+                    disk_gb=size.disk_gb,
+                    site_id=None,
+                    host_id=None,
+                    elastic=False,
+                    networks=[net.id for net in nets],
+                    wanted_address=address,
+                    public_address=None,
+                    key_pair=key_pair,
+                    sealed_user_data=broker.sealer.seal(user_data) if user_data else "",
+                    labels=dict(labels or {}),
+                    requirements=requirements,
+                    rank=rank,
+                    local_only=False,
+                    provider_ref=None,
+                    launch=0,
+                    reservation=reservation,
+                    operation_id=None,
+                    created_at=now,
+                    state_at=now,
+                    launched_at=None,
+                    enrolled_at=None,
+                    terminated_at=None,
+                )
+                row.project, row.image, row.site, row.host = owner, base, None, None
+                session.add(row)
+                task = operation.add(broker, session, "vm.create", vm_id, phase="place", project_id=owner.id)
+                row.operation_id = task.id
+                event.record(
+                    broker,
+                    session,
+                    "vm.requested",
+                    vm_id,
+                    f"{vm_name} ({size.name}, {base.name}) requested by {actor.name}",
+                    project_id=owner.id,
+                )
+                session.flush()
+                session.refresh(row, ["nics"])
+                made.append((row, task))
+            project.remember(broker, session, owner.id, token, print_of_request, [row.id for row, _ in made])
+    except IntegrityError as error:
+        # Two callers at once, on PostgreSQL: the one that lost sees what the winner made.
+        if token:
+            with broker.store.transaction() as session:
+                known = project.replay(session, actor.project_id, token, print_of_request)
+                if known is not None:
+                    return [_with_operation(session, vm_id) for vm_id in known]
+        raise Exists("vm", name or "?") from error
+    broker.signals.set("place")
+    for _, task in made:
+        broker.submit(task.id)
+    broker.signals.set("policy")
+    return made
+
+
+def find(session: Session, actor: Actor, ref: str, *, lock: bool = False) -> VMRow:
+    """A VM by id, or by name among the living of the caller's project. Raises NotFound."""
+    query = select(VMRow).where(
+        (VMRow.id == ref)
+        | ((VMRow.name == ref) & (VMRow.state != TERMINATED) & (VMRow.project_id == actor.project_id))
+    )
+    if lock:
+        query = query.with_for_update(of=VMRow)
+    row = session.scalar(query)
+    if row is None or not (actor.is_admin or row.project_id == actor.project_id):
+        raise NotFound("vm", ref)
+    return row
+
+
+def get(broker: Broker, actor: Actor, ref: str) -> VMRow:
+    """One VM. Raises NotFound."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        return find(session, actor, ref)
+
+
+def list_vms(
+    broker: Broker,
+    actor: Actor,
+    *,
+    ids: Sequence[str] | None = None,
+    name: str | None = None,
+    state: str | None = None,
+    site_ref: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    include_terminated: bool = False,
+    all_projects: bool = False,
+    after: str | None = None,
+    limit: int = 1000,
+) -> Sequence[VMRow]:
+    """VMs of the caller's project by age, oldest first; ``after`` is the last id of the page before.
+
+    Labels must all match. Raises NotFound when ``after`` is no VM.
+    """
+    actor.require(READER)
+    query = select(VMRow).order_by(VMRow.created_at, VMRow.id)
+    if not (all_projects and actor.is_admin):
+        query = query.where(VMRow.project_id == actor.project_id)
+    if ids is not None:
+        query = query.where(VMRow.id.in_(ids))
+    if not include_terminated and state != TERMINATED:
+        query = query.where(VMRow.state != TERMINATED)
+    if name:
+        query = query.where(VMRow.name == name)
+    if state:
+        query = query.where(VMRow.state == state)
+    with broker.store.reading() as session:
+        if site_ref:
+            from broker import site
+
+            query = query.where(VMRow.site_id == site.find(session, site_ref).id)
+        if after:
+            last = session.get(VMRow, after)
+            if last is None:
+                raise NotFound("vm", after)
+            query = query.where(
+                (VMRow.created_at > last.created_at)
+                | ((VMRow.created_at == last.created_at) & (VMRow.id > last.id))
+            )
+        found: list[VMRow] = []
+        # Labels are matched here, not in SQL: JSON operators differ between the two databases.
+        for row in session.scalars(query if labels else query.limit(limit)):
+            if all(row.labels.get(key) == value for key, value in (labels or {}).items()):
+                found.append(row)
+                if len(found) >= limit:
+                    break
+        return found
+
+
+def set_labels(broker: Broker, actor: Actor, ref: str, labels: Mapping[str, str]) -> VMRow:
+    """Replace a VM's labels. Raises NotFound."""
+    actor.require(MEMBER)
+    with broker.store.transaction() as session:
+        row = find(session, actor, ref, lock=True)
+        row.labels = dict(labels)
+        event.record(
+            broker,
+            session,
+            "vm.labelled",
+            row.id,
+            f"{row.name} labelled by {actor.name}",
+            project_id=row.project_id,
+        )
+    return row
+
+
+def start(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
+    """Start a stopped VM; nothing changes when it runs. Raises NotFound, WrongState."""
+    return _change(broker, actor, ref, "vm.start", desired=RUNNING, allowed=(STOPPED, RUNNING), via=PENDING)
+
+
+def stop(broker: Broker, actor: Actor, ref: str, *, force: bool = False) -> tuple[VMRow, OperationRow]:
+    """Ask the guest to shut down, and after a while (or at once with ``force``) pull the plug."""
+    return _change(
+        broker,
+        actor,
+        ref,
+        "vm.stop",
+        desired=STOPPED,
+        allowed=(RUNNING, STOPPED),
+        via=STOPPING,
+        params={"force": force},
+    )
+
+
+def reboot(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
+    """Reboot a running VM. Raises NotFound, WrongState."""
+    return _change(broker, actor, ref, "vm.reboot", desired=RUNNING, allowed=(RUNNING,), via=RUNNING)
+
+
+def delete(broker: Broker, actor: Actor, ref: str, *, reason: str = "") -> tuple[VMRow, OperationRow]:
+    """Delete a VM in whatever state it is; operations under way on it end. Deleting again changes nothing."""
+    actor.require(MEMBER)
+    with broker.store.transaction() as session:
+        row = find(session, actor, ref, lock=True)
+        task = begin_delete(broker, session, row, reason=reason or f"deleted by {actor.name}")
+    broker.submit(task.id)
+    return row, task
+
+
+def begin_delete(
+    broker: Broker, session: Session, row: VMRow, *, reason: str, graceful: bool = False
+) -> OperationRow:
+    """Write a delete operation in the caller's transaction, or give the one that is there. Submit it after."""
+    if row.desired == TERMINATED and row.operation_id:
+        task = session.get(OperationRow, row.operation_id)
+        if task is not None and task.kind == "vm.delete" and task.state != operation.FAILED:
+            return task
+    _cancel(broker, session, row, "the VM is being deleted")
+    task = operation.add(
+        broker,
+        session,
+        "vm.delete",
+        row.id,
+        phase="settle",
+        project_id=row.project_id,
+        params={"graceful": graceful, "reason": reason},
+    )
+    row.desired, row.operation_id = TERMINATED, task.id
+    set_state(broker, row, SHUTTING_DOWN, reason)
+    event.record(
+        broker,
+        session,
+        "vm.deleting",
+        row.id,
+        f"{row.name} is being deleted: {reason}",
+        project_id=row.project_id,
+    )
+    return task
+
+
+def begin_return(broker: Broker, session: Session, row: VMRow, *, reason: str) -> OperationRow:
+    """Write the operation that takes a burst VM out of its cloud and creates it anew at home. Submit it after."""
+    task = operation.add(
+        broker,
+        session,
+        "vm.return",
+        row.id,
+        phase="settle",
+        project_id=row.project_id,
+        params={"reason": reason},
+    )
+    row.operation_id, row.local_only = task.id, True
+    set_state(broker, row, STOPPING, reason)
+    event.record(
+        broker, session, "vm.returning", row.id, f"{row.name} comes home: {reason}", project_id=row.project_id
+    )
+    return task
+
+
+def console(broker: Broker, actor: Actor, ref: str) -> str:
+    """The newest 64 KiB of the serial console. Raises NotFound, WrongState, Unavailable."""
+    row = get(broker, actor, ref)
+    if row.site is None or row.host is None or row.provider_ref is None:
+        raise WrongState(f"{row.name} runs nowhere yet", hint=f"`isthmus vm why {row.name}` says why")
+    provider = broker.providers.of(row.site)
+    if Capability.CONSOLE not in provider.capabilities:
+        raise WrongState(f"sites of kind {row.site.kind} show no console", hint="log in over SSH")
+    try:
+        text = provider.console_log(row.host.name, row.provider_ref)
+    except ProviderNotFound:
+        return ""
+    except ProviderError as error:
+        raise Unavailable(str(error), hint="try again later") from error
+    return text.decode("utf-8", "replace")
+
+
+def set_state(broker: Broker, row: VMRow, state: str, reason: str = "") -> None:
+    """Change the state on the wire, with the reason in words."""
+    if row.state != state:
+        row.state, row.state_at = state, broker.clock.now()
+    row.status_reason = reason
+    if state == TERMINATED:
+        row.terminated_at = broker.clock.now()
+
+
+def busy(session: Session, row: VMRow) -> OperationRow | None:
+    """The operation under way on a VM, or None."""
+    task = session.get(OperationRow, row.operation_id) if row.operation_id else None
+    return task if task is not None and task.state == operation.RUNNING else None
+
+
+def attributes(row: VMRow) -> dict[str, Any]:
+    """What expressions read as ``vm.*``."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "project": row.project.name,
+        "image": row.image.name,
+        "flavor": row.flavor,
+        "vcpus": float(row.vcpus),
+        "mem_mb": float(row.mem_mb),
+        "disk_gb": float(row.disk_gb),
+        "labels": dict(row.labels),
+    }
+
+
+def _change(
+    broker: Broker,
+    actor: Actor,
+    ref: str,
+    kind: str,
+    *,
+    desired: str,
+    allowed: tuple[str, ...],
+    via: str,
+    params: dict[str, Any] | None = None,
+) -> tuple[VMRow, OperationRow]:
+    actor.require(MEMBER)
+    verb = kind.split(".")[1]
+    with broker.store.transaction() as session:
+        row = find(session, actor, ref, lock=True)
+        under_way = busy(session, row)
+        if under_way is not None and under_way.kind == kind:
+            return row, under_way
+        if under_way is not None:
+            raise WrongState(
+                f"cannot {verb} {row.name}: {under_way.kind} is under way ({under_way.phase})",
+                hint=f"`isthmus operation wait {under_way.id}`, then try again",
+            )
+        if row.state not in allowed:
+            raise WrongState(
+                f"cannot {verb} {row.name}: it is {row.state}",
+                hint=f"a VM must be {' or '.join(allowed)} for that",
+            )
+        task = operation.add(
+            broker, session, kind, row.id, phase="settle", project_id=row.project_id, params=params or {}
+        )
+        row.desired, row.operation_id = desired, task.id
+        if row.state != desired:
+            set_state(broker, row, via, f"{verb} asked by {actor.name}")
+        event.record(
+            broker,
+            session,
+            f"{kind}.requested",
+            row.id,
+            f"{verb} of {row.name} asked by {actor.name}",
+            project_id=row.project_id,
+        )
+    broker.submit(task.id)
+    return row, task
+
+
+def _cancel(broker: Broker, session: Session, row: VMRow, why: str) -> None:
+    live = select(OperationRow).where(OperationRow.target == row.id, OperationRow.state == operation.RUNNING)
+    for task in session.scalars(live.with_for_update(of=OperationRow)):
+        # Its claim stays as it is: the driver that holds it may be in the middle of a call to a provider,
+        # and "settle" waits until that claim is given back or runs out.
+        task.state, task.message, task.ended_at = operation.CANCELLED, why, broker.clock.now()
+
+
+def _with_operation(session: Session, vm_id: str) -> tuple[VMRow, OperationRow]:
+    row = session.get(VMRow, vm_id)
+    task = session.scalar(
+        select(OperationRow)
+        .where(OperationRow.target == vm_id)
+        .order_by(OperationRow.created_at, OperationRow.id)
+        .limit(1)
+    )
+    if row is None or task is None:
+        raise NotFound("vm", vm_id)
+    return row, task
+
+
+def _networks(session: Session, refs: Sequence[str]) -> list[NetworkRow]:
+    if refs:
+        found = [network.find(session, ref) for ref in refs]
+        if len({row.id for row in found}) != len(found):
+            raise InvalidRequest("the same network is named twice", hint="name each network once")
+        return found
+    every = list(session.scalars(select(NetworkRow).order_by(NetworkRow.name).limit(2)))
+    if not every:
+        raise InvalidRequest(
+            "there is no network yet", hint="an admin makes one with `isthmus network create`"
+        )
+    if len(every) > 1:
+        raise InvalidRequest("there are several networks", hint="say which with --network")
+    return every
+
+
+def _check_address(nets: Sequence[NetworkRow], address: str) -> None:
+    subnets: list[SubnetRow] = nets[0].subnets
+    try:
+        inside = any(addresses.contains(subnet.cidr, f"{address}/32") for subnet in subnets)
+    except addresses.AddressError:
+        raise InvalidRequest(f"{address!r} is not an IPv4 address", hint="such as 10.20.1.7") from None
+    if not inside:
+        cidrs = ", ".join(subnet.cidr for subnet in subnets) or "none"
+        raise InvalidRequest(
+            f"{address} is in no subnet of network {nets[0].name}", hint=f"its subnets are {cidrs}"
+        )
+
+
+def _check_expression(field: str, text: str | None) -> None:
+    if text is None:
+        return
+    try:
+        parse(text)
+    except ExpressionError as error:
+        raise InvalidExpression(
+            f"{field}: {error}",
+            hint=error.mend,
+            details={
+                "field": field,
+                "line": error.line,
+                "column": error.column,
+                "message": error.message,
+                "text": text,
+                "mend": error.mend,
+            },
+        ) from None
+
+
+def _check_user_data(text: str) -> None:
+    if len(text.encode()) > _MOST_USER_DATA:
+        raise InvalidRequest(
+            f"user data has {len(text.encode())} bytes and may have {_MOST_USER_DATA}",
+            hint="fetch the rest at boot with #include",
+        )

@@ -1,0 +1,60 @@
+"""Why a VM is where it is, or why it is nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from broker import policy, queue, vm
+from broker.actor import Actor
+from broker.broker import Broker
+from broker.store import EventRow, VMRow
+from placement import burst
+from placement.why import Explanation
+
+
+@dataclass(frozen=True)
+class WhyView:
+    """``host``, ``rank`` and the runner-up are of the decision that placed the VM, from its event."""
+
+    vm: VMRow
+    summary: str
+    host: str | None
+    rank: float | None
+    runner_up: str | None
+    runner_up_rank: float | None
+    explanation: Explanation
+    policy: Sequence[str]
+
+
+def why(broker: Broker, actor: Actor, ref: str) -> WhyView:
+    """Explain one VM. Raises NotFound."""
+    row = vm.get(broker, actor, ref)
+    explanation, _hosts, _decision, seen = queue.why(broker, row)
+    host = rank = runner_up = runner_up_rank = None
+    summary = explanation.summary
+    with broker.store.reading() as session:
+        if row.host is not None:
+            placed = session.scalar(
+                select(EventRow)
+                .where(EventRow.target == row.id, EventRow.kind == "vm.placed")
+                .order_by(EventRow.seq.desc())
+                .limit(1)
+            )
+            host = f"{row.site.name}/{row.host.name}" if row.site else row.host.name
+            if placed is not None:
+                summary = placed.message
+                rank, runner_up = placed.data.get("rank"), placed.data.get("runner_up")
+                runner_up_rank = placed.data.get("runner_up_rank")
+        clauses: list[str] = []
+        if seen.policy is not None:
+            now = broker.clock.now().timestamp()
+            decision = burst.decide(seen.policy, seen.state, policy.metrics(broker, session), now)
+            clauses = [decision.reason]
+            clauses += [f"open: {clause}" for clause in decision.open_clauses]
+            clauses += [f"close: {clause}" for clause in decision.close_clauses]
+    if row.host is None and row.state != vm.PENDING:
+        summary = f"it is {row.state}" + (f": {row.status_reason}" if row.status_reason else "")
+    return WhyView(row, summary, host, rank, runner_up, runner_up_rank, explanation, clauses)
