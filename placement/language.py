@@ -41,6 +41,10 @@ _ARITY: dict[str, tuple[int, int | None]] = {
 FUNCTIONS = frozenset(_ARITY)
 
 
+TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|[\w.]+|&&|\|\||[=!<>]=|\S', re.DOTALL)
+"""The words of an expression, quoted texts in one piece; for finding slips, not for parsing."""
+
+
 class ExpressionError(ValueError):
     """A mistake in an expression.
 
@@ -371,7 +375,6 @@ _SLIPS = (
     ("&", "&&"),
     ("|", "||"),
 )
-_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|[\w.]+|&&|\|\||[=!<>]=|\S', re.DOTALL)
 
 
 def _diagnose(text: str, offset: int) -> ExpressionError:
@@ -380,11 +383,11 @@ def _diagnose(text: str, offset: int) -> ExpressionError:
         return ExpressionError("the expression is empty", 0, text)
     while offset < len(text) and text[offset].isspace():
         offset += 1
-    before = [word for word in _TOKEN.finditer(text) if word.end() <= offset]
+    before = [word for word in TOKEN.finditer(text) if word.end() <= offset]
     previous = before[-1][0] if before else ""
     if offset >= len(text):
         return _ended(text, [(word[0], word.start()) for word in before])
-    found = _TOKEN.match(text, offset)
+    found = TOKEN.match(text, offset)
     word = found[0] if found else text[offset]
 
     def error(message: str, mend: str = "", at: int = offset) -> ExpressionError:

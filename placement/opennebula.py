@@ -14,7 +14,7 @@ from importlib import resources
 from lark import Lark, Token, Transformer, v_args
 
 from placement import tree
-from placement.language import build, checked, end_of, spanning, start_of
+from placement.language import TOKEN, ExpressionError, build, checked, end_of, spanning, start_of
 from placement.tree import Node
 
 _HUNDREDTHS = 100.0
@@ -43,8 +43,15 @@ USED: dict[str, tuple[str, str, float]] = {
 """Predefined names of what is in use: total less free."""
 
 
+_SLIPS = {"&&": "&", "||": "|", "==": "=", ">=": "> with a smaller number", "<=": "< with a larger number"}
+
+
 def parse(text: str) -> Node:
     """The tree of a requirement or a rank. Raises ExpressionError."""
+    for token in TOKEN.finditer(text):
+        if token[0] in _SLIPS:
+            mend = f"write {_SLIPS[token[0]]}, as OpenNebula does"
+            raise ExpressionError(f'unknown operator "{token[0]}"', token.start(), text, mend)
     return build(_parser(), text)
 
 

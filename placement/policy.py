@@ -362,7 +362,7 @@ class _Reader:
                 message = f'"{key}" is not supported in this version: {not_yet[key]} would be ignored'
                 self.problem(key_node, message, f'remove "{key}"')
             else:
-                mend = nearest(key, list(readers)) or "keys are " + ", ".join(readers)
+                mend = nearest(key, [*readers, *(not_yet or ())]) or "keys are " + ", ".join(readers)
                 self.problem(key_node, f'unknown key "{key}" in {what}', mend)
             seen.add(key)
         for key, mend in (required or {}).items():

@@ -31,6 +31,9 @@ UNITS = {
 }
 
 
+TOTALS = {"cpu_free": "cpu_total", "mem_free_mb": "mem_total_mb", "disk_free_gb": "disk_total_gb"}
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """One condition and how many of the site's hosts it refused, ``undefined`` of them for want of an attribute."""
@@ -119,14 +122,13 @@ def _tests(
     tests = []
     nowhere = np.zeros(len(table), dtype=np.bool_)
     if eligible is not None:
-        texts = np.array(
-            [
-                ("" if fine else (reasons[index] if reasons else None) or "not eligible")
-                for index, fine in enumerate(eligible.tolist())
-            ],
-            dtype=object,
-        )
-        tests += [_Test(text, texts == text, nowhere) for text in dict.fromkeys(texts.tolist()) if text]
+        ruled_out: dict[str, list[int]] = {}
+        for index in np.flatnonzero(~eligible).tolist():
+            ruled_out.setdefault((reasons[index] if reasons else None) or "not eligible", []).append(index)
+        for text, indices in ruled_out.items():
+            refused = nowhere.copy()
+            refused[indices] = True
+            tests.append(_Test(text, refused, nowhere))
     for name, amount in request.needs():
         if amount <= 0:
             continue
@@ -148,10 +150,16 @@ def _tests(
 
 
 def _sites(table: HostTable) -> dict[str, Bools]:
+    """The hosts of each site."""
     column = table.column("site")
-    values = [None if column is None else column.at(index) for index in range(len(table))]
-    names = np.array([value if isinstance(value, str) else "(no site)" for value in values], dtype=object)
-    return {name: names == name for name in dict.fromkeys(names.tolist())}
+    nowhere = np.ones(len(table), dtype=np.bool_)
+    sites: dict[str, Bools] = {}
+    if column is not None and column.codes is not None:
+        for code, name in enumerate(column.values):
+            if isinstance(name, str):
+                sites[name] = column.codes == code
+                nowhere &= ~sites[name]
+    return {**sites, "(no site)": nowhere} if nowhere.any() else sites
 
 
 def _site(
@@ -189,7 +197,8 @@ def _nearest(
 
 
 def _shortfall(table: HostTable, vm: Mapping[str, Any], tests: Sequence[_Test]) -> Floats:
-    """How far each host is off in all, each term relative to what it needs; 1 for a term without numbers."""
+    """How far each host is off in all: each term relative to what it needs, 1 for a term without numbers, more
+    than 1 for a host that is too small even when empty."""
     total = np.zeros(len(table))
     for test in tests:
         distance = np.ones(len(table))
@@ -197,6 +206,9 @@ def _shortfall(table: HostTable, vm: Mapping[str, Any], tests: Sequence[_Test]) 
             numbers = table.numbers(test.capacity)
             if numbers is not None:
                 distance = _relative(test.amount - numbers, test.amount)
+            whole = table.numbers(TOTALS.get(test.capacity, ""))
+            if whole is not None:
+                distance = distance + (whole < test.amount)  # no freeing of capacity would do
         elif test.expression is not None and isinstance(test.expression.root, tree.Compare):
             left, right = (Expression(side, "").score(table, vm) for side in test.expression.root.children)
             distance = _relative(left - right, np.maximum(np.abs(left), np.abs(right)))
@@ -262,6 +274,10 @@ def _change(table: HostTable, request: Request, test: _Test, index: int, hosts: 
         if test.capacity in LIMITS.values():
             return f"ask for at most {has:g} instead of {test.amount:g} ({test.capacity} of {host})"
         unit = UNITS[test.capacity]
+        total = table.value(index, TOTALS.get(test.capacity, ""))
+        if isinstance(total, float) and total < test.amount:
+            ask = f"ask for at most {has:g} {unit}, or " if has > 0 else ""
+            return f"{ask}add a host with at least {test.amount:g} {unit}: {host} has {total:g} in all"
         if test.amount - has == 1:
             unit = unit.removesuffix("s")
         ask = f", or ask for at most {has:g}" if has > 0 else ""

@@ -1,0 +1,364 @@
+"""The expression language: what it means, and what it says about mistakes."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from placement.language import FUNCTIONS, ExpressionError, parse, unknown_names
+from placement.table import HostTable
+from placement.value import truth_of
+
+HOST = {
+    "name": "kvm-7",
+    "site": "campus",
+    "hypervisor": "kvm",
+    "cpu_total": 16,
+    "cpu_free": 3,
+    "mem_free_mb": 2048.0,
+    "price_hour": 0.008,
+    "elastic": False,
+    "cpu_flags": ["sse4_2", "avx2"],
+    "temp_c": None,
+    "queue.length": 4,
+}
+VM = {"vcpus": 2, "labels": {"data": "restricted", "a b": "x"}, "zones": ["campus", "z2"], "name": "web"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1 + 2 * 3", 7.0),
+        ("(1 + 2) * 3", 9.0),
+        ("10 - 4 - 3", 3.0),
+        ("3 / 16", 0.1875),
+        ("7 % 4", 3.0),
+        ("-7 % 4", 1.0),
+        ("-2 * -3", 6.0),
+        ("1e3 + .5", 1000.5),
+        ("1 / 0", None),
+        ("1 % 0", None),
+        ("-price_hour", -0.008),
+        ("2 < 3 == true", 1.0),
+        ("1 + 1 == 2 && 2 * 2 > 3", 1.0),
+        ("false || true && false", 0.0),
+        ("!false && false", 0.0),
+        ("!(false && false)", 1.0),
+        ("true ? 1 : false ? 2 : 3", 1.0),
+        ("elastic ? 1 : 2", 2.0),
+        ("temp_c ? 1 : 2", None),
+        ('"b" > "a"', 1.0),
+        ('hypervisor == "kvm"', 1.0),
+        ("hypervisor == 'kvm'", 1.0),
+        ('hypervisor != "KVM"', 1.0),
+        ("hypervisor == 3", None),
+        ('cpu_flags == "avx2"', None),
+        ("hypervisor && true", None),
+        ('"avx2" in cpu_flags', 1.0),
+        ('"avx512f" in cpu_flags', 0.0),
+        ('"kvm" in hypervisor', None),
+        ('hypervisor in ["xen", "kvm"]', 1.0),
+        ("cpu_total in [8, 8 * 2]", 1.0),
+        ("cpu_total in []", 0.0),
+        ("site in vm.zones", 1.0),
+        ('name ~ "kvm-*"', 1.0),
+        ('name ~ "kvm-?"', 1.0),
+        ('name ~ "[a-j]*"', 0.0),
+        ('name ~ "KVM*"', 0.0),
+        ('cpu_flags ~ "avx*"', 1.0),
+        ('cpu_total ~ "1*"', None),
+        ("vm.vcpus <= cpu_free", 1.0),
+        ('vm.labels["data"] == "restricted"', 1.0),
+        ('vm.labels["a b"]', "x"),
+        ('vm.labels["none"]', None),
+        ('vm.vcpus["none"]', None),
+        ('"data" in vm.labels', 1.0),
+        ("host.cpu_free + 1", 4.0),
+        ("queue.length * 2", 8.0),
+        ("temp_c < 30", None),
+        ("!(temp_c < 30)", None),
+        ("temp_c < 30 && false", 0.0),
+        ("temp_c < 30 || true", 1.0),
+        ("temp_c < 30 && true", None),
+        ("temp_c < 30 || false", None),
+        ("defined(temp_c)", 0.0),
+        ("!defined(temp_c) || temp_c < 30", 1.0),
+        ("min(3, 1, 2)", 1.0),
+        ("max(cpu_free, vm.vcpus)", 3.0),
+        ("max(cpu_free)", 3.0),
+        ("min(1, temp_c)", None),
+        ("abs(-3) + floor(1.5) + ceil(1.5)", 6.0),
+        ("size(cpu_flags)", 2.0),
+        ("size(name)", 5.0),
+        ("size(3)", None),
+        ('has(cpu_flags, "avx2")', 1.0),
+        (r'"a\"b\\c"', 'a"b\\c'),
+        ("1 <\n  2", 1.0),
+    ],
+)
+def test_expression_has_the_documented_value_on_one_host_and_on_a_table(text: str, value: object) -> None:
+    expression = parse(text)
+    assert expression.interpret(HOST, VM) == value
+    table = HostTable.from_rows([HOST, {}])
+    truth = value if value in (0.0, 1.0) or isinstance(value, float) else None
+    assert expression.truth(table, VM)[0] == bool(truth)
+    assert expression.undefined(table, VM)[0] == (truth is None)
+    score = expression.score(table, VM)[0]
+    assert score == value if isinstance(value, float) else math.isnan(score)
+
+
+def test_conjuncts_are_the_terms_of_the_top_level_and_with_their_own_text() -> None:
+    expression = parse('(a || b) && name == "x && y" && (c > 1 && (d))')
+    assert [term.text for term in expression.conjuncts()] == ["(a || b)", 'name == "x && y"', "c > 1", "(d)"]
+    assert [term.text for term in parse("a || b && c").conjuncts()] == ["a || b && c"]
+    assert [term.text for term in parse("((a && b))").conjuncts()] == ["a", "b"]
+
+
+def test_names_tell_host_from_vm() -> None:
+    expression = parse('vm.vcpus < cpu_free && vm.labels["x"] == host.site && defined(queue.length)')
+    assert expression.host_names == {"cpu_free", "site", "queue.length"}
+    assert expression.vm_names == {"vcpus", "labels"}
+
+
+def test_equal_text_is_parsed_once() -> None:
+    assert parse("cpu_free > 1") is parse("cpu_free > 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "message", "mend"),
+    [
+        ("", 1, 1, "the expression is empty", ""),
+        ("cpu_free = 2", 1, 10, 'unknown operator "="', "write == to compare"),
+        ("a &\n b", 1, 3, 'unknown operator "&"', "write &&"),
+        ("a &&\n  b | c", 2, 5, 'unknown operator "|"', "write ||"),
+        ("a and b", 1, 3, 'unknown operator "and"', "write &&"),
+        ("not a", 1, 1, 'unknown operator "not"', "write !"),
+        ("a && not b", 1, 6, 'unknown operator "not"', "write !"),
+        ("a => 2", 1, 3, 'unknown operator "=>"', "write >="),
+        ("a <> 2", 1, 3, 'unknown operator "<>"', "write !="),
+        ("a === 2", 1, 3, 'unknown operator "==="', "write =="),
+        ('a like "x*"', 1, 3, 'unknown operator "like"', "write ~"),
+        ("a ==", 1, 5, 'an operand is missing after "=="', ""),
+        ("(a && (b)", 1, 1, '"(" is never closed', 'add ")"'),
+        ("(a && (b", 1, 7, '"(" is never closed', 'add ")"'),
+        ("x in [1, 2", 1, 6, '"[" is never closed', 'add "]"'),
+        ("a)", 1, 2, '")" closes nothing', ""),
+        ("a ? 1", 1, 3, '"?" has no ":"', "write condition ? value : value"),
+        ('a == "b', 1, 6, "this text has no closing quote", 'add " at its end'),
+        ("a b", 1, 3, 'an operator is missing before "b"', ""),
+        ("a $ b", 1, 3, 'unexpected "$"', ""),
+        ("a && * b", 1, 6, '"*" cannot stand here', "a name, a number or a text is expected"),
+        ("1 < a < 3", 1, 7, "comparisons do not chain", 'join two of them with &&, as in "a < b && b < c"'),
+        ("flor(2)", 1, 1, 'unknown function "flor"', 'did you mean "floor"?'),
+        ("1 + abs(2, 3)", 1, 5, "abs() takes 1 argument, not 2", ""),
+        ("vm > 2", 1, 1, '"vm" alone has no value', 'name one of its attributes, as in "vm.vcpus"'),
+        (
+            'a ["x"]',
+            1,
+            1,
+            '"a" has no named entries',
+            'write "x" in a, or vm.labels["x"] for a label of the VM',
+        ),
+    ],
+)
+def test_mistake_is_shown_at_its_place_with_its_mend(
+    text: str, line: int, column: int, message: str, mend: str
+) -> None:
+    with pytest.raises(ExpressionError) as caught:
+        parse(text)
+    error = caught.value
+    assert (error.line, error.column, error.message, error.mend) == (line, column, message, mend)
+    assert error.text == text
+    shown = str(error).split("\n")
+    assert shown[0] == f"line {line}, column {column}: {message}"
+    assert shown[1] == "  " + text.split("\n")[line - 1]
+    assert shown[2] == " " * (column + 1) + "^"
+    assert shown[3:] == ([mend] if mend else [])
+
+
+def test_expression_error_is_a_value_error_that_survives_pickling() -> None:
+    with pytest.raises(ValueError) as caught:
+        parse("a = 1")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301
+
+
+@pytest.mark.parametrize("text", ["(" * 3000 + "1" + ")" * 3000, "!" * 3000 + "a", "1" + " + 1" * 3000])
+def test_absurd_nesting_is_an_error_or_a_value_but_never_a_crash(text: str) -> None:
+    try:
+        expression = parse(text)
+    except ExpressionError as error:
+        assert "nested deeper" in error.message  # noqa: PT017
+    else:
+        assert expression.interpret({}, {}) == 1.0
+
+
+def test_long_chain_of_terms_is_no_nesting() -> None:
+    text = " && ".join(f"a{index} > {index}" for index in range(1000))
+    assert len(parse(text).conjuncts()) == 1000
+
+
+def test_unknown_name_is_warned_of_with_the_nearest_known_one() -> None:
+    expression = parse('cpu_fre > 1 &&\n "x" in FOO && vm.label["a"] == "b" && cpu_free > 1')
+    warnings = unknown_names(expression, {"cpu_free", "cpu_total"}, {"labels", "vcpus"})
+    assert [(warning.line, warning.column, warning.mend) for warning in warnings] == [
+        (1, 1, 'did you mean "cpu_free"?'),
+        (2, 9, ""),
+        (2, 16, 'did you mean "vm.labels"?'),
+    ]
+    assert unknown_names(expression, {"cpu_free", "cpu_fre", "FOO"}) == []
+
+
+def test_a_price_below_one_orders_hosts() -> None:
+    table = HostTable.from_rows([{"price_hour": 0.03}, {"price_hour": 0.008}, {"price_hour": 0.02}])
+    assert list(np.argsort(-parse("-price_hour").score(table, {}))) == [1, 2, 0]
+
+
+def test_kept_results_do_not_outlive_a_change_of_what_they_read() -> None:
+    table = HostTable.from_rows([{"cpu_free": 2, "cpu_total": 4}])
+    expression = parse("cpu_free / cpu_total > 0.4 && cpu_total > 3")
+    assert expression.truth(table, {})[0]
+    column = table.numbers("cpu_free")
+    assert column is not None
+    column[0] = 1
+    assert not expression.truth(table, {})[0]
+
+
+def test_the_documentation_names_every_function_and_metric(pytestconfig: pytest.Config) -> None:
+    text = (pytestconfig.rootpath / "docs/reference/expressions.md").read_text()
+    assert [name for name in sorted(FUNCTIONS) if f"`{name}(" not in text] == []
+
+
+# Random expressions on random hosts: the columns and the interpreter must agree, to the last bit.
+
+numbers = st.one_of(
+    st.integers(-3, 5),
+    st.sampled_from([0.5, 0.1, 1e-3, 2.5, 1e300, -7.25, math.inf]),
+    st.booleans(),
+    st.none(),
+)
+words = st.one_of(st.sampled_from(["", "a", "ab", "kvm", "kvm-1", "b*"]), st.none())
+lists = st.one_of(st.lists(st.sampled_from(["a", "ab", "kvm"]), max_size=3), st.none())
+anything = st.one_of(numbers, words, lists)
+hosts = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "n": numbers,
+            "m": numbers,
+            "cpu_free": numbers,
+            "s": words,
+            "t": words,
+            "l": lists,
+            "x": anything,
+        },
+    ),
+    max_size=5,
+)
+vms = st.fixed_dictionaries(
+    {},
+    optional={
+        "n": numbers,
+        "s": words,
+        "l": lists,
+        "labels": st.dictionaries(st.sampled_from("ab"), words, max_size=2),
+    },
+)
+NUMBER, TEXT, LIST, TRUTH = "number", "text", "list", "truth"
+LEAVES = {
+    NUMBER: ["0", "1", "2.5", "-3", "n", "m", "cpu_free", "vm.n", "x"],
+    TEXT: ['"a"', '"kvm-*"', '"ab"', '""', "s", "t", "vm.s", 'vm.labels["a"]', "x"],
+    LIST: ["l", "vm.l", "vm.labels", "x"],
+    TRUTH: ["true", "false", "n", "x", "defined(x)"],
+}
+
+
+@st.composite
+def expressions(draw: st.DrawFn, kind: str, depth: int) -> str:
+    """The text of an expression that mostly has the given kind; now and then one of another kind slips in."""
+    if draw(st.integers(0, 14)) == 0:
+        kind = draw(st.sampled_from([NUMBER, TEXT, LIST, TRUTH]))
+    if depth == 0 or draw(st.integers(0, 4)) == 0:
+        return draw(st.sampled_from(LEAVES[kind]))
+
+    def part(of: str) -> str:
+        return draw(expressions(of, depth - 1))
+
+    forms = ["choose"]
+    if kind == NUMBER:
+        forms += ["arithmetic", "arithmetic", "minus", "many", "one", "size"]
+    if kind == TRUTH:
+        forms += ["and", "or", "not", "compare", "compare", "words", "glob", "member", "in", "defined"]
+    form = draw(st.sampled_from(forms))
+    if form == "choose":
+        return f"({part(TRUTH)} ? {part(kind)} : {part(kind)})"
+    if form == "arithmetic":
+        return f"({part(NUMBER)} {draw(st.sampled_from('+-*/%'))} {part(NUMBER)})"
+    if form == "minus":
+        return f"-{part(NUMBER)}"
+    if form == "many":
+        return f"{draw(st.sampled_from(['min', 'max']))}({part(NUMBER)}, {part(NUMBER)})"
+    if form == "one":
+        return f"{draw(st.sampled_from(['abs', 'floor', 'ceil', 'min']))}({part(NUMBER)})"
+    if form == "size":
+        return f"size({part(draw(st.sampled_from([TEXT, LIST])))})"
+    if form in ("and", "or"):
+        return f"({part(TRUTH)} {'&&' if form == 'and' else '||'} {part(TRUTH)})"
+    if form == "not":
+        return f"!{part(TRUTH)}"
+    if form in ("compare", "words"):
+        operator = draw(st.sampled_from(["==", "!=", "<", "<=", ">", ">="]))
+        of = NUMBER if form == "compare" else TEXT
+        return f"({part(of)} {operator} {part(of)})"
+    if form == "glob":
+        return f"({part(TEXT)} ~ {part(TEXT)})"
+    if form == "member":
+        return f"({part(TEXT)} in {part(LIST)})"
+    if form == "in":
+        of = draw(st.sampled_from([NUMBER, TEXT]))
+        return f"({part(of)} in [{part(of)}, {part(of)}])"
+    return f"defined({part(draw(st.sampled_from([NUMBER, TEXT, LIST, TRUTH])))})"
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=st.one_of(expressions(TRUTH, 4), expressions(NUMBER, 4)), rows=hosts, vm=vms)
+def test_columns_and_interpreter_agree_on_random_expressions_and_hosts(
+    text: str, rows: list, vm: dict
+) -> None:
+    expression = parse(text)
+    table = HostTable.from_rows(rows)
+    for _ in range(2):  # the second time from what was kept
+        values = [expression.interpret(row, vm) for row in rows]
+        truths = [truth_of(value) for value in values]
+        scores = [value if isinstance(value, float) else math.nan for value in values]
+        assert expression.truth(table, vm).tolist() == [truth is True for truth in truths]
+        assert expression.undefined(table, vm).tolist() == [truth is None for truth in truths]
+        np.testing.assert_array_equal(expression.score(table, vm), scores)
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=expressions(TRUTH, 3), rows=hosts, vm=vms)
+def test_conjuncts_together_say_what_the_whole_says(text: str, rows: list, vm: dict) -> None:
+    whole = parse(f"{text} && n > 0 && ({text} || defined(s))")
+    table = HostTable.from_rows(rows)
+    together = np.ones(len(rows), dtype=bool)
+    for term in whole.conjuncts():
+        assert parse(term.text).truth(table, vm).tolist() == term.truth(table, vm).tolist()
+        together &= term.truth(table, vm)
+    assert together.tolist() == whole.truth(table, vm).tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="ab1.()[]?:\"'=!<>&|~,+-*/% \n", max_size=25))
+def test_any_text_parses_or_is_an_expression_error_with_a_place_in_it(text: str) -> None:
+    try:
+        parse(text)
+    except ExpressionError as error:
+        assert error.message  # noqa: PT017
+        lines = text.split("\n")
+        assert 1 <= error.line <= len(lines)  # noqa: PT017
+        assert 1 <= error.column <= len(lines[error.line - 1]) + 1  # noqa: PT017
