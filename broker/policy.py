@@ -18,6 +18,7 @@ from broker.broker import Broker
 from broker.errors import BrokerError, InvalidPolicy, NotFound
 from broker.store import BurstRow, HostRow, OperationRow, PolicyRow, VMRow
 from placement import burst
+from placement.burst import BurstDecision
 from placement.policy import Policy, PolicyError, Problem, parse
 
 log = structlog.get_logger()
@@ -35,7 +36,7 @@ class PolicyView:
     burst: str
     since: datetime | None
     reason: str
-    decision: burst.BurstDecision | None
+    decision: BurstDecision | None
     burst_vms: int
 
 

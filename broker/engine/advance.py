@@ -271,8 +271,9 @@ def _write(
             if target is not None:
                 target.status_reason = outcome.message
         if over:
-            kind = "done" if isinstance(outcome, Done) else "failed"
-            said = outcome.message if isinstance(outcome, Done) else outcome.error
+            kind, said = (
+                ("failed", outcome.error) if isinstance(outcome, Fail) else ("done", str(values["message"]))
+            )
             event.record(
                 broker,
                 session,

@@ -53,6 +53,8 @@ def copy_image(step: Step) -> Outcome:
         step.broker.providers.of(site).ensure_image(host, image.spec(row.image, site.name), progress)
     except port.NotFound as error:
         return unplace(step, str(error))
+    except port.Unreachable as error:
+        return _elsewhere(step, error)
     return Next("network")
 
 
@@ -62,11 +64,14 @@ def make_networks(step: Step) -> Outcome:
     host, site = placed(row)
     provider = step.broker.providers.of(site)
     tunnel = False
-    for nic in row.nics:
-        if nic.subnet.mode == _TUNNEL:
-            tunnel = True
-        else:
-            provider.ensure_network(host, network.spec(nic.subnet))
+    try:
+        for nic in row.nics:
+            if nic.subnet.mode == _TUNNEL:
+                tunnel = True
+            else:
+                provider.ensure_network(host, network.spec(nic.subnet))
+    except port.Unreachable as error:
+        return _elsewhere(step, error)
     return Next("peer" if tunnel else "launch")
 
 
@@ -195,12 +200,13 @@ PHASES: dict[str, Phase] = {
 }
 
 
-def unplace(step: Step, why: str) -> Outcome:
+def unplace(step: Step, why: str, *, launched: bool = True) -> Outcome:
     """Take a launch back and look for another host; after some launches give up."""
     row = step.vm
-    if row.launch >= _MOST_LAUNCHES:
+    if launched and row.launch >= _MOST_LAUNCHES:
         return Next("abandon", params={"why": f"given up after {row.launch} launches; the last one: {why}"})
-    undo(step)
+    if launched:
+        undo(step)
     avoid = dict(step.operation.params.get("avoid", {}))
     if row.host_id:
         avoid[row.host_id] = (step.broker.clock.now() + timedelta(seconds=_AVOID_S)).timestamp()
@@ -219,6 +225,11 @@ def unplace(step: Step, why: str) -> Outcome:
         vm.set_state(step.broker, row, vm.PENDING, why)
     step.broker.signals.set("place")
     return Next("place", why, params={"avoid": avoid})
+
+
+def _elsewhere(step: Step, error: port.Unreachable) -> Outcome:
+    # Only before the launch: once it may have been asked for, silence does not say that there is no VM.
+    return unplace(step, str(error), launched=False)
 
 
 def undo(step: Step) -> None:
