@@ -1,0 +1,78 @@
+"""Key pairs: public keys that were imported. Private keys are made by who keeps them, never here."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from api.ec2 import filters
+from api.ec2.call import Call
+from api.ec2.fault import Fault, missing
+from broker import keypair
+from broker.actor import MEMBER
+from broker.errors import NotFound
+from broker.store import KeyPairRow
+
+
+def describe_key_pairs(call: Call) -> dict[str, Any]:
+    """DescribeKeyPairs."""
+    rows = list(keypair.list_key_pairs(call.broker, call.actor))
+    wanted = call.params.get("KeyNames")
+    if unknown := sorted(set(wanted or ()) - {row.name for row in rows}):
+        raise Fault("InvalidKeyPair.NotFound", f"The key pair '{unknown[0]}' does not exist")
+    call.refuse(["KeyPairIds"])
+    fields: filters.Fields[dict[str, Any]] = {
+        "fingerprint": lambda item: (item["KeyFingerprint"],),
+        "key-name": lambda item: (item["KeyName"],),
+    }
+    admits = filters.matcher(call.params.get("Filters", ()), fields, lambda _: {})
+    call.proceed()
+    pairs = [_key_pair(row, bool(call.params.get("IncludePublicKey"))) for row in rows]
+    return {
+        "KeyPairs": [item for item in pairs if admits(item) and (not wanted or item["KeyName"] in wanted)]
+    }
+
+
+def import_key_pair(call: Call) -> dict[str, Any]:
+    """ImportKeyPair: an OpenSSH public key of any type that OpenSSH reads."""
+    material = call.params["PublicKeyMaterial"]
+    if not material:
+        raise missing("PublicKeyMaterial")
+    try:
+        text = material.decode()
+    except UnicodeDecodeError:
+        raise Fault("InvalidKey.Format", "Key is not in valid OpenSSH public key format") from None
+    call.refuse(["TagSpecifications"])
+    call.actor.require(MEMBER)
+    call.proceed()
+    row = keypair.create(call.broker, call.actor, name=call.params["KeyName"], public_key=text)
+    return {"KeyFingerprint": _fingerprint(row), "KeyName": row.name, "Tags": []}
+
+
+def delete_key_pair(call: Call) -> dict[str, Any]:
+    """DeleteKeyPair; deleting what is not there succeeds."""
+    name = call.params.get("KeyName")
+    if not name:
+        raise missing("KeyName")
+    call.actor.require(MEMBER)
+    call.proceed()
+    with suppress(NotFound):
+        keypair.delete(call.broker, call.actor, name)
+    return {"Return": True}
+
+
+def _key_pair(row: KeyPairRow, with_key: bool) -> dict[str, Any]:
+    kind = row.public_key.split(" ", 1)[0]
+    return {
+        "KeyType": {"ssh-ed25519": "ed25519", "ssh-rsa": "rsa"}.get(kind, kind),
+        "Tags": [],
+        "PublicKey": row.public_key if with_key else None,
+        "CreateTime": row.created_at,
+        "KeyName": row.name,
+        "KeyFingerprint": _fingerprint(row),
+    }
+
+
+def _fingerprint(row: KeyPairRow) -> str:
+    """EC2 writes the SHA-256 of a key in base64, without the scheme that OpenSSH puts before it."""
+    return row.fingerprint.removeprefix("SHA256:")

@@ -1,0 +1,151 @@
+"""VPCs and subnets: the broker's networks, and their subnets at the sites that are zones."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Any
+
+from api.ec2 import filters, ids
+from api.ec2.call import Call, boolean, tag_list
+from api.ec2.fault import Fault
+from api.ec2.paging import page
+from api.ec2.site import hosts_of_zones
+from broker import network
+from broker.store import NetworkRow, SubnetRow
+
+_NEVER_LEASED = 3
+"""A subnet's own address, its gateway's and its broadcast address."""
+
+
+def networks(call: Call) -> list[NetworkRow]:
+    """All networks, in the order of their ids."""
+    return sorted(network.list_networks(call.broker, call.actor), key=lambda row: row.id)
+
+
+def subnets(call: Call) -> list[SubnetRow]:
+    """The subnets at zones, in the order of their ids."""
+    zones = hosts_of_zones(call)
+    return sorted(
+        (subnet for row in networks(call) for subnet in row.subnets if subnet.site.name in zones),
+        key=lambda subnet: subnet.id,
+    )
+
+
+def subnet_of(call: Call, ec2_id: str) -> SubnetRow:
+    """The subnet with that id. Raises Fault (InvalidSubnetID.NotFound, .Malformed)."""
+    broker_id = ids.to_broker("subnet", ec2_id)
+    for row in subnets(call):
+        if row.id == broker_id:
+            return row
+    raise Fault("InvalidSubnetID.NotFound", f"The subnet ID '{ec2_id}' does not exist")
+
+
+def describe_vpcs(call: Call) -> dict[str, Any]:
+    """DescribeVpcs. The only network there is, is the default one."""
+    rows = networks(call)
+    wanted = [ids.to_broker("vpc", given) for given in call.params.get("VpcIds", ())]
+    if unknown := sorted(set(wanted) - {row.id for row in rows}):
+        raise Fault("InvalidVpcID.NotFound", f"The vpc ID '{ids.to_ec2(unknown[0])}' does not exist")
+    admits = filters.matcher(call.params.get("Filters", ()), _VPC_FIELDS, _tags)
+    vpcs = [_vpc(call, row, default=len(rows) == 1) for row in rows if not wanted or row.id in wanted]
+    some, token = page(filter(admits, vpcs), lambda item: str(item["VpcId"]), call.params, ids="VpcIds")
+    call.proceed()
+    return {"Vpcs": some, "NextToken": token}
+
+
+def describe_subnets(call: Call) -> dict[str, Any]:
+    """DescribeSubnets."""
+    rows = subnets(call)
+    wanted = [ids.to_broker("subnet", given) for given in call.params.get("SubnetIds", ())]
+    if unknown := sorted(set(wanted) - {row.id for row in rows}):
+        raise Fault("InvalidSubnetID.NotFound", f"The subnet ID '{ids.to_ec2(unknown[0])}' does not exist")
+    leased = network.leased(call.broker, call.actor)
+    default = len({row.network_id for row in rows}) == 1
+    admits = filters.matcher(call.params.get("Filters", ()), _SUBNET_FIELDS, _tags)
+    answer = [
+        _subnet(call, row, leased.get(row.id, 0), default=default)
+        for row in rows
+        if not wanted or row.id in wanted
+    ]
+    some, token = page(
+        filter(admits, answer), lambda item: str(item["SubnetId"]), call.params, ids="SubnetIds"
+    )
+    call.proceed()
+    return {"Subnets": some, "NextToken": token}
+
+
+def _vpc(call: Call, row: NetworkRow, *, default: bool) -> dict[str, Any]:
+    digits = row.id.partition("-")[2]
+    return {
+        "OwnerId": call.account,
+        "InstanceTenancy": "default",
+        "Ipv6CidrBlockAssociationSet": [],
+        "CidrBlockAssociationSet": [
+            {
+                "AssociationId": f"vpc-cidr-assoc-{digits}",
+                "CidrBlock": row.cidr,
+                "CidrBlockState": {"State": "associated"},
+            }
+        ],
+        "IsDefault": default,
+        "Tags": tag_list({"Name": row.name}),
+        "VpcId": ids.to_ec2(row.id),
+        "State": "available",
+        "CidrBlock": row.cidr,
+        "DhcpOptionsId": "default",
+    }
+
+
+def _subnet(call: Call, row: SubnetRow, leased: int, *, default: bool) -> dict[str, Any]:
+    reserved = sum(1 for text in row.reserved for _ in network.expand(text))
+    room = ip_network(row.cidr).num_addresses - _NEVER_LEASED - reserved - leased
+    ec2_id = ids.to_ec2(row.id)
+    return {
+        "AvailabilityZoneId": row.site_id,
+        "OwnerId": call.account,
+        "AssignIpv6AddressOnCreation": False,
+        "Ipv6CidrBlockAssociationSet": [],
+        "Tags": tag_list({"Name": f"{row.network.name}-{row.site.name}"}),
+        "SubnetArn": f"arn:aws:ec2:{call.region}:{call.account}:subnet/{ec2_id}",
+        "SubnetId": ec2_id,
+        "State": "available",
+        "VpcId": ids.to_ec2(row.network_id),
+        "CidrBlock": row.cidr,
+        "AvailableIpAddressCount": max(0, room),
+        "AvailabilityZone": row.site.name,
+        "DefaultForAz": default,
+        "MapPublicIpOnLaunch": False,
+    }
+
+
+def _tags(item: dict[str, Any]) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in item["Tags"]}
+
+
+_VPC_FIELDS: filters.Fields[dict[str, Any]] = {
+    "cidr": lambda item: (item["CidrBlock"],),
+    "cidr-block-association.cidr-block": lambda item: (item["CidrBlock"],),
+    "dhcp-options-id": lambda item: (item["DhcpOptionsId"],),
+    "is-default": lambda item: boolean(item["IsDefault"]),
+    "isDefault": lambda item: boolean(item["IsDefault"]),
+    "owner-id": lambda item: (item["OwnerId"],),
+    "state": lambda item: (item["State"],),
+    "vpc-id": lambda item: (item["VpcId"],),
+}
+
+_SUBNET_FIELDS: filters.Fields[dict[str, Any]] = {
+    "availability-zone": lambda item: (item["AvailabilityZone"],),
+    "availabilityZone": lambda item: (item["AvailabilityZone"],),
+    "availability-zone-id": lambda item: (item["AvailabilityZoneId"],),
+    "available-ip-address-count": lambda item: (str(item["AvailableIpAddressCount"]),),
+    "cidr": lambda item: (item["CidrBlock"],),
+    "cidr-block": lambda item: (item["CidrBlock"],),
+    "default-for-az": lambda item: boolean(item["DefaultForAz"]),
+    "defaultForAz": lambda item: boolean(item["DefaultForAz"]),
+    "map-public-ip-on-launch": lambda item: boolean(item["MapPublicIpOnLaunch"]),
+    "owner-id": lambda item: (item["OwnerId"],),
+    "state": lambda item: (item["State"],),
+    "subnet-arn": lambda item: (item["SubnetArn"],),
+    "subnet-id": lambda item: (item["SubnetId"],),
+    "vpc-id": lambda item: (item["VpcId"],),
+}

@@ -1,0 +1,63 @@
+"""Pages of Describe calls: keyset tokens, so that nothing is skipped when something goes between two pages."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from api.ec2.fault import Fault, invalid
+
+T = TypeVar("T")
+
+LEAST, MOST = 5, 1000
+
+
+def page(
+    items: Iterable[T], key: Callable[[T], str], params: Mapping[str, Any], *, ids: str = "", most: int = MOST
+) -> tuple[list[T], str | None]:
+    """The page that ``MaxResults`` and ``NextToken`` ask for, and the token of the next; None on the last page.
+
+    ``items`` come in the order of their keys, which are unique texts. ``ids`` is the parameter of ids that cannot
+    be paged. Raises Fault.
+    """
+    limit, token = params.get("MaxResults"), params.get("NextToken")
+    if limit is not None:
+        if not LEAST <= limit <= most:
+            raise invalid("MaxResults", limit, f"Expecting a value from {LEAST} to {most}.")
+        if ids and params.get(ids):
+            raise Fault(
+                "InvalidParameterCombination",
+                f"The parameter {ids} cannot be used with the parameter MaxResults",
+            )
+    query = _digest(
+        {name: value for name, value in params.items() if name not in ("MaxResults", "NextToken")}
+    )
+    after = _read(token, query) if token else None
+    rest = [item for item in items if after is None or key(item) > after]
+    if limit is None or len(rest) <= limit:
+        return rest, None
+    return rest[:limit], _write(key(rest[limit - 1]), query)
+
+
+def _digest(query: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(query, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _write(after: str, query: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([after, query]).encode()).decode()
+
+
+def _read(token: str, query: str) -> str:
+    try:
+        after, made_for = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, TypeError):
+        raise invalid("NextToken", token, "It is no token of this broker.") from None
+    if made_for != query or not isinstance(after, str):
+        raise invalid(
+            "NextToken", token, "It belongs to another request: repeat the filters it was made for."
+        )
+    return after

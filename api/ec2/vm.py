@@ -1,0 +1,594 @@
+"""Instances: the broker's VMs."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC
+from typing import Any
+
+from api.ec2 import filters, ids
+from api.ec2.call import Call, tag_list
+from api.ec2.fault import Fault, invalid
+from api.ec2.image import ROOT_DEVICE, architecture
+from api.ec2.network import subnet_of, subnets
+from api.ec2.paging import page
+from api.ec2.protocol import decode_user_data, format_time
+from api.ec2.site import zones
+from api.ec2.tag import CLIENT_TOKEN, all_vms, of_specifications, tags_of
+from broker import flavor, image, keypair, vm
+from broker.actor import MEMBER
+from broker.errors import Exists, TokenMismatch
+from broker.store import VMRow
+from isthmus.schema._base import NAME_PATTERN
+
+# InstanceState of the EC2 API Reference, for the broker's states.
+_STATES = {
+    "pending": (0, "pending"),
+    "running": (16, "running"),
+    "migrating": (16, "running"),
+    "shutting-down": (32, "shutting-down"),
+    "terminated": (48, "terminated"),
+    "stopping": (64, "stopping"),
+    "suspending": (64, "stopping"),
+    "stopped": (80, "stopped"),
+    "suspended": (80, "stopped"),
+    "error": (80, "stopped"),
+}
+_LONGEST_TOKEN = 64
+_MOST_AT_ONCE = 1000
+
+# What RunInstances takes besides what is read below: said yes to, because it asks for nothing that is not so anyway.
+_HARMLESS = frozenset(
+    {
+        "AdditionalInfo",
+        "CreditSpecification",
+        "DryRun",
+        "EbsOptimized",
+        "MaintenanceOptions",
+        "MetadataOptions",
+        "Monitoring",
+        "PrivateDnsNameOptions",
+    }
+)
+_READ = frozenset(
+    {
+        "ClientToken",
+        "ImageId",
+        "InstanceInitiatedShutdownBehavior",
+        "InstanceType",
+        "KeyName",
+        "MaxCount",
+        "MinCount",
+        "NetworkInterfaces",
+        "Placement",
+        "PrivateIpAddress",
+        "SecurityGroupIds",
+        "SecurityGroups",
+        "SubnetId",
+        "TagSpecifications",
+        "UserData",
+    }
+)
+_AT_SITE = re.compile(r'site == "([a-z0-9.-]+)"')
+
+
+# -- launching -------------------------------------------------------------------------------------------------
+
+
+def run_instances(call: Call) -> dict[str, Any]:
+    """RunInstances: MaxCount VMs or none, at once ``pending``. A repeated ClientToken answers with the same VMs."""
+    params = call.params
+    call.actor.require(MEMBER)
+    call.refuse(name for name in params if name not in _HARMLESS | _READ)
+    _refuse_groups(params)
+    least, most = params["MinCount"], params["MaxCount"]
+    if not 1 <= least <= most <= _MOST_AT_ONCE:
+        raise invalid("MaxCount", most, f"It must be from MinCount ({least}, at least 1) to {_MOST_AT_ONCE}.")
+    token = params.get("ClientToken") or None
+    if token is not None and (len(token) > _LONGEST_TOKEN or not token.isascii()):
+        raise invalid("ClientToken", token, f"It has at most {_LONGEST_TOKEN} ASCII characters.")
+    if not params.get("ImageId"):
+        raise Fault("MissingParameter", "The request must contain the parameter ImageId")
+    if not params.get("InstanceType"):
+        raise Fault("MissingParameter", "The request must contain the parameter InstanceType")
+    if params.get("InstanceInitiatedShutdownBehavior", "stop") != "stop":
+        raise Fault("UnsupportedOperation", "A VM that shuts itself down stops; it is not terminated.")
+    image_id = ids.to_broker("ami", params["ImageId"])
+    tags = of_specifications(params.get("TagSpecifications", ()))
+    networks, site, address = _where(call)
+    if address is not None and most != 1:
+        raise Fault("InvalidParameterCombination", "PrivateIpAddress can be given for one instance only")
+    user_data = decode_user_data(params.get("UserData", ""))
+    image.get(call.broker, call.actor, image_id)
+    flavor.get(call.broker, call.actor, params["InstanceType"])
+    if params.get("KeyName"):
+        keypair.get(call.broker, call.actor, params["KeyName"])
+    call.proceed()
+
+    def create(name: str | None) -> list[VMRow]:
+        made = vm.create_many(
+            call.broker,
+            call.actor,
+            count=most,
+            name=name,
+            image_ref=image_id,
+            flavor_ref=params["InstanceType"],
+            networks=networks,
+            address=address,
+            key_pair=params.get("KeyName") or None,
+            user_data=user_data,
+            labels={**tags, **({CLIENT_TOKEN: token} if token else {})},
+            requirements=f'site == "{site}"' if site else None,
+            # Apart from the keys of the native API, which has the same table.
+            token=f"ec2:{token}" if token else None,
+        )
+        return [row for row, _ in made]
+
+    name = tags.get("Name", "")
+    if not re.fullmatch(NAME_PATTERN, name) or ids.is_broker_id(name):
+        return _reservation(call, create(None))
+    try:
+        rows = create(name)
+    except (Exists, TokenMismatch):
+        # EC2 lets many instances have one name. Those after the first are named by their id, and keep the tag.
+        rows = create(None)
+    return _reservation(call, rows)
+
+
+def _where(call: Call) -> tuple[list[str], str | None, str | None]:
+    """(networks, site, address) that a launch asks for."""
+    params = call.params
+    placement = dict(params.get("Placement", {}))
+    site: str | None = placement.pop("AvailabilityZone", None) or None
+    if placement.pop("Tenancy", "default") != "default":
+        raise Fault("UnsupportedOperation", "Only the tenancy 'default' is supported by this endpoint.")
+    for name, value in placement.items():
+        if value:
+            raise Fault(
+                "UnsupportedOperation", f"The parameter Placement.{name} is not supported by this endpoint."
+            )
+    if site is not None and site not in (known := [row.name for row in zones(call)]):
+        raise Fault(
+            "InvalidParameterValue",
+            f"Invalid availability zone: [{site}]. There is: {', '.join(known) or 'none'}",
+        )
+    interfaces = params.get("NetworkInterfaces", ())
+    if interfaces and (params.get("SubnetId") or params.get("PrivateIpAddress")):
+        raise Fault(
+            "InvalidParameterCombination",
+            "Network interfaces and an instance-level subnet ID or address may not be specified on the same request",
+        )
+    if interfaces:
+        wanted, address = _interfaces(interfaces)
+    else:
+        wanted = [params["SubnetId"]] if params.get("SubnetId") else []
+        address = params.get("PrivateIpAddress") or None
+    networks: list[str] = []
+    for ec2_id in wanted:
+        row = subnet_of(call, ec2_id)
+        if site is not None and row.site.name != site:
+            raise invalid("SubnetId", ec2_id, f"It is in the zone {row.site.name}, not in {site}.")
+        site = row.site.name
+        networks.append(row.network_id)
+    return networks, site, address
+
+
+def _interfaces(given: Sequence[Mapping[str, Any]]) -> tuple[list[str], str | None]:
+    """(subnets, address) of network interfaces that are to be made with the instance."""
+    served = {"DeviceIndex", "SubnetId", "PrivateIpAddress", "DeleteOnTermination", "Description"}
+    ordered = sorted(given, key=lambda interface: interface.get("DeviceIndex", -1))
+    if [interface.get("DeviceIndex") for interface in ordered] != list(range(len(given))):
+        raise Fault("InvalidParameterValue", "Network interfaces must have the device indexes 0, 1, 2, ...")
+    for interface in ordered:
+        for name, value in interface.items():
+            if name not in served and value:
+                raise Fault(
+                    "UnsupportedOperation",
+                    f"The parameter NetworkInterface.{name} is not supported by this endpoint.",
+                )
+        if interface.get("DeleteOnTermination") is False:
+            raise Fault("UnsupportedOperation", "A network interface ends with its instance.")
+        if not interface.get("SubnetId"):
+            raise Fault("MissingParameter", "Each network interface must have the parameter SubnetId")
+        if interface.get("PrivateIpAddress") and interface is not ordered[0]:
+            raise Fault(
+                "UnsupportedOperation", "An address can be asked for on the network interface 0 only."
+            )
+    return [str(interface["SubnetId"]) for interface in ordered], ordered[0].get("PrivateIpAddress") or None
+
+
+def _refuse_groups(params: Mapping[str, Any]) -> None:
+    for name in (*params.get("SecurityGroupIds", ()), *params.get("SecurityGroups", ())):
+        raise Fault(
+            "InvalidGroup.NotFound", f"The security group '{name}' does not exist: this endpoint has none"
+        )
+
+
+# -- describing ------------------------------------------------------------------------------------------------
+
+
+def describe_instances(call: Call) -> dict[str, Any]:
+    """DescribeInstances: by reservation, oldest first. One id that is not there fails the whole call."""
+    wanted = _named(call)
+    rows = all_vms(call, wanted)
+    _all_there(call, wanted, rows)
+    admits = filters.matcher(call.params.get("Filters", ()), _FIELDS, lambda view: view.tags)
+    reservations: dict[str, list[_View]] = {}
+    places = _places(call)
+    order: dict[str, str] = {}
+    launch_index: dict[str, int] = {}
+    for row in rows:
+        index = launch_index.get(row.reservation, 0)
+        launch_index[row.reservation] = index + 1
+        order.setdefault(
+            row.reservation, f"{row.created_at.astimezone(UTC):%Y%m%dT%H%M%S.%f} {row.reservation}"
+        )
+        view = _View(call, row, places, index)
+        if admits(view):
+            reservations.setdefault(row.reservation, []).append(view)
+    names = sorted(reservations, key=lambda name: order[name])
+    some, token = page(names, lambda name: order[name], call.params, ids="InstanceIds")
+    call.proceed()
+    return {
+        "Reservations": [_reservation_of(call, reservations[name]) for name in some],
+        "NextToken": token,
+    }
+
+
+def describe_instance_status(call: Call) -> dict[str, Any]:
+    """DescribeInstanceStatus: running instances, or all of them with IncludeAllInstances."""
+    wanted = _named(call)
+    rows = all_vms(call, wanted)
+    _all_there(call, wanted, rows)
+    admits = filters.matcher(call.params.get("Filters", ()), _STATUS_FIELDS)
+    places = _places(call)
+    views = [_View(call, row, places) for row in sorted(rows, key=lambda row: row.id)]
+    everything = call.params.get("IncludeAllInstances")
+    shown = [view for view in views if (everything or view.state[1] == "running") and admits(view)]
+    some, token = page(shown, lambda view: view.row.id, call.params, ids="InstanceIds")
+    call.proceed()
+    answer: list[dict[str, Any]] = []
+    for view in some:
+        summary = _status(view)
+        answer.append(
+            {
+                "AvailabilityZone": view.zone,
+                "Events": [],
+                "InstanceId": view.id,
+                "InstanceState": {"Code": view.state[0], "Name": view.state[1]},
+                "InstanceStatus": summary,
+                "SystemStatus": summary,
+            }
+        )
+    return {"InstanceStatuses": answer, "NextToken": token}
+
+
+def get_console_output(call: Call) -> dict[str, Any]:
+    """GetConsoleOutput: the newest 64 KiB of the serial console, in base64."""
+    (row,) = _rows(call, [call.params["InstanceId"]])
+    call.proceed()
+    text = vm.console(call.broker, call.actor, row.id) if row.host_id else ""
+    return {
+        "InstanceId": ids.to_ec2(row.id),
+        "Timestamp": call.now,
+        "Output": base64.b64encode(text.encode()).decode(),
+    }
+
+
+# -- changing --------------------------------------------------------------------------------------------------
+
+
+def terminate_instances(call: Call) -> dict[str, Any]:
+    """TerminateInstances; a terminated instance stays so."""
+
+    def terminate(row: VMRow) -> VMRow:
+        return row if row.state == vm.TERMINATED else vm.delete(call.broker, call.actor, row.id)[0]
+
+    return {"TerminatingInstances": _change(call, terminate)}
+
+
+def start_instances(call: Call) -> dict[str, Any]:
+    """StartInstances; nothing changes for a running instance."""
+
+    def start(row: VMRow) -> VMRow:
+        return row if row.state in (vm.RUNNING, vm.PENDING) else vm.start(call.broker, call.actor, row.id)[0]
+
+    call.refuse(["AdditionalInfo"])
+    return {
+        "StartingInstances": _change(
+            call, start, allowed=(vm.STOPPED, vm.RUNNING, vm.PENDING), verb="started"
+        )
+    }
+
+
+def stop_instances(call: Call) -> dict[str, Any]:
+    """StopInstances; ``Force`` pulls the plug."""
+    force = bool(call.params.get("Force"))
+
+    def stop(row: VMRow) -> VMRow:
+        return row if row.state == vm.STOPPED else vm.stop(call.broker, call.actor, row.id, force=force)[0]
+
+    call.refuse(["Hibernate"])
+    return {
+        "StoppingInstances": _change(
+            call, stop, allowed=(vm.RUNNING, vm.STOPPING, vm.STOPPED), verb="stopped"
+        )
+    }
+
+
+def reboot_instances(call: Call) -> None:
+    """RebootInstances."""
+    _change(
+        call,
+        lambda row: vm.reboot(call.broker, call.actor, row.id)[0],
+        allowed=(vm.RUNNING,),
+        verb="rebooted",
+    )
+
+
+def _change(
+    call: Call, act: Callable[[VMRow], VMRow], *, allowed: Sequence[str] = (), verb: str = ""
+) -> list[dict[str, Any]]:
+    """Do it to every VM that is named, when all are there and in a state for it; the states before and after."""
+    call.actor.require(MEMBER)
+    rows = _rows(call, call.params["InstanceIds"])
+    for row in rows:
+        if allowed and row.state not in allowed:
+            raise Fault(
+                "IncorrectInstanceState",
+                f"This instance '{ids.to_ec2(row.id)}' is not in a state from which it can be {verb}. It is {row.state}.",
+            )
+    call.proceed()
+    changes = []
+    for row in rows:
+        before, after = _STATES[row.state], _STATES[act(row).state]
+        changes.append(
+            {
+                "InstanceId": ids.to_ec2(row.id),
+                "CurrentState": {"Code": after[0], "Name": after[1]},
+                "PreviousState": {"Code": before[0], "Name": before[1]},
+            }
+        )
+    return changes
+
+
+def _named(call: Call) -> list[str] | None:
+    given = call.params.get("InstanceIds")
+    return [ids.to_broker("i", name) for name in given] if given else None
+
+
+def _rows(call: Call, names: Sequence[str]) -> list[VMRow]:
+    """The VMs with these ids, each once. Raises Fault when one is not there."""
+    wanted = list(dict.fromkeys(ids.to_broker("i", name) for name in names))
+    rows = {row.id: row for row in all_vms(call, wanted)}
+    _all_there(call, wanted, list(rows.values()))
+    return [rows[broker_id] for broker_id in wanted]
+
+
+def _all_there(call: Call, wanted: Sequence[str] | None, rows: Sequence[VMRow]) -> None:
+    absent = sorted(set(wanted or ()) - {row.id for row in rows})
+    if absent:
+        names = ", ".join(ids.to_ec2(name) for name in absent)
+        words = (
+            f"The instance ID '{names}' does not exist"
+            if len(absent) == 1
+            else f"The instance IDs '{names}' do not exist"
+        )
+        raise Fault("InvalidInstanceID.NotFound", words)
+
+
+# -- how a VM looks as an instance -----------------------------------------------------------------------------
+
+Places = Mapping[tuple[str, str], str]
+"""(network's id, site's name) -> the subnet's id."""
+
+
+def _places(call: Call) -> Places:
+    return {(row.network_id, row.site.name): row.id for row in subnets(call)}
+
+
+class _View:
+    """A VM as an instance, with what filters ask of it."""
+
+    def __init__(self, call: Call, row: VMRow, places: Places, index: int = 0) -> None:
+        self.call = call
+        self.row = row
+        self.index = index
+        self.id = ids.to_ec2(row.id)
+        self.tags = tags_of(row)
+        self.state = _STATES[row.state]
+        # Until it is placed, an instance is where it was asked for.
+        asked = _AT_SITE.fullmatch(row.requirements or "")
+        self.zone = row.site.name if row.site else asked[1] if asked else ""
+        nic = row.nics[0] if row.nics else None
+        self.network = nic.subnet.network_id if nic else row.networks[0] if row.networks else ""
+        self.subnet = nic.subnet_id if nic else places.get((self.network, self.zone), "")
+        self.address = nic.address if nic else row.wanted_address or ""
+        if self.state[1] == "terminated":  # a terminated instance is nowhere
+            self.network = self.subnet = self.address = ""
+
+    @property
+    def reason(self) -> tuple[str, str]:
+        """StateReason: (code, message)."""
+        row, words = self.row, self.row.status_reason
+        if row.state == "error":
+            return "Server.InternalError", words or "Server.InternalError: the VM failed"
+        if row.state == "pending":
+            return "pending", words or "pending"
+        if row.state in ("stopping", "stopped"):
+            if row.desired == vm.STOPPED:
+                return "Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown"
+            return (
+                "Client.InstanceInitiatedShutdown",
+                f"Client.InstanceInitiatedShutdown: {words or 'it shut down'}",
+            )
+        if row.state in ("shutting-down", "terminated"):
+            if row.desired == vm.TERMINATED:
+                return "Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown"
+            return "Server.InternalError", f"Server.InternalError: {words or 'it is gone'}"
+        return "", ""
+
+    @property
+    def transition(self) -> str:
+        """StateTransitionReason."""
+        by_user = self.reason[0] == "Client.UserInitiatedShutdown"
+        return (
+            f"User initiated ({self.row.state_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} GMT)" if by_user else ""
+        )
+
+    def instance(self) -> dict[str, Any]:
+        """The instance of answers."""
+        row, (code, words) = self.row, self.reason
+        return {
+            "Architecture": architecture(row.image),
+            "BlockDeviceMappings": [],
+            "ClientToken": row.labels.get(CLIENT_TOKEN, ""),
+            "EbsOptimized": False,
+            "NetworkInterfaces": self.interfaces(),
+            "RootDeviceName": ROOT_DEVICE,
+            "RootDeviceType": "instance-store",
+            "SecurityGroups": [],
+            "StateReason": {"Code": code, "Message": words} if code else None,
+            "Tags": tag_list(self.tags),
+            "VirtualizationType": "hvm",
+            "CpuOptions": {"CoreCount": row.vcpus, "ThreadsPerCore": 1},
+            "InstanceId": self.id,
+            "ImageId": ids.to_ec2(row.image_id),
+            "State": {"Code": self.state[0], "Name": self.state[1]},
+            "PrivateDnsName": "",
+            "PublicDnsName": "",
+            "StateTransitionReason": self.transition,
+            "KeyName": row.key_pair,
+            "AmiLaunchIndex": self.index,
+            "ProductCodes": [],
+            "InstanceType": row.flavor,
+            "LaunchTime": row.launched_at or row.created_at,
+            "Placement": {"AvailabilityZone": self.zone, "GroupName": "", "Tenancy": "default"},
+            "Monitoring": {"State": "disabled"},
+            "SubnetId": ids.to_ec2(self.subnet) if self.subnet else None,
+            "VpcId": ids.to_ec2(self.network) if self.network else None,
+            "PrivateIpAddress": self.address or None,
+            "PublicIpAddress": row.public_address,
+        }
+
+    def interfaces(self) -> list[dict[str, Any]]:
+        """Its network interfaces, once it has any."""
+        if not self.address:
+            return []
+        return [
+            {
+                "Attachment": {
+                    "AttachmentId": nic.id.replace("eni-", "eni-attach-"),
+                    "DeleteOnTermination": True,
+                    "DeviceIndex": nic.position,
+                    "Status": "attached",
+                },
+                "Description": "",
+                "Groups": [],
+                "Ipv6Addresses": [],
+                "MacAddress": nic.mac,
+                "NetworkInterfaceId": nic.id,
+                "OwnerId": self.call.account,
+                "PrivateIpAddress": nic.address,
+                "PrivateIpAddresses": [{"Primary": True, "PrivateIpAddress": nic.address}],
+                "SourceDestCheck": True,
+                "Status": "in-use",
+                "SubnetId": ids.to_ec2(nic.subnet_id),
+                "VpcId": ids.to_ec2(nic.subnet.network_id),
+                "InterfaceType": "interface",
+            }
+            for nic in self.row.nics
+        ]
+
+
+def _reservation(call: Call, rows: Sequence[VMRow]) -> dict[str, Any]:
+    places = _places(call)
+    return _reservation_of(call, [_View(call, row, places, index) for index, row in enumerate(rows)])
+
+
+def _reservation_of(call: Call, views: Sequence[_View]) -> dict[str, Any]:
+    return {
+        "ReservationId": views[0].row.reservation,
+        "OwnerId": call.account,
+        "Groups": [],
+        "Instances": [view.instance() for view in views],
+    }
+
+
+def _status(view: _View) -> dict[str, Any]:
+    status = "ok" if view.state[1] == "running" else "not-applicable"
+    details = [{"Name": "reachability", "Status": "passed"}] if status == "ok" else []
+    return {"Status": status, "Details": details}
+
+
+def _some(value: str | None) -> Sequence[str]:
+    """A value as filters compare it; nothing when there is none."""
+    return (value,) if value else ()
+
+
+_FIELDS: filters.Fields[_View] = {
+    "architecture": lambda view: (architecture(view.row.image),),
+    "availability-zone": lambda view: _some(view.zone),
+    "client-token": lambda view: _some(view.row.labels.get(CLIENT_TOKEN)),
+    "image-id": lambda view: (ids.to_ec2(view.row.image_id),),
+    "instance-id": lambda view: (view.id,),
+    "instance-state-code": lambda view: (str(view.state[0]),),
+    "instance-state-name": lambda view: (view.state[1],),
+    "instance-type": lambda view: (view.row.flavor,),
+    "ip-address": lambda view: _some(view.row.public_address),
+    "key-name": lambda view: _some(view.row.key_pair),
+    "launch-index": lambda view: (str(view.index),),
+    "launch-time": lambda view: (format_time(view.row.launched_at or view.row.created_at),),
+    "monitoring-state": lambda view: ("disabled",),
+    "network-interface.addresses.private-ip-address": lambda view: [nic.address for nic in view.row.nics],
+    "network-interface.mac-address": lambda view: [nic.mac for nic in view.row.nics],
+    "network-interface.network-interface-id": lambda view: [nic.id for nic in view.row.nics],
+    "network-interface.private-ip-address": lambda view: [nic.address for nic in view.row.nics],
+    "network-interface.subnet-id": lambda view: [ids.to_ec2(nic.subnet_id) for nic in view.row.nics],
+    "network-interface.vpc-id": lambda view: [ids.to_ec2(nic.subnet.network_id) for nic in view.row.nics],
+    "owner-id": lambda view: (view.call.account,),
+    "private-ip-address": lambda view: _some(view.address),
+    "reason": lambda view: _some(view.transition),
+    "reservation-id": lambda view: (view.row.reservation,),
+    "root-device-name": lambda view: (ROOT_DEVICE,),
+    "root-device-type": lambda view: ("instance-store",),
+    "state-reason-code": lambda view: _some(view.reason[0]),
+    "state-reason-message": lambda view: _some(view.reason[1]),
+    "subnet-id": lambda view: _some(view.subnet and ids.to_ec2(view.subnet)),
+    "tenancy": lambda view: ("default",),
+    "virtualization-type": lambda view: ("hvm",),
+    "vpc-id": lambda view: _some(view.network and ids.to_ec2(view.network)),
+    # Filters that EC2 knows, for what no instance here has.
+    **{
+        name: lambda view: ()
+        for name in (
+            "block-device-mapping.volume-id",
+            "dns-name",
+            "group-id",
+            "group-name",
+            "host-id",
+            "iam-instance-profile.arn",
+            "instance-lifecycle",
+            "instance.group-id",
+            "instance.group-name",
+            "network-interface.group-id",
+            "placement-group-name",
+            "platform",
+            "private-dns-name",
+            "requester-id",
+            "spot-instance-request-id",
+        )
+    },
+}
+
+_STATUS_FIELDS: filters.Fields[_View] = {
+    "availability-zone": lambda view: _some(view.zone),
+    "instance-state-code": lambda view: (str(view.state[0]),),
+    "instance-state-name": lambda view: (view.state[1],),
+    "instance-status.reachability": lambda view: [detail["Status"] for detail in _status(view)["Details"]],
+    "instance-status.status": lambda view: (_status(view)["Status"],),
+    "system-status.reachability": lambda view: [detail["Status"] for detail in _status(view)["Details"]],
+    "system-status.status": lambda view: (_status(view)["Status"],),
+}
