@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
+from sqlalchemy import event as database_event
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -37,6 +38,10 @@ def record(
             data=data,
         )
     )
+    if not session.info.get("events_told"):
+        # Whoever waits for events is woken when they can be read, not before.
+        session.info["events_told"] = True
+        database_event.listen(session, "after_commit", lambda _session: broker.signals.set("events"), once=True)
     log.info(kind, target=target, message=message, **data)
 
 
