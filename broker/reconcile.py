@@ -97,7 +97,7 @@ def _compare(broker: Broker, at: SiteRow, listing: Listing) -> list[VMRow]:
 
 
 def _record(broker: Broker, session: Session, row: VMRow, report: VMReport) -> None:
-    if report.address and report.address != row.public_address:
+    if row.elastic and report.address and report.address != row.public_address:
         row.public_address = report.address
     if report.state == VMState.RUNNING and row.state in (vm.STOPPED, vm.ERROR):
         row.desired = vm.RUNNING

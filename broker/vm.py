@@ -535,7 +535,7 @@ def _check_expression(field: str, text: str | None) -> None:
         parse(text)
     except ExpressionError as error:
         raise InvalidExpression(
-            f"{field}: {error}",
+            f"{field}: line {error.line}, column {error.column}: {error.message}",
             hint=error.mend,
             details={
                 "field": field,

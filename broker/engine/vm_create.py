@@ -290,7 +290,8 @@ def now_running(step: Step, session: Session, row: VMRow, report: port.VMReport)
             f"{row.name} runs on {where}",
             project_id=row.project_id,
         )
-    row.public_address = report.address or row.public_address
+    if row.elastic:
+        row.public_address = report.address or row.public_address
     vm.set_state(step.broker, row, vm.RUNNING)
 
 

@@ -28,7 +28,7 @@ class Image(Answer):
 
 
 class ImageCreate(Request):
-    """Paths are files on the broker's machine below its ``images.import_dirs`` setting."""
+    """Paths are absolute, of files on the broker's machine; that is why only admins import images."""
 
     name: Name
     path: str
