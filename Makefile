@@ -22,7 +22,7 @@ lint: setup ## format and lint the sources, mending what can be mended
 	@.venv/bin/ruff check --fix .
 
 bench: setup ## how long things take, against the goals
-	@for each in bench/[a-z]*.py; do [ -e "$$each" ] && echo "== $$each" && $(PY) "$$each" || exit 1; done
+	@for each in bench/[a-z]*.py; do echo "== $$each"; $(PY) -m bench.$$(basename $$each .py) || exit 1; done
 
 clean: ## remove .venv, caches and the lab's guest image
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache $(CACHE)
