@@ -149,7 +149,7 @@ def set_maintenance(broker: Broker, actor: Actor, ref: str, maintenance: bool) -
 
 
 def write_reports(broker: Broker, session: Session, site: SiteRow, reports: Sequence[HostReport]) -> None:
-    """Write what a site's provider reported, in the caller's transaction."""
+    """Write what a site's provider reported, in the caller's transaction. Signal ``place`` after the commit."""
     known = {row.name: row for row in session.scalars(select(HostRow).where(HostRow.site_id == site.id))}
     held = claims(session)
     for report in reports:
@@ -178,6 +178,11 @@ def _forget(session: Session, row: HostRow) -> None:
         past.host_id = None
     session.flush()
     session.delete(row)
+
+
+def up_hosts(session: Session, site: SiteRow) -> set[str]:
+    """Ids of the site's hosts that may take VMs."""
+    return set(session.scalars(select(HostRow.id).where(HostRow.site_id == site.id, HostRow.state == UP)))
 
 
 def mark_unreachable(broker: Broker, session: Session, site: SiteRow, reason: str) -> None:
@@ -232,6 +237,4 @@ def _set_state(broker: Broker, session: Session, row: HostRow, state: str, reaso
             f"host {row.name} is {state}. {reason}".strip(),
             host=row.name,
         )
-        if state == UP:
-            broker.signals.set("place")
     row.state, row.status_reason = state, reason

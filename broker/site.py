@@ -227,6 +227,7 @@ def take_inventory(broker: Broker, row: SiteRow) -> SiteRow:
         fresh = session.get(SiteRow, row.id)
         if fresh is None:
             return row
+        before = host.up_hosts(session, fresh)
         if (fresh.state, fresh.status_reason) != (state, reason):
             event.record(
                 broker, session, f"site.{state}", fresh.id, f"site {fresh.name} is {state} {reason}".strip()
@@ -236,7 +237,11 @@ def take_inventory(broker: Broker, row: SiteRow) -> SiteRow:
             host.mark_unreachable(broker, session, fresh, reason)
         else:
             host.write_reports(broker, session, fresh, reports)
-        return fresh
+        session.flush()
+        grown = bool(host.up_hosts(session, fresh) - before)
+    if grown:
+        broker.signals.set("place")
+    return fresh
 
 
 def delete(broker: Broker, actor: Actor, ref: str) -> None:
