@@ -237,7 +237,6 @@ class Agent:
                     self.client.register(self.state.public_key())
                     registered = True
                     _log.info("registered", public_key=self.state.public_key())
-                # The first answer counts whatever its generation: the broker may have come back from a backup.
                 document = self.client.document(after, POLL_WAIT_S if after else 0)
                 if document is not None:
                     after = document.generation
@@ -248,6 +247,8 @@ class Agent:
                 failures = 0
             except ClientError as error:
                 failures += 1
+                # Whatever its generation, the next document counts: the broker may come back from a backup.
+                after = 0
                 registered = registered and not isinstance(error, Refused)
                 pause = self._backoff(failures)
                 _log.warning(

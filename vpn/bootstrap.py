@@ -60,14 +60,15 @@ wg set $I private-key $1 peer '@GATEWAY@' endpoint '@ENDPOINT@' \
 ip addr add $2/32 dev $I 2>/dev/null
 ip link set dev $I mtu @MTU@ up || exit 1
 for net in $(echo $3 | tr , ' '); do ip route replace $net dev $I src $2 || exit 1; done
+[ $1 != @STATE@/wg.key ] || { mkdir -p @RUN@ && : >@RUN@/enrolled; }
 UP
-done_() {
-  : >$R/enrolled
+finish() {
+  sh $D/up || fail 'the tunnel does not come up'
   read -r a _ <$D/conf
   say "enrolled as $a"
   exit 0
 }
-[ -s $D/wg.key ] && [ -s $D/conf ] && { sh $D/up || fail 'the tunnel does not come up'; done_; }
+[ -s $D/wg.key ] && [ -s $D/conf ] && finish
 [ -s $D/wg.key ] || { wg genkey >$D/new && mv $D/new $D/wg.key; } || fail "cannot write $D"
 P=$(wg pubkey <$D/wg.key) || fail "$D/wg.key is no key"
 post() {
@@ -95,7 +96,6 @@ echo "$a $i" >$D/new && mv $D/new $D/conf
 # The peer is made anew, so that its keepalive shakes hands under the new key at once.
 wg set $I private-key $D/wg.key peer '@GATEWAY@' remove
 ip addr flush dev $I
-sh $D/up || fail 'the tunnel does not come up'
 if [ -d /run/systemd/system ]; then
   cat >/etc/systemd/system/isthmus-tunnel.service <<UNIT
 [Unit]
@@ -114,7 +114,7 @@ UNIT
   chmod 644 /etc/systemd/system/isthmus-tunnel.service
   systemctl daemon-reload && systemctl enable -q isthmus-tunnel.service
 fi
-done_
+finish
 """
 
 _ENDPOINT = re.compile(r"^([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})$")

@@ -47,6 +47,7 @@ def agent(
     Exit codes: 0 ok, 1 refused or failed, 2 usage, 3 the broker does not answer.
     """
     _configure_logs()
+    client = None if teardown else _client(broker, token_file, ca)
     try:
         directory = State(state)
         directory.lock()
@@ -58,13 +59,11 @@ def agent(
             userspace=Userspace(directory.directory),
             wan=wan,
         )
-        if teardown:
+        if client is None:
             last = directory.document()
             machine.teardown(interface or (last.interface if last else DEFAULT_INTERFACE))
             return
-        it = Agent(
-            client=_client(broker, token_file, ca), gateway=machine, state=directory, interface=interface
-        )
+        it = Agent(client=client, gateway=machine, state=directory, interface=interface)
         if not wan:
             _log.warning("no --wan: what comes in from the internet is not filtered")
         if once:

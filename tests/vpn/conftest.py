@@ -30,7 +30,8 @@ from vpn.plan import GatewaySpec, PeerSpec, plan
 
 T = TypeVar("T")
 
-ROOT = Path(__file__).parents[2]
+# Entering a namespace changes the working directory to its root.
+_THIS_TREE = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 WAN, LAN = "203.0.113.2", "10.10.1.1"
 PORT = 51820
 TUNNEL = "10.10.2.0/24"
@@ -356,18 +357,21 @@ class AgentProcess:
 
     def start(self) -> None:
         with self.log.open("ab") as out:
-            self.process = subprocess.Popen(self.argv(), stdout=out, stderr=out, cwd=ROOT)
+            self.process = subprocess.Popen(
+                self.argv(), stdout=out, stderr=out, env=_THIS_TREE, start_new_session=True
+            )
 
     def end(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
-        self.process.send_signal(number)
+        # The whole process group, as a terminal or a shell would.
+        os.killpg(self.process.pid, number)
         status = self.process.wait(10)
         self.process = None
         return status
 
     def once(self, *more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.argv(*more), cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+            self.argv(*more), env=_THIS_TREE, capture_output=True, text=True, timeout=30, check=False
         )
 
     def peers(self) -> dict[str, str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vpn import keys
 
 pytestmark = pytest.mark.lab
 
@@ -36,6 +40,15 @@ ECHO = """
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 7)); print("up", flush=True)
 while True: s.sendto(*s.recvfrom(100))
+"""
+HEAR = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 9)); s.settimeout(8); print("up", flush=True)
+print(s.recv(100).decode())
+"""
+TELL = """
+import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"from bootstrap", ("10.10.1.20", 9))
 """
 TRAFFIC = """
 import socket, time
@@ -182,6 +195,15 @@ for where in sys.argv[1:]:
         wheres = ["169.254.64.1:8775", "169.254.64.1:80", "10.10.1.1:80", "10.10.1.20:80"]
         told = site.thief.run(sys.executable, "-c", probe, *wheres).stdout.splitlines()
         assert told == [f"{wheres[0]} open", *(f"{where} closed" for where in wheres[1:])]
+        # Not even one way: a datagram to the LAN does not arrive.
+        hear = subprocess.Popen(
+            site.campus.argv(sys.executable, "-c", HEAR), stdout=subprocess.PIPE, text=True
+        )
+        assert hear.stdout is not None
+        assert hear.stdout.readline() == "up\n"
+        site.thief.run(sys.executable, "-c", TELL)
+        site.gw.run(sys.executable, "-c", TELL.replace("from bootstrap", "from gateway"))
+        assert hear.communicate(timeout=10)[0] == "from gateway\n"
         # The door itself: bodies that are no enrolment are refused in words.
         for body, status in (("{", 400), ('{"public_key":"x"}', 400), ("x" * 5000, 413)):
             argv = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-d", body]
@@ -222,11 +244,11 @@ import errno, socket, sys
 address = sys.argv[1]
 for port in (22, 80, 443, 8770, 8773, 8775):
     with socket.socket() as s:
-        s.settimeout(0.4)
+        s.settimeout(0.25)
         if s.connect_ex((address, port)) == 0: print("tcp", port)
 for port in (53, 5353, 8775, 51820):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.settimeout(0.4)
+        s.settimeout(0.25)
         s.connect((address, port)); s.send(b"hello")
         try: s.recv(100); print("udp", port)
         except TimeoutError: pass
@@ -261,6 +283,61 @@ def test_a_lost_answer_is_asked_for_again_under_the_same_key(
     _eventually(lambda: agent.peers() == {own: "10.10.2.7/32"}, "the node peer alone")
 
 
+def test_a_disk_that_is_cloned_to_another_launch_makes_a_key_of_its_own(
+    site: Any, broker: Any, agent: Any, guest_on: Any
+) -> None:
+    first, second = broker.launch(11), broker.launch(12)
+    agent.ready()
+    guest = guest_on(site.cloud)
+    guest.join(first.script(broker.gateway_key))
+    guest.join(second.script(broker.gateway_key))
+    assert first.enrolled_key
+    assert second.enrolled_key
+    assert first.enrolled_key != second.enrolled_key
+    assert site.cloud.run("wg", "show", "isthmus0", "public-key").stdout.strip() == second.enrolled_key
+    assert (
+        site.cloud.run("cat", "/var/lib/isthmus/conf").stdout == "10.10.2.12 10.10.0.0/16,169.254.64.1/32\n"
+    )
+
+
+def test_on_systemd_a_unit_brings_the_tunnel_back_after_a_reboot(
+    site: Any, broker: Any, agent: Any, guest_on: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/etc/systemd").is_dir():
+        pytest.skip("there is no /etc/systemd to mount over")
+    launch = broker.launch(13)
+    agent.ready()
+    # A systemd that is only seen, on a private /etc/systemd; what it is asked to do is noted.
+    tools = tmp_path / "systemd"
+    tools.mkdir()
+    (tools / "systemctl").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n')
+    (tools / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    site.cloud.run(
+        "sh", "-c", "mkdir -p /run/systemd/system; mount -t tmpfs t /etc/systemd; mkdir /etc/systemd/system"
+    )
+    try:
+        guest_on(site.cloud).join(launch.script(broker.gateway_key))
+        unit = site.cloud.run("cat", "/etc/systemd/system/isthmus-tunnel.service").stdout
+    finally:
+        site.cloud.run("sh", "-c", "rm -r /run/systemd; umount /etc/systemd")
+    assert (tmp_path / "asked").read_text() == "daemon-reload\nenable -q isthmus-tunnel.service\n"
+    (start,) = [
+        line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart=")
+    ]
+    site.cloud.run("ip", "link", "del", "isthmus0")
+    site.cloud.run("rm", "-r", "/run/isthmus")
+    site.cloud.run(*start.split())
+    assert _pings(site.cloud, "10.10.1.20")
+    site.cloud.run("test", "-e", "/run/isthmus/enrolled")
+
+
+def test_an_image_without_wireguard_tools_fails_at_once(site: Any, guest_on: Any, broker: Any) -> None:
+    guest = guest_on(site.cloud, busybox=True)
+    guest.path = "/nowhere"
+    assert guest.join(broker.launch(14).script(keys.generate()[1]), check=False).returncode == 1
+
+
 def test_a_gateway_killed_while_it_enrols_a_vm_still_answers_it(
     site: Any, broker: Any, agent: Any, guest_on: Any
 ) -> None:
@@ -293,9 +370,7 @@ def test_another_key_of_the_same_launch_is_refused(site: Any, broker: Any, agent
         argv += ["-d", f'{{"public_key":"{key}"}}', "http://169.254.64.1:8775/v1/enrol"]
         return str(site.thief.run(*argv, check=False).stdout)
 
-    from vpn.keys import generate
-
-    first, second = generate()[1], generate()[1]
+    first, second = keys.generate()[1], keys.generate()[1]
     assert post(first) == "200"
     # The first asks again, as if its answer had been lost; another key is an intruder.
     assert post(first) == "200"

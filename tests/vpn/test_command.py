@@ -1,0 +1,67 @@
+"""``isthmus agent`` as it is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+import typer
+from typer.testing import CliRunner
+
+from vpn.command import agent
+from vpn.state import State
+
+
+@pytest.fixture
+def app() -> Iterator[typer.Typer]:
+    made = typer.Typer()
+    made.command()(agent)
+    yield made
+    # The command sends logs to its own standard error, which ends with it here.
+    structlog.reset_defaults()
+
+
+def _run(app: typer.Typer, *argv: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, list(argv))
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    return done.exit_code, done.output
+
+
+def test_what_is_missing_is_named(app: typer.Typer, tmp_path: Path) -> None:
+    code, said = _run(app, "--state", str(tmp_path))
+    assert code == 2
+    assert "--broker and --token-file are needed" in said
+
+
+@pytest.mark.parametrize("text", ["", "two words", "tökén"])
+def test_a_token_file_without_one_token_is_named(app: typer.Typer, tmp_path: Path, text: str) -> None:
+    token = tmp_path / "token"
+    token.write_text(text)
+    code, said = _run(
+        app, "--state", str(tmp_path / "s"), "--broker", "https://h:1", "--token-file", str(token)
+    )
+    assert code == 2
+    assert "does not hold one token" in said
+    assert not text or text not in said
+
+
+def test_a_missing_token_file_is_named(app: typer.Typer, tmp_path: Path) -> None:
+    code, said = _run(app, "--state", str(tmp_path), "--broker", "https://h:1", "--token-file", "/none")
+    assert (code, "cannot read the token file /none" in said) == (2, True)
+
+
+def test_a_bad_url_or_ca_is_named(app: typer.Typer, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("ist_x")
+    common = ["--state", str(tmp_path / "s"), "--token-file", str(token)]
+    assert _run(app, *common, "--broker", "h:1")[0] == 2
+    assert _run(app, *common, "--broker", "https://h:1", "--ca", "/none.pem")[0] == 2
+
+
+def test_a_second_agent_of_the_same_state_is_refused(app: typer.Typer, tmp_path: Path) -> None:
+    held = State(tmp_path)
+    held.lock()
+    code, said = _run(app, "--state", str(tmp_path), "--teardown")
+    assert (code, "another agent" in said) == (1, True)

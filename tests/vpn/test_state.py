@@ -1,0 +1,65 @@
+"""What an agent keeps on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vpn.plan import GatewaySpec, plan
+from vpn.state import State, StateError
+
+DOCUMENT = plan(GatewaySpec("gw", 1, ("10.10.2.0/24",)), [])
+
+
+def test_the_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    public = State(tmp_path / "new" / "state").public_key()
+    state = State(tmp_path / "new" / "state")
+    assert state.public_key() == public
+    assert state.key_file.stat().st_mode & 0o777 == 0o600
+    assert state.directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_damaged_key_is_named_and_not_replaced(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    state.key_file.write_text("half a k")
+    with pytest.raises(StateError, match=r"private\.key holds no WireGuard key"):
+        state.public_key()
+    assert state.key_file.read_text() == "half a k"
+
+
+def test_the_last_document_is_found_again(tmp_path: Path) -> None:
+    assert State(tmp_path).document() is None
+    State(tmp_path).save_document(DOCUMENT)
+    assert State(tmp_path).document() == DOCUMENT
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", DOCUMENT.to_json().replace("wg-isthmus", "wg; reboot")]
+)
+def test_a_document_that_cannot_be_applied_is_as_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "document.json").write_text(text)
+    assert State(tmp_path).document() is None
+
+
+def test_a_write_that_was_cut_short_leaves_the_old_text(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    state.write("x", "old")
+    (tmp_path / ".x.new").write_text("ne")
+    assert state.read("x") == "old"
+    state.write("x", "new")
+    assert state.read("x") == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_two_agents_do_not_share_a_directory(tmp_path: Path) -> None:
+    first = State(tmp_path)
+    first.lock()
+    with pytest.raises(StateError, match="another agent"):
+        State(tmp_path).lock()
+
+
+def test_a_place_that_is_no_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateError, match="cannot make state directory"):
+        State(tmp_path / "file" / "state")
