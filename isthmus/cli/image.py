@@ -31,7 +31,7 @@ def create(
     name: NewName,
     path: Annotated[
         str,
-        typer.Option("--path", help="The disk file, on the broker's machine below its images.import_dirs."),
+        typer.Option("--path", help="The disk file, on the broker's machine."),
     ],
     format: Annotated[str | None, typer.Option("--format", help="qcow2 (the default) or raw.")] = None,
     architecture: Annotated[str | None, typer.Option("--architecture", help="x86_64 by default.")] = None,

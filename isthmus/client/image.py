@@ -43,7 +43,7 @@ class Images(Collection[Image]):
         cmdline: str | None = None,
         sites: Mapping[str, str] | None = None,
     ) -> Image:
-        """Import a disk file that lies on the broker's machine, below its ``images.import_dirs``.
+        """Import a disk file that lies on the broker's machine,.
 
         ``format``: ``qcow2`` (the default) or ``raw``. With ``kernel`` and ``initrd`` (files there, too) the VM
         boots them directly. ``sites`` maps cloud sites to the image's id there (an AMI).

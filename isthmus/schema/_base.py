@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -21,3 +22,34 @@ class Request(BaseModel):
     """What a client asks. An unknown field is an error: a misspelt one must not be lost silently."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, data: Any) -> Any:
+        """Refuse what no database can hold, before it becomes a failure there."""
+        _check(data)
+        return data
+
+
+def _check(value: Any) -> None:
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise ValueError("a text may not hold a zero byte")
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValueError("a text may not hold half of a surrogate pair") from None
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("a number must be finite")
+    elif isinstance(value, int):
+        if abs(value) >= 1 << 63:
+            raise ValueError("a number must fit into 64 bits")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check(key)
+            _check(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check(item)

@@ -68,13 +68,13 @@ class PeerStatus(Request):
     """One peer as the gateway's WireGuard shows it; times in seconds since the epoch, 0 = never."""
 
     public_key: str
-    last_handshake: float = 0
-    rx_bytes: int = 0
-    tx_bytes: int = 0
+    last_handshake: float = Field(default=0, ge=0, lt=1 << 40)
+    rx_bytes: int = Field(default=0, ge=0, lt=1 << 63)
+    tx_bytes: int = Field(default=0, ge=0, lt=1 << 63)
 
 
 class AgentStatus(Request):
     """The agent's report after each change and once a minute."""
 
-    applied_generation: int
+    applied_generation: int = Field(ge=0, lt=1 << 31)
     peers: list[PeerStatus] = Field(default_factory=list)

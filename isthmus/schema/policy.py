@@ -36,7 +36,7 @@ class PolicyText(Request):
     """``name`` is the file's name, for the positions in errors."""
 
     text: str = Field(max_length=262_144)
-    name: str = "policy.yaml"
+    name: str = Field(default="policy.yaml", max_length=255)
 
 
 class Problem(Answer):

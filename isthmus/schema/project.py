@@ -18,9 +18,9 @@ class Quota(Answer):
 
 
 class QuotaSet(Request):
-    vms: int | None = Field(default=None, ge=0)
-    vcpus: int | None = Field(default=None, ge=0)
-    mem_mb: int | None = Field(default=None, ge=0)
+    vms: int | None = Field(default=None, ge=0, lt=1 << 31)
+    vcpus: int | None = Field(default=None, ge=0, lt=1 << 31)
+    mem_mb: int | None = Field(default=None, ge=0, lt=1 << 31)
 
 
 class Project(Answer):

@@ -31,7 +31,7 @@ class TokenCreate(Request):
     name: Name
     project: str | None = Field(default=None, description="Defaults to the caller's own.")
     role: Role = Role.MEMBER
-    expires_in_s: int | None = Field(default=None, ge=60)
+    expires_in_s: int | None = Field(default=None, ge=60, le=315_576_000, description="Ten years at most.")
 
 
 class TokenCreated(Answer):

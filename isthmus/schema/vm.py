@@ -147,5 +147,7 @@ class Why(Answer):
     runner_up: str | None = None
     runner_up_rank: float | None = None
     sites: list[SiteWhy] = Field(default_factory=list)
-    policy: list[str] = Field(default_factory=list, description="The burst policy's clauses with their values.")
+    policy: list[str] = Field(
+        default_factory=list, description="The burst policy's clauses with their values."
+    )
     admit: str = Field(default="", description="The smallest change that would admit a host.")

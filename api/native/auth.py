@@ -1,0 +1,40 @@
+"""Who asks: a bearer token becomes the broker's ``Actor``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from broker import token
+from broker.actor import Actor
+from broker.broker import Broker
+from broker.errors import Unauthenticated
+
+_bearer = HTTPBearer(
+    auto_error=False, description="A token as `isthmus init` or `isthmus token create` gives it."
+)
+
+
+def _broker(request: Request) -> Broker:
+    broker: Broker = request.app.state.broker
+    return broker
+
+
+TheBroker = Annotated[Broker, Depends(_broker)]
+
+
+def _actor(
+    broker: TheBroker, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Actor:
+    if credentials is None:
+        raise Unauthenticated(
+            "this needs a token",
+            hint="send `Authorization: Bearer ist_...`; `isthmus init` made the first one",
+        )
+    return token.authenticate(broker, credentials.credentials)
+
+
+Caller = Annotated[Actor, Depends(_actor)]
+"""The authenticated caller; what it may do is the broker's to say."""

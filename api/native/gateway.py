@@ -1,0 +1,63 @@
+"""``/v1/gateways``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from api.native.auth import Caller, TheBroker
+from api.native.paging import Limit, Ref, Token, cut
+from broker import gateway
+from broker.broker import Broker
+from broker.store import GatewayRow
+from isthmus import schema
+
+router = APIRouter(prefix="/v1/gateways", tags=["gateway"])
+
+
+@router.post("", status_code=201)
+def create_gateway(broker: TheBroker, caller: Caller, body: schema.GatewayCreate) -> schema.GatewayCreated:
+    """Add a gateway. The agent's token is answered this once. Admins only."""
+    row, secret = gateway.create(
+        broker, caller, name=body.name, site_ref=body.site, network_ref=body.network, endpoint=body.endpoint
+    )
+    return schema.GatewayCreated(gateway=_answer(broker, row, {}), token=secret)
+
+
+@router.get("")
+def list_gateways(
+    broker: TheBroker, caller: Caller, limit: Limit = 100, page: Token = None
+) -> schema.Page[schema.Gateway]:
+    """All gateways, by name."""
+    rows, following = cut(gateway.list_gateways(broker, caller), lambda row: (row.name,), limit, page)
+    counts = gateway.peer_counts(broker, caller)
+    return schema.Page(items=[_answer(broker, row, counts) for row in rows], next=following)
+
+
+@router.get("/{ref}")
+def get_gateway(broker: TheBroker, caller: Caller, ref: Ref) -> schema.Gateway:
+    """One gateway."""
+    row = gateway.get(broker, caller, ref)
+    return _answer(broker, row, gateway.peer_counts(broker, caller))
+
+
+@router.delete("/{ref}", status_code=204)
+def delete_gateway(broker: TheBroker, caller: Caller, ref: Ref) -> None:
+    """Remove a gateway without live peers. Admins only."""
+    gateway.delete(broker, caller, ref)
+
+
+def _answer(broker: Broker, row: GatewayRow, peers: dict[str, int]) -> schema.Gateway:
+    return schema.Gateway(
+        id=row.id,
+        name=row.name,
+        site=row.site.name,
+        network=row.network.name,
+        endpoint=row.endpoint,
+        state=gateway.state(broker, row),
+        public_key=row.public_key,
+        generation=row.generation,
+        applied_generation=row.applied_generation,
+        peers=peers.get(row.id, 0),
+        seen_at=row.seen_at,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,99 @@
+"""``/metrics``: Prometheus text. Requests are counted as they end; the broker's numbers are read when asked for."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, Request
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.native.auth import Caller, TheBroker
+from broker import status
+from broker.status import StatusView
+
+router = APIRouter(tags=["metrics"])
+
+
+class Requests:
+    """What the face was asked. One registry per app: two brokers in a process do not share numbers."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ["method", "route", "status"]
+        self.total = Counter(
+            "isthmus_http_requests", "Requests of the native API.", labels, registry=self.registry
+        )
+        self.seconds = Histogram(
+            "isthmus_http_request_seconds",
+            "From request to answer; long polls include their waiting.",
+            ["method", "route"],
+            registry=self.registry,
+        )
+
+
+class Counting:
+    """Counts each request under its route's template, so that ids do not multiply the series."""
+
+    def __init__(self, app: ASGIApp, requests: Requests) -> None:
+        self._app = app
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        status = 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            method = scope["method"] if route != "none" else "none"
+            self._requests.total.labels(method, route, status).inc()
+            self._requests.seconds.labels(method, route).observe(time.perf_counter() - begun)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={
+        200: {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    },
+)
+def get_metrics(request: Request, broker: TheBroker, caller: Caller) -> Response:
+    """The broker's and this face's numbers, as the caller may see them."""
+    view = status.status(broker, caller)
+    requests: Requests = request.app.state.requests
+    return Response(
+        generate_latest(requests.registry) + generate_latest(_gauges(view)), media_type=CONTENT_TYPE_LATEST
+    )
+
+
+def _gauges(view: StatusView) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    for name, text, value in (
+        ("isthmus_sites", "Sites.", view.sites),
+        ("isthmus_hosts", "Hosts, elastic ones included.", view.hosts),
+        ("isthmus_vms", "VMs that are not terminated.", view.vms),
+        ("isthmus_vms_waiting", "VMs that wait for a host.", view.queue),
+        ("isthmus_burst_open", "1 while the policy lets VMs burst.", view.burst == "open"),
+    ):
+        Gauge(name, text, registry=registry).set(value)
+    return registry

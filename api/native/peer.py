@@ -1,0 +1,48 @@
+"""``/v1/peers``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from api.native.auth import Caller, TheBroker
+from api.native.paging import Limit, Text, Token, cut
+from broker import peer
+from broker.store import PeerRow
+from isthmus import schema
+
+router = APIRouter(prefix="/v1/peers", tags=["peer"])
+
+
+@router.get("")
+def list_peers(
+    broker: TheBroker,
+    caller: Caller,
+    gateway: Text = None,
+    vm: Text = None,
+    limit: Limit = 100,
+    page: Token = None,
+) -> schema.Page[schema.Peer]:
+    """Burst VMs' ends of the tunnels, newest first; of one gateway (name or id), or of one VM (id)."""
+    rows, following = cut(
+        peer.list_peers(broker, caller, gateway_ref=gateway, vm_id=vm),
+        lambda row: (-row.created_at.timestamp(), row.id),
+        limit,
+        page,
+    )
+    return schema.Page(items=[_answer(row) for row in rows], next=following)
+
+
+def _answer(row: PeerRow) -> schema.Peer:
+    return schema.Peer(
+        id=row.id,
+        gateway=row.gateway.name,
+        vm=row.vm_id,
+        state=row.state,
+        address=row.address,
+        public_key=row.public_key,
+        expires_at=row.expires_at,
+        enrolled_at=row.enrolled_at,
+        last_handshake_at=row.last_handshake_at,
+        rx_bytes=row.rx_bytes,
+        tx_bytes=row.tx_bytes,
+    )

@@ -1,0 +1,59 @@
+"""``/v1/projects``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from api.native.auth import Caller, TheBroker
+from api.native.paging import Limit, Ref, Token, cut
+from broker import project
+from broker.store import ProjectRow
+from isthmus import schema
+
+router = APIRouter(prefix="/v1/projects", tags=["project"])
+
+
+@router.post("", status_code=201)
+def create_project(broker: TheBroker, caller: Caller, body: schema.ProjectCreate) -> schema.Project:
+    """Add a project. Admins only."""
+    return _answer(
+        project.create(
+            broker,
+            caller,
+            name=body.name,
+            quota_vms=body.quota.vms,
+            quota_vcpus=body.quota.vcpus,
+            quota_mem_mb=body.quota.mem_mb,
+        )
+    )
+
+
+@router.get("")
+def list_projects(
+    broker: TheBroker, caller: Caller, limit: Limit = 100, page: Token = None
+) -> schema.Page[schema.Project]:
+    """All projects for admins, their own for others; by name."""
+    rows, following = cut(project.list_projects(broker, caller), lambda row: (row.name,), limit, page)
+    return schema.Page(items=[_answer(row) for row in rows], next=following)
+
+
+@router.get("/{ref}")
+def get_project(broker: TheBroker, caller: Caller, ref: Ref) -> schema.Project:
+    """One project."""
+    return _answer(project.get(broker, caller, ref))
+
+
+@router.delete("/{ref}", status_code=204)
+def delete_project(broker: TheBroker, caller: Caller, ref: Ref) -> None:
+    """Remove a project that never had a VM. Admins only."""
+    project.delete(broker, caller, ref)
+
+
+def _answer(row: ProjectRow) -> schema.Project:
+    return schema.Project(
+        id=row.id,
+        name=row.name,
+        quota=schema.Quota(vms=row.quota_vms, vcpus=row.quota_vcpus, mem_mb=row.quota_mem_mb),
+        account=row.account,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,215 @@
+"""``/v1/vms``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+
+from api.native import operation
+from api.native.auth import Caller, TheBroker
+from api.native.paging import Limit, Ref, Text, Token, opened, sealed
+from broker import vm, why
+from broker.errors import InvalidRequest, NotFound
+from broker.store import OperationRow, VMRow
+from isthmus import schema
+
+router = APIRouter(prefix="/v1/vms", tags=["vm"])
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[\x21-\x7e]{1,255}$",
+        description="Two requests with the same key are one: the second gets the answer of the first.",
+    ),
+]
+Label = Annotated[list[str], Query(max_length=50, description="`key=value`; again for more: all must match.")]
+
+
+@router.post("", status_code=202)
+def create_vm(
+    broker: TheBroker, caller: Caller, body: schema.VMCreate, idempotency_key: IdempotencyKey = None
+) -> schema.VMOperation:
+    """Ask for a VM. It is `pending` until a host is found; the operation says where it stands."""
+    return _started(
+        vm.create(
+            broker,
+            caller,
+            name=body.name,
+            image_ref=body.image,
+            flavor_ref=body.flavor,
+            networks=body.networks,
+            address=body.address,
+            key_pair=body.key_pair,
+            user_data=body.user_data,
+            labels=body.labels,
+            requirements=body.requirements,
+            rank=body.rank,
+            token=idempotency_key,
+        )
+    )
+
+
+@router.get("")
+def list_vms(
+    broker: TheBroker,
+    caller: Caller,
+    name: Text = None,
+    state: schema.VMState | None = None,
+    site: Text = None,
+    label: Label = [],  # noqa: B006
+    all: Annotated[bool, Query(description="Terminated ones too.")] = False,
+    limit: Limit = 100,
+    page: Token = None,
+) -> schema.Page[schema.VM]:
+    """The project's VMs, oldest first."""
+    try:
+        rows = vm.list_vms(
+            broker,
+            caller,
+            name=name,
+            state=state,
+            site_ref=site,
+            labels=_labels(label),
+            include_terminated=all or state is schema.VMState.TERMINATED,
+            after=str(opened(page)[0]) if page else None,
+            limit=limit + 1,
+        )
+    except NotFound as error:
+        if error.noun == "vm":
+            raise InvalidRequest(
+                "this page token is none of this list", hint="start without `page`"
+            ) from None
+        raise
+    return schema.Page(
+        items=[answer(row) for row in rows[:limit]],
+        next=sealed((rows[limit - 1].id,)) if len(rows) > limit else None,
+    )
+
+
+@router.get("/{ref}")
+def get_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VM:
+    """One VM."""
+    return answer(vm.get(broker, caller, ref))
+
+
+@router.patch("/{ref}")
+def update_vm(broker: TheBroker, caller: Caller, ref: Ref, body: schema.VMUpdate) -> schema.VM:
+    """Replace a VM's labels."""
+    return answer(vm.set_labels(broker, caller, ref, body.labels))
+
+
+@router.delete("/{ref}", status_code=202)
+def delete_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
+    """Terminate a VM in whatever state it is. Deleting again changes nothing."""
+    return _started(vm.delete(broker, caller, ref))
+
+
+@router.post("/{ref}/start", status_code=202)
+def start_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
+    """Start a stopped VM."""
+    return _started(vm.start(broker, caller, ref))
+
+
+@router.post("/{ref}/stop", status_code=202)
+def stop_vm(
+    broker: TheBroker, caller: Caller, ref: Ref, body: schema.VMStop | None = None
+) -> schema.VMOperation:
+    """Ask a VM's guest to shut down, or pull the plug."""
+    return _started(vm.stop(broker, caller, ref, force=body is not None and body.force))
+
+
+@router.post("/{ref}/reboot", status_code=202)
+def reboot_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
+    """Reboot a running VM."""
+    return _started(vm.reboot(broker, caller, ref))
+
+
+@router.get("/{ref}/why")
+def explain_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.Why:
+    """Why a VM is where it is, or why it is nowhere."""
+    view = why.why(broker, caller, ref)
+    return schema.Why(
+        vm=view.vm.name,
+        placed=view.vm.host is not None,
+        summary=view.summary,
+        host=view.host,
+        rank=view.rank,
+        runner_up=view.runner_up,
+        runner_up_rank=view.runner_up_rank,
+        sites=[
+            schema.SiteWhy(
+                site=site.site,
+                hosts=site.hosts,
+                feasible=site.feasible,
+                terms=[
+                    schema.Term(text=t.text, refused=t.refused, undefined=t.undefined) for t in site.terms
+                ],
+                nearest=schema.NearestMiss(host=site.nearest.name, lacks=list(site.nearest.lacks))
+                if site.nearest
+                else None,
+                verdict=site.verdict,
+            )
+            for site in view.explanation.sites
+        ],
+        policy=list(view.policy),
+        admit=view.explanation.admit,
+    )
+
+
+@router.get("/{ref}/console")
+def read_console(broker: TheBroker, caller: Caller, ref: Ref) -> schema.Console:
+    """The newest part of a VM's serial console."""
+    return schema.Console(text=vm.console(broker, caller, ref))
+
+
+def answer(row: VMRow) -> schema.VM:
+    """A VM on the wire."""
+    return schema.VM(
+        id=row.id,
+        name=row.name,
+        project=row.project.name,
+        state=schema.VMState(row.state),
+        status_reason=row.status_reason,
+        image=row.image.name,
+        flavor=row.flavor,
+        vcpus=row.vcpus,
+        mem_mb=row.mem_mb,
+        disk_gb=row.disk_gb,
+        site=row.site.name if row.site else None,
+        host=row.host.name if row.host else None,
+        elastic=row.elastic,
+        nics=[
+            schema.NIC(
+                network=nic.subnet.network.name, subnet=nic.subnet.id, address=nic.address, mac=nic.mac
+            )
+            for nic in row.nics
+        ],
+        public_address=row.public_address,
+        key_pair=row.key_pair,
+        labels=row.labels,
+        requirements=row.requirements,
+        rank=row.rank,
+        provider_ref=row.provider_ref,
+        operation=row.operation_id,
+        created_at=row.created_at,
+        launched_at=row.launched_at,
+        enrolled_at=row.enrolled_at,
+        terminated_at=row.terminated_at,
+    )
+
+
+def _started(made: tuple[VMRow, OperationRow]) -> schema.VMOperation:
+    row, task = made
+    return schema.VMOperation(vm=answer(row), operation=operation.answer(task))
+
+
+def _labels(texts: list[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals or "\x00" in text:
+            raise InvalidRequest(f"label {text!r} is not key=value")
+        labels[key] = value
+    return labels

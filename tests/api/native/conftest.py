@@ -1,0 +1,135 @@
+"""The native API over a real broker on SQLite, with simulated sites and an engine of a few lines."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+import isthmus
+from api.native import create_app
+from broker import project, token
+from broker.actor import ADMIN, SYSTEM, Actor
+from broker.broker import Broker
+from broker.engine.drive import Driver
+from broker.sealing import Sealer
+from broker.settings import Settings
+from broker.store import Store
+
+
+class Threaded:
+    """An engine without durability: every submitted operation is driven in one background loop."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.driver = Driver(broker)
+        self._stopped = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def submit(self, operation_id: str) -> None:
+        if not self._stopped.is_set() and not self.driver.is_driving(operation_id):
+            asyncio.run_coroutine_threadsafe(self.driver.drive(operation_id, 60), self._loop)
+
+    def schedule(self, name: str, every_s: float, duty: Callable[[], None]) -> None:
+        raise AssertionError("no duties in these tests")
+
+    def start(self) -> None:
+        raise AssertionError("runs already")
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.driver.stop()
+        asyncio.run_coroutine_threadsafe(self._drain(), self._loop).result(20)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _drain(self) -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass
+class World:
+    """A broker, its face, and a way to ask it as somebody."""
+
+    broker: Broker
+    http: TestClient
+    tokens: dict[str, str]
+
+    def ask(
+        self, method: str, path: str, json: Any = None, *, role: str | None = "admin", **more: Any
+    ) -> Any:
+        headers = dict(more.pop("headers", {}))
+        if role is not None:
+            headers.setdefault("Authorization", f"Bearer {self.tokens[role]}")
+        if json is not None:
+            more["json"] = json
+        return self.http.request(method, path, headers=headers, **more)
+
+    def client(self, role: str = "admin") -> isthmus.Client:
+        """The SDK, on this broker without a socket."""
+        return isthmus.Client(
+            "http://testserver",
+            self.tokens[role],
+            transport=self.http._transport,
+            environ={"HOME": "/nowhere"},
+        )
+
+    def furnish(self) -> None:
+        """A site of two hosts, an image, a flavor and a network: all that a VM needs."""
+        client = self.client()
+        client.sites.create("campus", "simulated", options={"hosts": 2, "boot_s": 0})
+        client.flavors.create("small", vcpus=1, mem_mb=256, disk_gb=1)
+        client.networks.create("lan", "10.0.0.0/16").add_subnet("campus", "10.0.1.0/24")
+        client.images.create("tiny", str(self.broker.settings.data_dir / "tiny.raw"), format="raw")
+
+
+def make_world(folder: Path) -> Iterator[World]:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tiny.raw").write_bytes(b"\0" * 4096)
+    Sealer.create_file(folder / "key")
+    settings = Settings(data_dir=folder)
+    store = Store(settings.database_url)
+    store.upgrade()
+    broker = Broker(settings, store=store)
+    engine = Threaded(broker)
+    broker.engine = engine
+    home = project.create(broker, SYSTEM, name="default")
+    other = project.create(broker, SYSTEM, name="other")
+    first = Actor(project_id=home.id, role=ADMIN, name="first")
+    tokens = {
+        role: token.create(broker, first, name=role, project_ref=home.id, role=role)[1]
+        for role in ("admin", "member", "reader")
+    }
+    tokens["stranger"] = token.create(broker, first, name="stranger", project_ref=other.id, role="member")[1]
+    with TestClient(create_app(broker), raise_server_exceptions=False) as http:
+        yield World(broker, http, tokens)
+    engine.stop()
+    broker.close()
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world for tests that change nothing in it."""
+    yield from make_world(tmp_path_factory.mktemp("quiet") / "data")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    yield from make_world(tmp_path / "data")
+
+
+@pytest.fixture
+def furnished(world: World) -> World:
+    world.furnish()
+    return world

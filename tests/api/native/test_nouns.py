@@ -1,0 +1,172 @@
+"""Every other noun over the native API, through the SDK, on the real broker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import isthmus
+
+POLICY = """\
+version: 1
+placement:
+  rank: 'cpu_free'
+burst:
+  to: [cloud]
+  open: {any: ['local.cpu_used > 0.9']}
+  close: {all: ['local.cpu_used < 0.6'], for: 1m}
+"""
+
+
+def cloud(client: isthmus.Client) -> isthmus.Site:
+    types = {"t3.small": {"vcpus": 2, "mem_mb": 2048, "price_hour": 0.02}}
+    return client.sites.create(
+        "cloud", "simulated", options={"elastic": True, "zones": ["eu-1a"], "types": types}
+    )
+
+
+def test_a_site_shows_its_hosts_and_looks_again_when_asked(furnished: Any) -> None:
+    client = furnished.client()
+    site = client.sites.get("campus")
+    assert (site.kind, site.state, site.hosts) == ("simulated", "up", 2)
+    assert site.look().state == "up"
+    assert site.refresh().id == site.id
+    hosts = list(client.hosts.list(site="campus"))
+    assert len(hosts) == 2
+    assert hosts[0].vcpus_free == hosts[0].vcpus_total > 0
+    assert hosts[0].attributes["hypervisor"] == "simulated"
+    with pytest.raises(isthmus.NotFound):
+        list(client.hosts.list(site="nowhere"))
+
+
+def test_a_site_that_holds_nothing_of_ours_can_be_removed(world: Any) -> None:
+    client = world.client()
+    client.sites.create("spare", "simulated", options={"hosts": 1}).delete()
+    assert list(client.sites.list()) == []
+
+
+def test_a_site_that_does_not_answer_is_unavailable(world: Any) -> None:
+    fail = [{"method": "check", "error": "Unreachable", "message": "no route to host"}]
+    with pytest.raises(isthmus.Unavailable, match="no route to host"):
+        world.client().sites.create("far", "simulated", options={"hosts": 1, "fail": fail})
+
+
+def test_a_host_in_maintenance_takes_no_vm(furnished: Any) -> None:
+    client = furnished.client()
+    first, second = client.hosts.list()
+    assert first.maintenance().state == "maintenance"
+    vm = client.vms.create("web", "tiny", "small").wait_until("running", 30, poll=0.2)
+    assert vm.host == second.name
+    assert first.maintenance(False).state == "up"
+
+
+def test_a_host_of_a_cloud_is_found_by_a_name_with_a_slash(world: Any) -> None:
+    client = world.client()
+    cloud(client)
+    (host,) = client.hosts.list()
+    assert (host.name, host.elastic) == ("eu-1a/t3.small", True)
+    assert client.hosts.get("eu-1a/t3.small").id == host.id
+    assert host.maintenance().state == "maintenance"
+
+
+def test_an_image_is_copied_described_mapped_and_removed(furnished: Any) -> None:
+    client = furnished.client()
+    image = client.images.get("tiny")
+    assert (image.format, image.size_bytes, image.state) == ("raw", 4096, "available")
+    assert len(image.sha256) == 64
+    cloud(client)
+    assert image.map({"cloud": "ami-1"}).sites == {"cloud": "ami-1"}
+    assert image.map({}).sites == {}
+    image.delete()
+    assert list(client.images.list()) == []
+
+
+def test_an_image_in_use_stays(furnished: Any) -> None:
+    client = furnished.client()
+    client.vms.create("web", "tiny", "small")
+    with pytest.raises(isthmus.Conflict) as caught:
+        client.images.delete("tiny")
+    assert caught.value.code == "in_use"
+
+
+def test_a_network_has_a_subnet_per_site_and_counts_its_leases(furnished: Any) -> None:
+    client = furnished.client()
+    network = client.networks.get("lan")
+    (subnet,) = network.subnets
+    assert (subnet.site, subnet.cidr, subnet.gateway, subnet.leased) == (
+        "campus",
+        "10.0.1.0/24",
+        "10.0.1.1",
+        0,
+    )
+    vm = client.vms.create("web", "tiny", "small").wait_until("running", 30, poll=0.2)
+    assert network.refresh().subnets[0].leased == 1
+    with pytest.raises(isthmus.Conflict) as caught:
+        network.remove_subnet("campus")
+    assert caught.value.code == "in_use"
+    vm.delete().wait(30, poll=0.2)
+    client.networks.create("lab", "10.7.0.0/16").delete()
+
+
+def test_reserved_addresses_are_kept_from_vms(furnished: Any) -> None:
+    client = furnished.client()
+    client.networks.get("lan").remove_subnet("campus")
+    subnet = client.networks.add_subnet(
+        "lan", "campus", "10.0.2.0/24", reserved=["10.0.2.2-10.0.2.50", "10.0.2.60"]
+    )
+    assert subnet.reserved == ["10.0.2.2-10.0.2.50", "10.0.2.60"]
+    vm = client.vms.create("web", "tiny", "small").wait_until("running", 30, poll=0.2)
+    assert int((vm.address or "").rsplit(".", 1)[1]) > 50
+
+
+def test_a_policy_is_checked_applied_shown_and_versioned(furnished: Any) -> None:
+    client = furnished.client()
+    checked = client.policy.check(POLICY, "burst.yaml")
+    assert [(p.file, p.line) for p in checked.problems] == [("burst.yaml", 5)]
+    with pytest.raises(isthmus.InvalidRequest) as caught:
+        client.policy.apply(POLICY, "burst.yaml")
+    assert caught.value.code == "invalid_policy"
+    assert caught.value.details["problems"][0]["line"] == 5
+    cloud(client)
+    assert client.policy.check(POLICY).ok
+    policy = client.policy.apply(POLICY)
+    assert (policy.version, policy.burst, policy.applied_by) == (1, "closed", "admin")
+    assert [clause.text for clause in policy.open] == ["local.cpu_used > 0.9"]
+    assert policy.open[0].holds is False
+    assert client.policy.apply(POLICY + "# again\n").version == 2
+    assert [version.version for version in client.policy.versions()] == [2, 1]
+    assert client.policy.get().text.endswith("# again\n")
+    assert client.status().burst == "closed"
+
+
+def test_a_project_has_its_quota_and_account(world: Any) -> None:
+    client = world.client()
+    project = client.projects.create("lab", vms=3, vcpus=6)
+    assert (project.quota.vms, project.quota.vcpus, project.quota.mem_mb) == (3, 6, None)
+    assert len(project.account) == 12
+    assert {found.name for found in client.projects.list()} == {"default", "other", "lab"}
+    project.delete()
+    with pytest.raises(isthmus.NotFound):
+        client.projects.get("lab")
+    assert [found.name for found in world.client("member").projects.list()] == ["default"]
+
+
+def test_tokens_and_access_keys_are_made_and_revoked(world: Any) -> None:
+    client = world.client()
+    made = client.tokens.create("ci", role="reader", expires_in_s=3600)
+    assert made.token.expires_at is not None
+    assert "ci" in {token.name for token in client.tokens.list()}
+    made.token.delete()
+    assert "ci" not in {token.name for token in client.tokens.list()}
+    key = client.accesskeys.create(role="reader")
+    assert [found.id for found in client.accesskeys.list()] == [key.access_key.id]
+    key.access_key.delete()
+    assert list(client.accesskeys.list()) == []
+
+
+def test_the_status_counts_and_says_who_asks(furnished: Any) -> None:
+    status = furnished.client("reader").status()
+    assert (status.project, status.role) == ("default", "reader")
+    assert (status.sites, status.hosts, status.vms, status.queue, status.burst) == (1, 2, 0, 0, "off")
+    assert status.version == isthmus.__version__
