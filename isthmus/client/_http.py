@@ -84,10 +84,16 @@ class Connection:
         *,
         key: str | None = None,
         repeat: bool = True,
+        wait: float = 0,
     ) -> M:
-        """POST under an idempotency key: the caller's, or a fresh one. ``repeat=False`` sends it at most once."""
+        """POST under an idempotency key: the caller's, or a fresh one.
+
+        ``repeat=False``: it is not sent again once the broker may have seen it. ``wait``: how many seconds the
+        broker may take on top of the timeout.
+        """
         headers = {"Idempotency-Key": key or self._new_key()}
-        return self._parse(model, self._send("POST", path, body=body, headers=headers, repeat=repeat))
+        answer = self._send("POST", path, body=body, headers=headers, repeat=repeat, wait=wait)
+        return self._parse(model, answer)
 
     def put(self, model: type[M], path: str, body: BaseModel) -> M:
         """PUT."""

@@ -39,7 +39,7 @@ class Gateways(Collection[Gateway]):
         The answer's ``token`` is for ``isthmus agent`` on that machine.
         """
         body = ask(schema.GatewayCreate, name=name, site=site, network=network, endpoint=endpoint)
-        return self._http.post(GatewayCreated, self._path, body)
+        return self._http.post(GatewayCreated, self._path, body, repeat=False)
 
     def get(self, ref: str) -> Gateway:
         """One gateway."""

@@ -8,6 +8,9 @@ from typing import Self
 from isthmus import schema
 from isthmus.client._resource import Bound, Collection, ask
 
+COPY_S = 1800.0
+"""How long a broker may take to copy an image, on top of the client's timeout."""
+
 
 class Image(Bound, schema.Image):
     """A disk image that VMs are cloned from."""
@@ -59,7 +62,7 @@ class Images(Collection[Image]):
             cmdline=cmdline,
             sites=sites,
         )
-        return self._http.post(Image, self._path, body)
+        return self._http.post(Image, self._path, body, repeat=False, wait=COPY_S)
 
     def get(self, ref: str) -> Image:
         """One image."""

@@ -8,6 +8,9 @@ from typing import Any, Self
 from isthmus import schema
 from isthmus.client._resource import Bound, Collection, ask
 
+SLOW_S = 90.0
+"""How long a broker may wait for a site's hosts before it answers, on top of the client's timeout."""
+
 
 class Site(Bound, schema.Site):
     """A site. Its credentials are never answered."""
@@ -54,7 +57,8 @@ class Sites(Collection[Site]):
             host_attributes=host_attributes,
             credentials=credentials,
         )
-        return self._http.post(Site, self._path, body)
+        # Not sent again: while it waits, the broker waits for the site.
+        return self._http.post(Site, self._path, body, repeat=False, wait=SLOW_S)
 
     def get(self, ref: str) -> Site:
         """One site."""
@@ -66,7 +70,7 @@ class Sites(Collection[Site]):
 
     def look(self, ref: str) -> Site:
         """Have the broker look at a site now."""
-        return self._http.post(Site, self._url(ref, "refresh"))
+        return self._http.post(Site, self._url(ref, "refresh"), repeat=False, wait=SLOW_S)
 
     def delete(self, ref: str) -> None:
         """Remove a site from the broker. Refused while VMs of ours are on it."""
