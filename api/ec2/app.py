@@ -40,6 +40,7 @@ ACTIONS: dict[str, Action] = {
     "CreateTags": tag.create_tags,
     "DeleteKeyPair": keypair.delete_key_pair,
     "DeleteTags": tag.delete_tags,
+    "DescribeAddresses": network.describe_addresses,
     "DescribeAvailabilityZones": site.describe_availability_zones,
     "DescribeImages": image.describe_images,
     "DescribeInstanceStatus": vm.describe_instance_status,

@@ -10,7 +10,7 @@ from api.ec2.call import Call
 from api.ec2.fault import Fault, missing
 from broker import keypair
 from broker.actor import MEMBER
-from broker.errors import NotFound
+from broker.errors import InvalidRequest, NotFound
 from broker.store import KeyPairRow
 
 
@@ -45,7 +45,12 @@ def import_key_pair(call: Call) -> dict[str, Any]:
     call.refuse(["TagSpecifications"])
     call.actor.require(MEMBER)
     call.proceed()
-    row = keypair.create(call.broker, call.actor, name=call.params["KeyName"], public_key=text)
+    try:
+        row = keypair.create(call.broker, call.actor, name=call.params["KeyName"], public_key=text)
+    except InvalidRequest as error:
+        raise Fault(
+            "InvalidKey.Format", f"Key is not in valid OpenSSH public key format: {error.hint}"
+        ) from error
     return {"KeyFingerprint": _fingerprint(row), "KeyName": row.name, "Tags": []}
 
 

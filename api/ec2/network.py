@@ -74,6 +74,17 @@ def describe_subnets(call: Call) -> dict[str, Any]:
     return {"Subnets": some, "NextToken": token}
 
 
+def describe_addresses(call: Call) -> dict[str, Any]:
+    """DescribeAddresses: there are no Elastic IP addresses (libcloud asks for them whenever it lists nodes)."""
+    for given in call.params.get("PublicIps", ()):
+        raise Fault("InvalidAddress.NotFound", f"Address '{given}' not found.")
+    for given in call.params.get("AllocationIds", ()):
+        raise Fault("InvalidAllocationID.NotFound", f"The allocation ID '{given}' does not exist")
+    filters.matcher(call.params.get("Filters", ()), _ADDRESS_FIELDS, lambda _: {})
+    call.proceed()
+    return {"Addresses": []}
+
+
 def _vpc(call: Call, row: NetworkRow, *, default: bool) -> dict[str, Any]:
     digits = row.id.partition("-")[2]
     return {
@@ -148,4 +159,19 @@ _SUBNET_FIELDS: filters.Fields[dict[str, Any]] = {
     "subnet-arn": lambda item: (item["SubnetArn"],),
     "subnet-id": lambda item: (item["SubnetId"],),
     "vpc-id": lambda item: (item["VpcId"],),
+}
+
+_ADDRESS_FIELDS: filters.Fields[dict[str, Any]] = {
+    name: lambda item: ()
+    for name in (
+        "allocation-id",
+        "association-id",
+        "domain",
+        "instance-id",
+        "network-border-group",
+        "network-interface-id",
+        "network-interface-owner-id",
+        "private-ip-address",
+        "public-ip",
+    )
 }

@@ -410,6 +410,12 @@ class _View:
             self.network = self.subnet = self.address = ""
 
     @property
+    def public_address(self) -> str | None:
+        """The address from outside, where it has one besides those of its subnets."""
+        known = self.row.public_address
+        return None if known in {nic.address for nic in self.row.nics} else known
+
+    @property
     def reason(self) -> tuple[str, str]:
         """StateReason: (code, message)."""
         row, words = self.row, self.row.status_reason
@@ -470,7 +476,7 @@ class _View:
             "SubnetId": ids.to_ec2(self.subnet) if self.subnet else None,
             "VpcId": ids.to_ec2(self.network) if self.network else None,
             "PrivateIpAddress": self.address or None,
-            "PublicIpAddress": row.public_address,
+            "PublicIpAddress": self.public_address or None,
         }
 
     def interfaces(self) -> list[dict[str, Any]]:
@@ -537,7 +543,7 @@ _FIELDS: filters.Fields[_View] = {
     "instance-state-code": lambda view: (str(view.state[0]),),
     "instance-state-name": lambda view: (view.state[1],),
     "instance-type": lambda view: (view.row.flavor,),
-    "ip-address": lambda view: _some(view.row.public_address),
+    "ip-address": lambda view: _some(view.public_address),
     "key-name": lambda view: _some(view.row.key_pair),
     "launch-index": lambda view: (str(view.index),),
     "launch-time": lambda view: (format_time(view.row.launched_at or view.row.created_at),),

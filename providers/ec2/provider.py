@@ -35,8 +35,6 @@ CONSOLE_BYTES = 65_536
 SETTLE_S = 60.0
 """How long EC2 may not show an instance that it has just made ("Eventual consistency", EC2 Developer Guide)."""
 
-_GONE = ("shutting-down", "terminated")
-
 
 class Ec2Provider:
     """Drives one region of EC2, or of anything that speaks its Query API (another Isthmus, for one).
@@ -142,9 +140,9 @@ class Ec2Provider:
     # -- VMs ---------------------------------------------------------------------------------------------------
 
     def list_vms(self) -> Listing:
-        """Every instance of the region, strangers' and terminated ones (shown for about an hour) included."""
+        """Every instance of the region, strangers' included; of a VM of ours that is gone its last instance."""
         sizes = self._sizes()
-        reports = [vm.report(instance, sizes) for instance in self._instances()]
+        reports = [vm.report(instance, sizes) for instance in vm.current(self._instances())]
         hosts = {report.host for report in reports}
         if known := self._flavors.known():
             hosts.update(vm.host_name(zone, name) for zone, name in known.offers)
@@ -164,7 +162,7 @@ class Ec2Provider:
         token = request["ClientToken"]
         sizes = self._sizes()
         found = vm.newest_live(self._marked(spec.id), token)
-        if found is not None and found["State"]["Name"] not in _GONE:
+        if found is not None and found["State"]["Name"] not in vm.GONE:
             return vm.report(found, sizes)
         if self._options.quota_vcpus is None:
             return vm.report(self._launch(request, spec), sizes)
@@ -193,7 +191,7 @@ class Ec2Provider:
             for instance in self._instances(
                 [{"Name": f"tag:{vm.BROKER_TAG}", "Values": [self._context.broker_id]}]
             )
-            if instance["State"]["Name"] not in (*_GONE, "stopped")
+            if instance["State"]["Name"] not in (*vm.GONE, "stopped")
         )
         wanted = sizes.get(vm.split_host(spec.host)[1], (spec.vcpus, 0))[0]
         if used + wanted > quota:
@@ -233,7 +231,7 @@ class Ec2Provider:
             if error.code not in ("IncorrectInstanceState", "IncorrectState"):
                 raise
             instance = self._by_ref(ref)
-            if instance is None or instance["State"]["Name"] in _GONE:
+            if instance is None or instance["State"]["Name"] in vm.GONE:
                 raise NotFound(f"{self._context.site_name}: {ref} is terminated", code=error.code) from error
             raise
 
@@ -253,7 +251,7 @@ class Ec2Provider:
                 doomed[ref] = instance
             elif ref in self._launched_lately():
                 doomed[ref] = {"State": {"Name": "pending"}}
-        live = sorted(name for name, instance in doomed.items() if instance["State"]["Name"] not in _GONE)
+        live = sorted(name for name, instance in doomed.items() if instance["State"]["Name"] not in vm.GONE)
         for name in live:
             try:
                 self._client.call("terminate_instances", InstanceIds=[name])

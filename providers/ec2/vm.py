@@ -23,6 +23,7 @@ _STATES = {
     "shutting-down": VMState.TERMINATING,
     "terminated": VMState.TERMINATED,
 }
+GONE = ("shutting-down", "terminated")
 _EXPECTED_REASONS = frozenset({"Client.UserInitiatedShutdown", "Client.InstanceInitiatedShutdown", "pending"})
 _TAG_VALUE_LIMIT = 256
 _TAGS_LIMIT = 50
@@ -59,15 +60,38 @@ def report(instance: Mapping[str, Any], sizes: Mapping[str, tuple[int, int]]) ->
     return VMReport(
         ref=instance["InstanceId"],
         host=host_name(str(instance.get("Placement", {}).get("AvailabilityZone", "")), instance_type),
-        state=_STATES.get(instance.get("State", {}).get("Name", ""), VMState.ERROR),
+        state=_state(instance),
         name=tags.get("Name", ""),
         vm_id=vm_id,
         broker_id=broker_id,
         reason=_reason(instance),
-        address=str(instance.get("PublicIpAddress") or instance.get("PrivateIpAddress") or ""),
+        address=str(instance.get("PublicIpAddress") or ""),
         vcpus=vcpus,
         mem_mb=mem_mb,
     )
+
+
+def _state(instance: Mapping[str, Any]) -> VMState:
+    state = _STATES.get(instance.get("State", {}).get("Name", ""), VMState.ERROR)
+    failed = (instance.get("StateReason") or {}).get("Code") == "Server.InternalError"
+    # An Isthmus as cloud says so of a VM that failed; EC2 terminates such an instance.
+    return VMState.ERROR if state == VMState.STOPPED and failed else state
+
+
+def current(instances: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The instances without the gone ones of VMs that were launched again, or never were ours."""
+    found = list(instances)
+    live = {tags_of(instance).get(VM_TAG) for instance in found if instance["State"]["Name"] not in GONE}
+    newest: dict[str, Mapping[str, Any]] = {}
+    kept: list[Mapping[str, Any]] = []
+    for instance in found:
+        vm_id = tags_of(instance).get(VM_TAG, "")
+        if instance["State"]["Name"] not in GONE:
+            kept.append(instance)
+        elif vm_id and vm_id not in live:
+            known = newest.get(vm_id)
+            newest[vm_id] = instance if known is None else newest_live((known, instance)) or instance
+    return [*kept, *newest.values()]
 
 
 def _reason(instance: Mapping[str, Any]) -> str:
@@ -139,7 +163,7 @@ def newest_live(instances: Iterable[Mapping[str, Any]], token: str = "") -> Mapp
     """Of several instances with one VM's marks the one that counts: alive before gone, then our launch's, then the newest."""
 
     def order(instance: Mapping[str, Any]) -> tuple[bool, bool, str]:
-        alive = instance["State"]["Name"] not in ("shutting-down", "terminated")
+        alive = instance["State"]["Name"] not in GONE
         ours = bool(token) and instance.get("ClientToken", "") == token
         return alive, ours, str(instance.get("LaunchTime", ""))
 

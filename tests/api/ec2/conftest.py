@@ -1,0 +1,175 @@
+"""A broker on simulated hosts with the EC2 face on a loopback port, and clients of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import uvicorn
+from botocore.config import Config
+
+from api.ec2 import create_app
+from broker import accesskey, flavor, image, keypair, network, project, site
+from broker.actor import SYSTEM, Actor
+from broker.broker import Broker
+from broker.engine.drive import Driver
+from broker.sealing import Sealer
+from broker.settings import Settings
+from broker.store import Store
+from providers.simulated import SimulatedProvider
+
+REGION = "lab-1"
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDMmqOD3D8j3yqXBEVAhcYSg4+sZaMS8uQd+pZ0Q0F0g me@example"
+
+
+class Loop:
+    """An engine without durability: drives what is submitted, in an event loop of its own."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._driver = Driver(broker)
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(8))
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def submit(self, operation_id: str) -> None:
+        asyncio.run_coroutine_threadsafe(self._driver.drive(operation_id, 600), self._loop)
+
+    def schedule(self, name: str, every_s: float, duty: Callable[[], None]) -> None:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        self._driver.stop()
+
+        async def cancel() -> None:
+            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await asyncio.get_running_loop().shutdown_default_executor()
+
+        asyncio.run_coroutine_threadsafe(cancel(), self._loop).result(30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@dataclass
+class Face:
+    """The face, a project's key to it, and what stands behind it."""
+
+    broker: Broker
+    actor: Actor
+    account: str
+    endpoint: str
+    port: int
+    key: str
+    secret: str
+    ami: str
+
+    def client(self, key: str = "", secret: str = "", region: str = REGION) -> Any:
+        return boto3.session.Session().client(
+            "ec2",
+            endpoint_url=self.endpoint,
+            region_name=region,
+            aws_access_key_id=key or self.key,
+            aws_secret_access_key=secret or self.secret,
+            config=Config(retries={"total_max_attempts": 1}, ignore_configured_endpoint_urls=True),
+        )
+
+
+@pytest.fixture(scope="module")
+def face(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Face]:
+    folder = tmp_path_factory.mktemp("face")
+    Sealer.create_file(folder / "key")
+    settings = Settings(data_dir=folder, ec2={"region": REGION})
+    store = Store(settings.database_url)
+    store.upgrade()
+    broker = Broker(settings, store=store, kinds={"simulated": lambda: SimulatedProvider})
+    owner = project.create(broker, SYSTEM, name="default")
+    actor = Actor(project_id=owner.id, role="admin", name="test")
+    hosts = {"hosts": 4, "attributes": {"cpu_total": 64, "mem_total_mb": 262144}}
+    site.create(broker, SYSTEM, name="campus", kind="simulated", options=hosts)
+    site.create(
+        broker, SYSTEM, name="annex", kind="simulated", options={"hosts": 1, "attributes": {"cpu_total": 1}}
+    )
+    for name, vcpus, mem_mb in (("t3.nano", 1, 512), ("t3.small", 2, 2048), ("huge", 128, 1024)):
+        flavor.create(broker, SYSTEM, name=name, vcpus=vcpus, mem_mb=mem_mb, disk_gb=10)
+    net = network.create(broker, SYSTEM, name="lan", cidr="10.10.0.0/16")
+    network.add_subnet(broker, SYSTEM, net.id, site_ref="campus", cidr="10.10.1.0/24")
+    network.add_subnet(broker, SYSTEM, net.id, site_ref="annex", cidr="10.10.2.0/24")
+    disk = folder / "tiny.raw"
+    disk.write_bytes(b"\0" * 1024)
+    row = image.create(broker, SYSTEM, name="tiny", path=str(disk), format="raw")
+    keypair.create(broker, actor, name="me", public_key=PUBLIC_KEY)
+    key, secret = accesskey.create(broker, actor, role="member")
+    engine = Loop(broker)
+    broker.engine = engine
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(broker), log_config=None, lifespan="off", timeout_graceful_shutdown=2)
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield Face(
+            broker=broker,
+            actor=Actor(project_id=owner.id, role="member", name=key.id),
+            account=owner.account,
+            endpoint=f"http://127.0.0.1:{port}",
+            port=port,
+            key=key.id,
+            secret=secret,
+            ami=row.id.replace("img-", "ami-"),
+        )
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listening.close()
+        broker.engine = None
+        engine.stop()
+        broker.close()
+
+
+@pytest.fixture(scope="module")
+def ec2(face: Face) -> Any:
+    return face.client()
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """What the condition gives when it is true at last."""
+    until = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < until, "it did not come true in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    return wait_until

@@ -1,0 +1,214 @@
+"""Regions, zones, instance types, images, VPCs, subnets, key pairs and tags through boto3."""
+
+from __future__ import annotations
+
+import pytest
+from botocore.exceptions import ClientError
+
+from broker import site, vm
+from broker.actor import SYSTEM
+
+
+def refusal(call, **given):
+    with pytest.raises(ClientError) as caught:
+        call(**given)
+    return caught.value.response["Error"]["Code"]
+
+
+def only(name, *values):
+    return [{"Name": name, "Values": list(values)}]
+
+
+@pytest.fixture
+def instance(face, ec2):
+    answer = ec2.run_instances(ImageId=face.ami, InstanceType="t3.nano", MinCount=1, MaxCount=1)
+    name = answer["Instances"][0]["InstanceId"]
+    yield name
+    ec2.terminate_instances(InstanceIds=[name])
+
+
+# -- regions and zones -----------------------------------------------------------------------------------------
+
+
+def test_the_broker_is_one_region(face, ec2):
+    (region,) = ec2.describe_regions()["Regions"]
+    assert region["RegionName"] == "lab-1"
+    assert region["Endpoint"] == f"127.0.0.1:{face.port}"
+    assert ec2.describe_regions(RegionNames=["lab-1"], AllRegions=True)["Regions"] == [region]
+    assert ec2.describe_regions(Filters=only("region-name", "x*"))["Regions"] == []
+    assert refusal(ec2.describe_regions, RegionNames=["us-east-1"]) == "InvalidParameterValue"
+
+
+def test_sites_of_hosts_are_zones_and_clouds_are_not(face, ec2):
+    types = {"c1": {"vcpus": 1, "mem_mb": 512, "price_hour": 0.1}}
+    cloud = {"elastic": True, "zones": ["z1"], "types": types}
+    site.create(face.broker, SYSTEM, name="rented", kind="simulated", options=cloud)
+    try:
+        zones = ec2.describe_availability_zones()["AvailabilityZones"]
+        assert [zone["ZoneName"] for zone in zones] == ["annex", "campus"]
+        assert {zone["State"] for zone in zones} == {"available"}
+        assert {zone["RegionName"] for zone in zones} == {"lab-1"}
+        offers = ec2.describe_instance_type_offerings(LocationType="availability-zone")[
+            "InstanceTypeOfferings"
+        ]
+        assert "rented" not in {offer["Location"] for offer in offers}
+    finally:
+        site.delete(face.broker, SYSTEM, "rented")
+    (zone,) = ec2.describe_availability_zones(ZoneNames=["annex"])["AvailabilityZones"]
+    assert ec2.describe_availability_zones(ZoneIds=[zone["ZoneId"]])["AvailabilityZones"] == [zone]
+    assert refusal(ec2.describe_availability_zones, ZoneNames=["annex", "mars"]) == "InvalidParameterValue"
+
+
+# -- instance types --------------------------------------------------------------------------------------------
+
+
+def test_flavors_are_instance_types(ec2):
+    types = {item["InstanceType"]: item for item in ec2.describe_instance_types()["InstanceTypes"]}
+    assert set(types) == {"t3.nano", "t3.small", "huge"}
+    assert types["t3.small"]["VCpuInfo"]["DefaultVCpus"] == 2
+    assert types["t3.small"]["MemoryInfo"]["SizeInMiB"] == 2048
+    assert types["t3.small"]["ProcessorInfo"]["SupportedArchitectures"] == ["x86_64"]
+    (one,) = ec2.describe_instance_types(InstanceTypes=["huge"])["InstanceTypes"]
+    assert one == types["huge"]
+    filtered = ec2.describe_instance_types(Filters=only("instance-type", "t3.*"))["InstanceTypes"]
+    assert [item["InstanceType"] for item in filtered] == ["t3.nano", "t3.small"]
+    assert refusal(ec2.describe_instance_types, InstanceTypes=["huge", "x"]) == "InvalidInstanceType"
+    assert refusal(ec2.describe_instance_types, MaxResults=101) == "InvalidParameterValue"
+
+
+def test_a_type_is_offered_where_a_host_is_large_enough(ec2):
+    def offers(**given):
+        answer = ec2.describe_instance_type_offerings(**given)["InstanceTypeOfferings"]
+        return [(offer["InstanceType"], offer["Location"]) for offer in answer]
+
+    assert offers() == [("t3.nano", "lab-1"), ("t3.small", "lab-1")]
+    assert offers(LocationType="availability-zone") == [
+        ("t3.nano", "annex"),
+        ("t3.nano", "campus"),
+        ("t3.small", "campus"),
+    ]
+    assert offers(LocationType="availability-zone", Filters=only("location", "annex")) == [
+        ("t3.nano", "annex")
+    ]
+    assert offers(LocationType="outpost") == []
+
+
+# -- images ----------------------------------------------------------------------------------------------------
+
+
+def test_the_catalogue_is_ones_own_and_public(face, ec2):
+    (image,) = ec2.describe_images()["Images"]
+    assert (image["ImageId"], image["Name"], image["State"]) == (face.ami, "tiny", "available")
+    assert image["OwnerId"] == face.account
+    for given in (
+        {"ImageIds": [face.ami]},
+        {"Owners": ["self"]},
+        {"Owners": [face.account]},
+        {"Filters": only("name", "ti*")},
+        {"Filters": only("is-public", "true")},
+        {"Filters": only("architecture", "x86_64")},
+    ):
+        assert ec2.describe_images(**given)["Images"] == [image]
+    for given in ({"Owners": ["amazon"]}, {"Filters": only("name", "Tiny")}, {"Filters": only("tag:a", "b")}):
+        assert ec2.describe_images(**given)["Images"] == []
+    assert refusal(ec2.describe_images, ImageIds=["ami-00000000000000000"]) == "InvalidAMIID.NotFound"
+    assert refusal(ec2.describe_images, ImageIds=["tiny"]) == "InvalidAMIID.Malformed"
+
+
+# -- networks --------------------------------------------------------------------------------------------------
+
+
+def test_networks_are_vpcs_with_a_subnet_per_zone(ec2):
+    (vpc,) = ec2.describe_vpcs()["Vpcs"]
+    assert (vpc["CidrBlock"], vpc["IsDefault"]) == ("10.10.0.0/16", True)
+    assert vpc["Tags"] == [{"Key": "Name", "Value": "lan"}]
+    assert ec2.describe_vpcs(VpcIds=[vpc["VpcId"]], Filters=[])["Vpcs"] == [vpc]
+    subnets = ec2.describe_subnets(Filters=only("vpc-id", vpc["VpcId"]))["Subnets"]
+    assert {s["AvailabilityZone"]: s["CidrBlock"] for s in subnets} == {
+        "campus": "10.10.1.0/24",
+        "annex": "10.10.2.0/24",
+    }
+    (annex,) = ec2.describe_subnets(Filters=only("availability-zone", "annex"))["Subnets"]
+    assert annex["AvailableIpAddressCount"] <= 253
+    assert ec2.describe_subnets(SubnetIds=[annex["SubnetId"]])["Subnets"] == [annex]
+    assert refusal(ec2.describe_subnets, SubnetIds=["subnet-00000000000000000"]) == "InvalidSubnetID.NotFound"
+    assert refusal(ec2.describe_vpcs, VpcIds=["vpc-00000000000000000"]) == "InvalidVpcID.NotFound"
+
+
+def test_there_are_no_elastic_addresses(ec2):
+    assert ec2.describe_addresses(Filters=only("instance-id", "i-1"))["Addresses"] == []
+    assert refusal(ec2.describe_addresses, PublicIps=["203.0.113.9"]) == "InvalidAddress.NotFound"
+    assert refusal(ec2.describe_addresses, AllocationIds=["eipalloc-1"]) == "InvalidAllocationID.NotFound"
+
+
+# -- key pairs -------------------------------------------------------------------------------------------------
+
+
+def test_a_public_key_is_imported_shown_and_forgotten(ec2):
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    line = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    made = ec2.import_key_pair(KeyName="new", PublicKeyMaterial=line)
+    (shown,) = ec2.describe_key_pairs(KeyNames=["new"], IncludePublicKey=True)["KeyPairs"]
+    assert shown["KeyFingerprint"] == made["KeyFingerprint"]
+    assert shown["KeyType"] == "ed25519"
+    assert shown["PublicKey"] == line.decode()
+    assert refusal(ec2.import_key_pair, KeyName="new", PublicKeyMaterial=line) == "InvalidKeyPair.Duplicate"
+    ec2.delete_key_pair(KeyName="new")
+    ec2.delete_key_pair(KeyName="new")
+    assert refusal(ec2.describe_key_pairs, KeyNames=["new"]) == "InvalidKeyPair.NotFound"
+    assert refusal(ec2.import_key_pair, KeyName="new", PublicKeyMaterial=b"no key") == "InvalidKey.Format"
+
+
+# -- tags ------------------------------------------------------------------------------------------------------
+
+
+def test_any_tag_survives_the_way_there_and_back(face, ec2, instance):
+    tags = {
+        "isthmus:broker": "b-1",
+        "Kürzel/ünï cöde": "ß <&>\"' ",
+        "empty": "",
+        "x" * 128: "y" * 256,
+        "a.b:c/d=e+f-g@h": "*?\\",
+    }
+    ec2.create_tags(Resources=[instance], Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
+    shown = ec2.describe_tags(Filters=only("resource-id", instance))["Tags"]
+    assert {tag["Key"]: tag["Value"] for tag in shown} == tags
+    assert {tag["ResourceType"] for tag in shown} == {"instance"}
+    row = vm.get(face.broker, face.actor, instance.replace("i-", "vm-"))
+    assert {key: value for key, value in row.labels.items() if not key.startswith("aws:")} == tags
+    (one,) = ec2.describe_tags(Filters=[*only("key", "emp*"), *only("resource-id", instance)])["Tags"]
+    assert one["Value"] == ""
+    found = ec2.describe_instances(Filters=only("tag:a.b:c/d=e+f-g@h", "\\*\\?\\\\"))["Reservations"]
+    assert found[0]["Instances"][0]["InstanceId"] == instance
+
+
+def test_tags_are_replaced_and_deleted(ec2, instance):
+    def tags():
+        shown = ec2.describe_tags(Filters=only("resource-id", instance))["Tags"]
+        return {tag["Key"]: tag["Value"] for tag in shown}
+
+    ec2.create_tags(Resources=[instance], Tags=[{"Key": key, "Value": "1"} for key in "abc"])
+    ec2.create_tags(Resources=[instance], Tags=[{"Key": "a", "Value": "2"}])
+    assert tags() == {"a": "2", "b": "1", "c": "1"}
+    ec2.delete_tags(Resources=[instance], Tags=[{"Key": "a", "Value": "1"}, {"Key": "b"}])
+    assert tags() == {"a": "2", "c": "1"}
+    ec2.delete_tags(Resources=[instance])
+    assert tags() == {}
+
+
+def test_wrong_tags_are_refused(ec2, instance):
+    def tag(**given):
+        return refusal(
+            ec2.create_tags, **{"Resources": [instance], "Tags": [{"Key": "a", "Value": "b"}], **given}
+        )
+
+    assert tag(Resources=["i-00000000000000000"]) == "InvalidInstanceID.NotFound"
+    assert tag(Resources=["nonsense"]) == "InvalidID"
+    assert tag(Resources=["vpc-00000000000000000"]) == "UnsupportedOperation"
+    assert tag(Tags=[{"Key": "aws:x", "Value": "b"}]) == "InvalidParameterValue"
+    assert tag(Tags=[{"Key": "x" * 129, "Value": "b"}]) == "InvalidParameterValue"
+    assert tag(Tags=[{"Key": "a", "Value": "x" * 257}]) == "InvalidParameterValue"
+    assert tag(Tags=[{"Key": str(n), "Value": ""} for n in range(51)]) == "TagLimitExceeded"
+    assert tag(DryRun=True) == "DryRunOperation"
