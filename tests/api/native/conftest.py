@@ -94,7 +94,7 @@ class World:
         client.images.create("tiny", str(self.broker.settings.data_dir / "tiny.raw"), format="raw")
 
 
-def make_world(folder: Path) -> Iterator[World]:
+def worlds(folder: Path) -> Iterator[World]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny.raw").write_bytes(b"\0" * 4096)
     Sealer.create_file(folder / "key")
@@ -121,15 +121,21 @@ def make_world(folder: Path) -> Iterator[World]:
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A world for tests that change nothing in it."""
-    yield from make_world(tmp_path_factory.mktemp("quiet") / "data")
+    yield from worlds(tmp_path_factory.mktemp("quiet") / "data")
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    yield from make_world(tmp_path / "data")
+    yield from worlds(tmp_path / "data")
 
 
 @pytest.fixture
 def furnished(world: World) -> World:
     world.furnish()
     return world
+
+
+@pytest.fixture(scope="session")
+def make_world() -> Callable[[Path], Iterator[World]]:
+    """For fixtures of single modules."""
+    return worlds
