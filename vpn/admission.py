@@ -104,7 +104,8 @@ class Admissions:
         """Move on what time, handshakes (by public key) and newer documents decide; answers the newly spent."""
         spent: list[Admission] = []
         for id, admission in list(self._by_id.items()):
-            listed = any(peer.id == id for peer in document.peers)
+            # By key: the broker may give the node the bootstrap peer's id.
+            listed = any(peer.public_key == admission.bootstrap.public_key for peer in document.peers)
             newer = admission.granted is not None and document.generation >= admission.granted.generation
             if admission.spent:
                 if newer and not listed:

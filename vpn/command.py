@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -66,6 +67,8 @@ def agent(
         it = Agent(client=client, gateway=machine, state=directory, interface=interface)
         if not wan:
             _log.warning("no --wan: what comes in from the internet is not filtered")
+        elif wan not in [name for _, name in socket.if_nameindex()]:
+            _log.warning("there is no such interface (yet); the filter stands by name", wan=wan)
         if once:
             it.once()
             return

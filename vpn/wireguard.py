@@ -17,6 +17,9 @@ from vpn.run import CommandError, Run, run
 _ABSENT = ("No such device", "Protocol not supported", "Operation not supported")
 """What ``wg show`` says of an interface that is not there, and of one that is not WireGuard's."""
 
+_BATCH = 1000
+"""Peers in one command: some 130 bytes each, and a command line holds two megabytes."""
+
 
 @dataclass(frozen=True)
 class LivePeer:
@@ -62,19 +65,21 @@ class WireGuard:
         self._run(argv, "")
 
     def set_peers(self, interface: str, peers: Sequence[PeerEntry]) -> None:
-        """Add or change these peers and no others, in one command. An address that another peer owns moves over."""
-        argv = ["wg", "set", interface]
-        for peer in peers:
-            argv += ["peer", peer.public_key, "persistent-keepalive", str(peer.keepalive)]
-            argv += ["allowed-ips", ",".join(peer.allowed_ips)]
-        self._run(argv, "")
+        """Add or change these peers and no others. An address that another peer owns moves over in one step."""
+        for start in range(0, len(peers), _BATCH):
+            argv = ["wg", "set", interface]
+            for peer in peers[start : start + _BATCH]:
+                argv += ["peer", peer.public_key, "persistent-keepalive", str(peer.keepalive)]
+                argv += ["allowed-ips", ",".join(peer.allowed_ips)]
+            self._run(argv, "")
 
     def remove_peers(self, interface: str, public_keys: Sequence[str]) -> None:
-        """Remove these peers, in one command."""
-        argv = ["wg", "set", interface]
-        for key in public_keys:
-            argv += ["peer", key, "remove"]
-        self._run(argv, "")
+        """Remove these peers."""
+        for start in range(0, len(public_keys), _BATCH):
+            argv = ["wg", "set", interface]
+            for key in public_keys[start : start + _BATCH]:
+                argv += ["peer", key, "remove"]
+            self._run(argv, "")
 
 
 def parse_dump(text: str) -> LiveInterface:

@@ -239,7 +239,7 @@ class FakeBroker:
 
     def document(self) -> GatewayDocument:
         peers = [
-            PeerSpec(f"peer-{each.id}", "node", each.enrolled_key, each.address)
+            PeerSpec(each.id, "node", each.enrolled_key, each.address)
             if each.enrolled_key
             else PeerSpec(
                 each.id, "bootstrap", each.public, each.bootstrap_address, expires_at=each.expires_at
@@ -320,7 +320,7 @@ class FakeBroker:
             request.close_connection = True
             return None
         answer = {
-            "peer_id": f"peer-{launch.id}",
+            "peer_id": launch.id,
             "address": launch.address,
             "allowed_ips": ["10.10.0.0/16", "169.254.64.1/32"],
             "generation": generation,

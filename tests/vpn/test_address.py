@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpn.address import AddressError, contains, free_address, mac_of, overlapping
@@ -26,6 +26,7 @@ _ipv6_prefixes = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(_ipv4_prefixes(), st.lists(_ipv4_prefixes(), max_size=8))
 def test_prefixes_overlap_exactly_when_they_share_an_address(cidr: str, others: list[str]) -> None:
     def ends(text: str) -> tuple[int, int]:
@@ -37,11 +38,13 @@ def test_prefixes_overlap_exactly_when_they_share_an_address(cidr: str, others: 
     assert overlapping(cidr, others) == expected
 
 
+@settings(deadline=None)
 @given(_ipv4_prefixes(), _ipv4_prefixes())
 def test_overlap_is_mutual(a: str, b: str) -> None:
     assert bool(overlapping(a, [b])) == bool(overlapping(b, [a]))
 
 
+@settings(deadline=None)
 @given(_ipv4_prefixes(), _ipv6_prefixes)
 def test_the_two_families_never_overlap(four: str, six: str) -> None:
     assert overlapping(four, [six]) == []
@@ -61,6 +64,7 @@ def test_a_prefix_with_host_bits_is_refused_with_the_mend() -> None:
         overlapping("ten", [])
 
 
+@settings(deadline=None)
 @given(st.integers(24, 31), st.data())
 def test_every_host_address_is_given_out_once_and_then_the_subnet_is_full(
     length: int, data: st.DataObject
@@ -102,6 +106,7 @@ def test_a_wanted_free_address_is_given() -> None:
     assert free_address("10.0.0.0/24", {"10.0.0.7"}, "10.0.0.1", "10.0.0.8") == "10.0.0.8"
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4))
 def test_an_address_always_has_the_same_unicast_local_mac(address: object) -> None:
     mac = mac_of(str(address))

@@ -17,9 +17,10 @@ SOURCE = "169.254.64.5"
 _, BOOT = keys.generate()
 _, OWN = keys.generate()
 _, OTHER = keys.generate()
-GRANTED = Enrolled("n1", "10.10.2.5", ("10.10.0.0/16",), generation=3)
+GRANTED = Enrolled("b1", "10.10.2.5", ("10.10.0.0/16",), generation=3)
 BOOTSTRAP = PeerSpec("b1", "bootstrap", BOOT, SOURCE, expires_at=EXPIRES)
-NODE = PeerSpec("n1", "node", OWN, "10.10.2.5")
+# The broker keeps one row, and so one id, from bootstrap to node.
+NODE = PeerSpec("b1", "node", OWN, "10.10.2.5")
 
 
 def _document(generation: int, *peers: PeerSpec) -> GatewayDocument:
@@ -138,12 +139,12 @@ def test_a_refused_launch_may_try_another_key(book: Book) -> None:
 @pytest.mark.parametrize("source", ["169.254.64.6", "10.10.2.5", "::1", ""])
 def test_only_a_bootstrap_peers_own_address_may_ask(book: Book, source: str) -> None:
     with pytest.raises(EnrolmentRefused, match="no launch"):
-        book.admissions.ask(_document(4, BOOTSTRAP, replace(NODE, public_key=OTHER)), source, OWN, 1)
+        book.admissions.ask(_document(4, BOOTSTRAP, replace(NODE, id="n9", public_key=OTHER)), source, OWN, 1)
 
 
 def test_a_key_that_is_in_use_is_refused(book: Book) -> None:
     with pytest.raises(EnrolmentRefused, match="in use"):
-        book.admissions.ask(_document(4, BOOTSTRAP, NODE), SOURCE, OWN, 1)
+        book.admissions.ask(_document(4, BOOTSTRAP, replace(NODE, id="n9")), SOURCE, OWN, 1)
     with pytest.raises(EnrolmentRefused, match="in use"):
         book.admissions.ask(BEFORE, SOURCE, BOOT, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,16 @@ import structlog
 import typer
 from typer.testing import CliRunner
 
+from vpn import plan
+from vpn.admission import GRACE_S
+from vpn.bootstrap import KEEPALIVE_S
 from vpn.command import agent
 from vpn.state import State
 
 
 @pytest.fixture
 def app() -> Iterator[typer.Typer]:
-    made = typer.Typer()
+    made = typer.Typer(add_completion=False)
     made.command()(agent)
     yield made
     # The command sends logs to its own standard error, which ends with it here.
@@ -65,3 +69,25 @@ def test_a_second_agent_of_the_same_state_is_refused(app: typer.Typer, tmp_path:
     held.lock()
     code, said = _run(app, "--state", str(tmp_path), "--teardown")
     assert (code, "another agent" in said) == (1, True)
+
+
+def test_every_option_is_explained_in_the_docs(app: typer.Typer) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "tunnels.md").read_text(encoding="utf-8")
+    command = typer.main.get_command(app)
+    options = {name for each in command.params for name in each.opts if name.startswith("--")}
+    assert {"--broker", "--wan"} <= options
+    assert [name for name in sorted(options - {"--help"}) if f"| `{name}` |" not in page] == []
+
+
+def test_the_numbers_in_the_docs_are_those_in_the_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "tunnels.md").read_text(encoding="utf-8")
+    room = ip_network(plan.ENROLMENT_POOL).num_addresses - 3
+    for text in (
+        plan.ENROLMENT_POOL,
+        f"http://{plan.LINK_ADDRESS}:{plan.ENROLMENT_PORT}/v1/enrol",
+        f"MTU is {plan.DEFAULT_MTU} bytes",
+        f"room for {room:,} launches",
+        f"{GRACE_S:.0f} seconds after the answer",
+        f"each {KEEPALIVE_S} seconds",
+    ):
+        assert text in page

@@ -7,7 +7,7 @@ import random
 from ipaddress import ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpn.document import GatewayDocument
@@ -43,6 +43,7 @@ _peers = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(_peers, st.randoms())
 def test_the_order_of_rows_does_not_change_the_document(peers: list[PeerSpec], rng: random.Random) -> None:
     shuffled = list(peers)
@@ -50,6 +51,7 @@ def test_the_order_of_rows_does_not_change_the_document(peers: list[PeerSpec], r
     assert plan(GATEWAY, peers).to_json() == plan(GATEWAY, shuffled).to_json()
 
 
+@settings(deadline=None)
 @given(_peers)
 def test_each_peer_owns_one_address_of_its_own_kind(peers: list[PeerSpec]) -> None:
     document = plan(GATEWAY, peers)
@@ -63,6 +65,7 @@ def test_each_peer_owns_one_address_of_its_own_kind(peers: list[PeerSpec]) -> No
         assert any(net.subnet_of(ip_network(route)) for route in document.routes)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(_peers)
 def test_a_document_survives_its_json_and_has_no_problems(peers: list[PeerSpec]) -> None:
     document = plan(GATEWAY, peers)

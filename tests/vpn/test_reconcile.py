@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpn.document import GatewayDocument, PeerEntry
@@ -87,6 +87,7 @@ def _carry_out(
 DOCUMENT = plan(GatewaySpec("gw", 1, ("10.10.2.0/24",)), [])
 
 
+@settings(deadline=None)
 @given(_peer_lists, _peer_lists, _links, st.sampled_from([OWN, ""]), st.sampled_from([51820, 4]))
 def test_one_pass_makes_the_machine_as_wanted_and_a_second_has_nothing_to_do(
     wanted: list[PeerEntry], there: list[PeerEntry], link: LiveLink, key: str, port: int
@@ -99,6 +100,7 @@ def test_one_pass_makes_the_machine_as_wanted_and_a_second_has_nothing_to_do(
     assert not difference(DOCUMENT, wanted, OWN, wireguard, link)
 
 
+@settings(deadline=None)
 @given(_peer_lists)
 def test_peers_that_are_right_are_never_touched(peers: list[PeerEntry]) -> None:
     link = LiveLink(1420, True, frozenset(DOCUMENT.addresses), frozenset(DOCUMENT.routes))
