@@ -211,6 +211,12 @@ def test_burst_vms_leave_when_their_dwell_is_over_the_dearest_first_then_the_old
     assert found[-1].reason == "the burst is closed and the VM stayed 2h46m40s, its dwell of 20m is over"
 
 
+def test_burst_vm_stays_until_the_very_second_its_dwell_is_over() -> None:
+    vm = BurstVM("a", launched_at=100.0, vcpus=1)
+    assert leavers(POLICY, CLOSED, [vm], 1299.0) == []
+    assert [leaver.id for leaver in leavers(POLICY, CLOSED, [vm], 1300.0)] == ["a"]
+
+
 def test_nobody_leaves_while_the_policy_is_open_or_returns_never() -> None:
     assert leavers(POLICY, OPENED, VMS, 10_000.0) == []
     assert leavers(variant(**{"return": "never"}), CLOSED, VMS, 10_000.0) == []

@@ -112,6 +112,68 @@ def test_expression_has_the_documented_value_on_one_host_and_on_a_table(text: st
     assert score == value if isinstance(value, float) else math.isnan(score)
 
 
+MANY = [
+    {"name": "a", "site": "x", "n": 0, "m": 2, "l": ["a", "x"], "x": "a", "flag": True},
+    {"name": "b", "site": "b", "n": 3, "m": 0, "l": [], "x": 3, "flag": False},
+    {"name": "x", "n": -1.5, "m": 7, "l": ["b"], "x": ["x"]},
+    {"site": "a", "flag": True, "x": "z"},
+    {"name": "z", "site": "z", "n": 3, "m": 3, "l": ["z", "q"], "flag": False},
+    {},
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "n / m",
+        "1 / n",
+        "m % n",
+        "n / 0 > 1",
+        "n != m",
+        "!(n == m)",
+        "name == site",
+        "name != site",
+        "!(name < site)",
+        "name in l",
+        "!(site in l)",
+        "l == l",
+        "x == name",
+        "x != 3",
+        "x in l || l ~ x",
+        "name ~ site",
+        '(flag ? name : site) == "a"',
+        '(flag ? "q" : name) in ["q", "z"]',
+        "(flag ? l : x) ~ name",
+        "(flag ? n : x) > 1",
+        "size(flag ? l : name)",
+        "name in vm.zones",
+        "vm.name in l",
+        "vm.name == name",
+        "vm.name < name",
+        "defined(x) && !defined(flag ? n : m)",
+        "min(n, m) + max(n, 1) * abs(n) - floor(n / 2)",
+        "n < m ? n : name",
+        "flag && n || m",
+        "!flag || x",
+    ],
+)
+def test_table_of_different_hosts_says_of_each_what_the_interpreter_says(text: str) -> None:
+    vm = {"name": "b", "zones": ["a", "z"]}
+    assert_agree(text, MANY, vm)
+
+
+def assert_agree(text: str, rows: list, vm: dict) -> None:
+    expression = parse(text)
+    table = HostTable.from_rows(rows)
+    for _ in range(2):  # the second time from what was kept
+        values = [expression.interpret(row, vm) for row in rows]
+        truths = [truth_of(value) for value in values]
+        scores = [value if isinstance(value, float) else math.nan for value in values]
+        assert expression.truth(table, vm).tolist() == [truth is True for truth in truths]
+        assert expression.undefined(table, vm).tolist() == [truth is None for truth in truths]
+        np.testing.assert_array_equal(expression.score(table, vm), scores)
+
+
 def test_conjuncts_are_the_terms_of_the_top_level_and_with_their_own_text() -> None:
     expression = parse('(a || b) && name == "x && y" && (c > 1 && (d))')
     assert [term.text for term in expression.conjuncts()] == ["(a || b)", 'name == "x && y"', "c > 1", "(d)"]
@@ -246,17 +308,9 @@ lists = st.one_of(st.lists(st.sampled_from(["a", "ab", "kvm"]), max_size=3), st.
 anything = st.one_of(numbers, words, lists)
 hosts = st.lists(
     st.fixed_dictionaries(
-        {},
-        optional={
-            "n": numbers,
-            "m": numbers,
-            "cpu_free": numbers,
-            "s": words,
-            "t": words,
-            "l": lists,
-            "x": anything,
-        },
+        {"n": numbers, "m": numbers, "cpu_free": numbers, "s": words, "t": words, "l": lists, "x": anything}
     ),
+    min_size=1,
     max_size=5,
 )
 vms = st.fixed_dictionaries(
@@ -270,7 +324,7 @@ vms = st.fixed_dictionaries(
 )
 NUMBER, TEXT, LIST, TRUTH = "number", "text", "list", "truth"
 LEAVES = {
-    NUMBER: ["0", "1", "2.5", "-3", "n", "m", "cpu_free", "vm.n", "x"],
+    NUMBER: ["0", "2.5", "n", "m", "n", "m", "cpu_free", "vm.n", "x"],
     TEXT: ['"a"', '"kvm-*"', '"ab"', '""', "s", "t", "vm.s", 'vm.labels["a"]', "x"],
     LIST: ["l", "vm.l", "vm.labels", "x"],
     TRUTH: ["true", "false", "n", "x", "defined(x)"],
@@ -329,15 +383,7 @@ def expressions(draw: st.DrawFn, kind: str, depth: int) -> str:
 def test_columns_and_interpreter_agree_on_random_expressions_and_hosts(
     text: str, rows: list, vm: dict
 ) -> None:
-    expression = parse(text)
-    table = HostTable.from_rows(rows)
-    for _ in range(2):  # the second time from what was kept
-        values = [expression.interpret(row, vm) for row in rows]
-        truths = [truth_of(value) for value in values]
-        scores = [value if isinstance(value, float) else math.nan for value in values]
-        assert expression.truth(table, vm).tolist() == [truth is True for truth in truths]
-        assert expression.undefined(table, vm).tolist() == [truth is None for truth in truths]
-        np.testing.assert_array_equal(expression.score(table, vm), scores)
+    assert_agree(text, rows, vm)
 
 
 @settings(max_examples=150, deadline=None)

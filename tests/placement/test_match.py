@@ -124,6 +124,12 @@ def test_each_placement_sees_the_ones_before_it() -> None:
     assert table.numbers("cpu_free").tolist() == [0.0, 0.0]
 
 
+def test_requirement_on_what_is_consumed_sees_the_placements_before() -> None:
+    table = hosts(9, 9, running_vms=0)
+    requests = [Request(str(number), 1, 1, requirement="running_vms < 2") for number in range(5)]
+    assert [decision.host for decision in match(table, requests)] == [0, 0, 1, 1, None]
+
+
 def test_ties_go_to_the_lowest_index_and_the_runner_up_is_named() -> None:
     (decision,) = match(hosts(2, 2, 2), [Request("a", 1, 1, rank="1")])
     assert decision == Decision("a", host=0, rank=1.0, runner_up=1, runner_up_rank=1.0)

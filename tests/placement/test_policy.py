@@ -119,6 +119,13 @@ def test_vm_gets_the_policys_requirement_and_keeps_its_own_rank() -> None:
             'unknown operator "="',
             "write == to compare",
         ),
+        (
+            "version: 1\nplacement:\n  rank: ''''' '''''\n",
+            3,
+            15,
+            "an operator is missing before \"''\"",
+            "",
+        ),
         ("version: 1\nplacement: {rank: '1 +'}\n", 2, 23, 'an operand is missing after "+"', ""),
         ("version: 1\nplacement: {rank: }\n", 2, 18, "must be an expression, not nothing", ""),
         ("version: 1\nplacement: {rank: [1]}\n", 2, 19, "must be an expression, not a list", ""),
