@@ -54,7 +54,7 @@ def kvm_boots(
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[bool, str]:
     """Boot the sector. (whether the machine powered off in time, what happened in words)."""
-    name = f"isthmus-probe-{uuid.uuid4().hex[:12]}"
+    name = f"probe-isthmus-{uuid.uuid4().hex[:12]}"
     disk = f"{name}.img"
     domain = None
     try:

@@ -1,8 +1,9 @@
 """One host's connection: every call runs in a thread of its own, with a deadline.
 
 libvirt's calls cannot be interrupted. A call that misses its deadline is left behind in its (daemon) thread and
-ends when keepalive closes the connection; until then further calls to that host are refused at once, so that
-a hung host costs its callers one deadline and other hosts' callers nothing.
+ends when keepalive closes the connection. While such a call is out, every further call to the host first asks
+its libvirt for a sign of life, briefly: so a hung host costs its callers one deadline and then a second each,
+other hosts' callers nothing, and one hung guest does not make its host look dead.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from providers.kvm import driver
 from providers.port import Unreachable
 
 T = TypeVar("T")
+_SIGN_OF_LIFE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Connection:
         self._current: Any = None
         self._late: dict[int, float] = {}
         self._numbers = itertools.count()
+        self._ping: Future[object] | None = None
+        self._ping_lock = threading.Lock()
         self._closed = False
 
     def call(self, action: Callable[[Any], T]) -> T:
@@ -64,14 +68,16 @@ class Connection:
         return self.result(self.submit(action))
 
     def submit(self, action: Callable[[Any], T]) -> Pending[T]:
-        """Begin ``action(connection)`` in a thread of its own. Raises Unreachable when the host hangs already."""
-        if late := next(iter(self._late.values()), None):
-            waited = self._clock() - late
-            raise Unreachable(f"host {self.label}: libvirt has not answered a call for {waited:.0f} s")
+        """Begin ``action(connection)`` in a thread of its own."""
         pending: Pending[T] = Pending(next(self._numbers), self._clock())
 
         def run() -> None:
             try:
+                if self._late and not self._shows_life():
+                    waited = self._clock() - min(self._late.values(), default=pending.begun)
+                    raise Unreachable(
+                        f"host {self.label}: libvirt has not answered a call for {waited:.0f} s"
+                    )
                 result = self._run(action)
             except BaseException as error:
                 pending.future.set_exception(error)
@@ -114,6 +120,27 @@ class Connection:
         if connection is not None:
             with contextlib.suppress(driver.LibvirtError):
                 connection.close()
+
+    def _shows_life(self) -> bool:
+        """Whether libvirt answers the simplest of questions within a second. Askers at once share the answer."""
+        with self._ping_lock:
+            if self._ping is None or self._ping.done():
+                ping: Future[object] = Future()
+                self._ping = ping
+
+                def ask() -> None:
+                    try:
+                        ping.set_result(self._ensure_open()[0].getLibVersion())
+                    except BaseException as error:
+                        ping.set_exception(error)
+
+                threading.Thread(target=ask, name=f"kvm-{self.label}-ping", daemon=True).start()
+            asked = self._ping
+        try:
+            asked.result(timeout=_SIGN_OF_LIFE_S)
+        except Exception:
+            return False
+        return True
 
     def _run(self, action: Callable[[Any], T]) -> T:
         for attempt in (1, 2):

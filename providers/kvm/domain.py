@@ -113,13 +113,17 @@ def domain_xml(spec: VMSpec, machine: Machine, files: DomainFiles, broker_id: st
 
 
 def _disk(path: str, format: str, target: str) -> etree._Element:
+    seed = format == "raw"
+    driver = E.driver(name="qemu", type=format)
+    if not seed:
+        driver.set("discard", "unmap")
     disk: etree._Element = E.disk(
-        E.driver(name="qemu", type=format, discard="unmap"),
+        driver,
         E.source(file=path),
         E.target(dev=target, bus="virtio"),
         type="file",
         device="disk",
     )
-    if format == "raw":
+    if seed:
         disk.append(E.readonly())
     return disk

@@ -77,6 +77,7 @@ _BY_WORDS: tuple[tuple[str, type[ProviderError], str], ...] = (
     ("cannot allocate memory", OutOfCapacity, ""),
     ("cannot set up guest memory", OutOfCapacity, ""),
     ("no space left", OutOfCapacity, "free some space in the pool's directory"),
+    ("cannot get interface mtu on", InvalidSpec, "make the bridge on the host, or correct the subnet's"),
     ("already exists with uuid", Conflict, ""),
     ("already defined with uuid", Conflict, ""),
     ("is already in use by", Conflict, ""),

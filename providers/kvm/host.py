@@ -105,13 +105,15 @@ class KvmHost:
                 self._images[key] = files
         return files
 
-    def forget_image(self, image: ImageSpec) -> None:
-        """Look again next time: a clone of it failed."""
+    def lost_image(self, session: Session, image: ImageSpec) -> bool:
+        """Look again, in the directory itself: was the image taken away behind our back?"""
         self._images.pop(image_key(image), None)
+        volumes.refresh(session.pool)
+        return self.image_files(session, image) is None
 
     def ensure_image(self, image: ImageSpec, progress: Progress | None) -> None:
         """Upload the image unless it is there. Callers at once share one upload. It has no deadline."""
-        self.forget_image(image)
+        self._images.pop(image_key(image), None)
         with self._image_locks[image_key(image)]:
             if self.call(lambda session: self.image_files(session, image)) is not None:
                 return

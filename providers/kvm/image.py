@@ -60,9 +60,12 @@ def virtual_size(image: ImageSpec) -> int:
 def find_image(pool: Any, path: str, image: ImageSpec) -> ImageFiles | None:
     """The image's files on the host when all of it is there."""
     key = image_key(image)
-    for name in volumes.volume_names(pool):
+    names = set(volumes.volume_names(pool))
+    for name in sorted(names):
         if name.startswith(f"{key}-") and name.endswith(_COMPLETE):
-            return _files(path, name.removesuffix(_COMPLETE), image)
+            stem = name.removesuffix(_COMPLETE)
+            if names.issuperset(f"{stem}{suffix}" for suffix in _sources(image)):
+                return _files(path, stem, image)
     return None
 
 
@@ -78,8 +81,7 @@ def upload_image(
 ) -> ImageFiles:
     """Upload the image's files and mark them whole. Raises NotFound when a file is not readable here."""
     virtual_size(image)
-    sources = {".disk": image.path, ".kernel": image.kernel, ".initrd": image.initrd}
-    sources = {suffix: source for suffix, source in sources.items() if source or suffix == ".disk"}
+    sources = _sources(image)
     try:
         sizes = {suffix: os.path.getsize(source) for suffix, source in sources.items()}
     except OSError as error:
@@ -110,6 +112,12 @@ def upload_image(
         _drop(pool, made)
         raise
     return _files(path, stem, image)
+
+
+def _sources(image: ImageSpec) -> dict[str, str]:
+    """The image's files here, by the suffix that their volumes have."""
+    optional = {".kernel": image.kernel, ".initrd": image.initrd}
+    return {".disk": image.path, **{suffix: source for suffix, source in optional.items() if source}}
 
 
 def _files(path: str, stem: str, image: ImageSpec) -> ImageFiles:

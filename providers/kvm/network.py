@@ -57,7 +57,10 @@ def network_xml(network: NetworkSpec, broker_id: str) -> str:
 
 
 def ensure_network(connection: Any, host: str, network: NetworkSpec, broker_id: str) -> None:
-    """Define and start the subnet's network; nothing when it is there. Raises Conflict, InvalidSpec."""
+    """Define and start the subnet's network; nothing when it is there. Raises Conflict, InvalidSpec.
+
+    A missing bridge is noticed only when a VM starts on it: libvirt does not look before.
+    """
     wanted = network_xml(network, broker_id)
     name = network_name(network)
     try:
@@ -67,15 +70,10 @@ def ensure_network(connection: Any, host: str, network: NetworkSpec, broker_id: 
             raise
         there = connection.networkDefineXML(wanted)
     else:
-        _check_same(host, name, _facts(there.XMLDesc(driver.api.VIR_NETWORK_XML_INACTIVE)), _facts(wanted))
+        _check_same(host, name, _facts(there.XMLDesc(0)), _facts(wanted))
     if not there.isActive():
-        try:
-            with driver.ignoring(driver.api.VIR_ERR_OPERATION_INVALID):  # another caller was quicker
-                there.create()
-        except driver.LibvirtError as error:
-            if network.mode == "bridge" and "no such device" in str(error).lower():
-                raise InvalidSpec(f"host {host} has no bridge {network.bridge}: {error}") from error
-            raise
+        with driver.ignoring(driver.api.VIR_ERR_OPERATION_INVALID):  # another caller was quicker
+            there.create()
     if not there.autostart():
         there.setAutostart(1)
 

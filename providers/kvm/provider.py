@@ -150,8 +150,11 @@ class KvmProvider:
                         session.facts.machine,
                         self._context.broker_id,
                     )
-                except LibvirtError:
-                    host.forget_image(spec.image)
+                except LibvirtError as error:
+                    if host.lost_image(session, spec.image):
+                        raise NotFound(
+                            f"image {spec.image.name} is gone from host {spec.host}: {error}"
+                        ) from error
                     raise
 
         return host.call(ensure)

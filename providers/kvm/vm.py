@@ -105,6 +105,9 @@ def list_reports(connection: Any, host: str) -> list[VMReport]:
         state, reason = state_of(stats["state.state"], stats.get("state.reason", 0))
         try:
             mark = read_mark(domain)
+            vcpus, mem_kib = stats.get("vcpu.maximum"), stats.get("balloon.maximum")
+            if vcpus is None or mem_kib is None:  # left out for a guest that is busy, and by simple drivers
+                _, mem_kib, _, vcpus, _ = domain.info()
         except driver.LibvirtError as error:
             if driver.is_code(error, _api.VIR_ERR_NO_DOMAIN):  # gone since the bulk call
                 continue
@@ -119,8 +122,8 @@ def list_reports(connection: Any, host: str) -> list[VMReport]:
                 broker_id=mark.broker,
                 reason=reason,
                 address=mark.address,
-                vcpus=int(stats.get("vcpu.maximum", stats.get("vcpu.current", 0))),
-                mem_mb=int(stats.get("balloon.maximum", 0)) // 1024,
+                vcpus=int(vcpus),
+                mem_mb=int(mem_kib) // 1024,
             )
         )
     return reports
@@ -220,18 +223,22 @@ def start(domain: Any) -> None:
     """Start the domain; nothing when it runs."""
     try:
         domain.create()
-    except driver.LibvirtError as error:
-        if not (driver.is_code(error, _api.VIR_ERR_OPERATION_INVALID) and domain.isActive()):
+    except driver.LibvirtError:
+        if not domain.isActive():
             raise
 
 
 def stop(domain: Any, *, force: bool) -> None:
     """Ask for a shutdown, or pull the plug; nothing when the domain is off."""
-    with driver.ignoring(_api.VIR_ERR_OPERATION_INVALID):
+    try:
         if force:
             domain.destroy()
         else:
             domain.shutdown()
+    except driver.LibvirtError as error:
+        # "Invalid" it is also for a guest that is shutting down already.
+        if not driver.is_code(error, _api.VIR_ERR_OPERATION_INVALID) and domain.isActive():
+            raise
 
 
 def reboot(domain: Any, host: str) -> None:
@@ -252,8 +259,7 @@ def delete(connection: Any, pool: Any, host: str, vm_id: str, ref: str, broker_i
                     f"host {host}: domain {domain.name()} ({domain.UUIDString()}) does not carry the mark of VM "
                     f"{vm_id} of this broker; left alone"
                 )
-            with driver.ignoring(_api.VIR_ERR_OPERATION_INVALID):
-                domain.destroy()
+            stop(domain, force=True)
             undefine(domain)
         except driver.LibvirtError as error:
             if not driver.is_code(error, _api.VIR_ERR_NO_DOMAIN):
