@@ -54,6 +54,7 @@ class Node:
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "ready").unlink(missing_ok=True)
         (self.directory / "log").mkdir(exist_ok=True)
+        (self.lab / "home").mkdir(exist_ok=True)
         (self.directory / "hosts").write_text(f"127.0.0.1 localhost {self.name}\n")
         command = ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with (self.directory / "log" / "init.log").open("ab") as log:

@@ -6,6 +6,7 @@ does too, and when that one dies the kernel ends all others of its process name 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -14,11 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 MARK = "ISTHMUS_LAB"
+_KEPT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TERM", "TZ", "TMPDIR")
 
 
 def environment(directory: Path) -> dict[str, str]:
-    """This process's environment with the lab's mark, for a process that belongs to the lab in ``directory``."""
-    return {**os.environ, MARK: str(directory)}
+    """The environment of a process that belongs to the lab in ``directory``: its mark, and a home of the lab's.
+
+    Of the user's own only what says how programs are found and how they speak: a proxy, a cloud account or the
+    settings of another broker must not reach into the lab.
+    """
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return {**kept, "HOME": str(directory / "home"), MARK: str(directory)}
 
 
 def marked(directory: Path) -> list[int]:
@@ -82,6 +89,12 @@ def kill(pid: int, still_ours: Callable[[int], bool] = lambda pid: True, timeout
         return True
     finally:
         os.close(handle)
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process; nothing when it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def kill_all(directory: Path, timeout_s: float = 15.0) -> list[int]:
