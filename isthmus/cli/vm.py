@@ -38,7 +38,7 @@ def create(
     flavor: Annotated[str, typer.Option("--flavor", help="The size.")],
     network: Annotated[
         list[str] | None,
-        typer.Option("--network", help="A network to join; again for more. Default: the project's."),
+        typer.Option("--network", help="A network to join; again for more. Default: the only one there is."),
     ] = None,
     address: Annotated[
         str | None, typer.Option("--address", help="A free address of the first network to ask for.")

@@ -71,7 +71,7 @@ class VM(Answer):
 
 
 class VMCreate(Request):
-    """A request for one VM. Without ``networks`` it joins the project's default network."""
+    """A request for one VM. Without ``networks`` it joins the only network there is."""
 
     name: Name
     image: str
