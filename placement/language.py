@@ -25,6 +25,12 @@ from placement.value import Value
 
 Dialect = Literal["isthmus", "opennebula"]
 
+MAX_LENGTH = 8192
+"""The longest expression, in characters."""
+
+_SHOWN = 100
+"""How much of a long line an error shows around its place."""
+
 MAX_DEPTH = 100
 """How deep an expression may nest; ``&&`` and ``||`` chains do not count. Keeps recursion far from its limit."""
 
@@ -63,8 +69,11 @@ class ExpressionError(ValueError):
         super().__init__(message)
 
     def __str__(self) -> str:
-        shown = (self.text.split("\n")[self.line - 1]).replace("\t", " ")
-        caret = " " * (self.column - 1) + "^"
+        shown, place = self.text.split("\n")[self.line - 1].replace("\t", " "), self.column - 1
+        if len(shown) > _SHOWN:
+            first = max(0, place - _SHOWN // 2)
+            shown, place = shown[first : first + _SHOWN], place - first
+        caret = " " * place + "^"
         lines = [f"line {self.line}, column {self.column}: {self.message}", f"  {shown}", f"  {caret}"]
         return "\n".join([*lines, self.mend] if self.mend else lines)
 
@@ -184,6 +193,8 @@ def nearest(word: str, known: Collection[str]) -> str:
 
 def build(parser: Lark, text: str) -> Node:
     """The tree of ``text``, with mistakes as ExpressionError. Raises ExpressionError."""
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(f"longer than {MAX_LENGTH} characters", MAX_LENGTH, text)
     try:
         root = parser.parse(text)
     except UnexpectedInput as error:

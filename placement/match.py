@@ -70,7 +70,7 @@ Eligible = Callable[[Request], Bools | None] | Bools | None
 
 def match(table: HostTable, requests: Sequence[Request], *, eligible: Eligible = None) -> list[Decision]:
     """Decide for each request in turn. Consumes ``table``; one Decision per request, in their order."""
-    matcher = _Matcher(table)
+    matcher = Matcher(table)
     decisions = []
     for request in requests:
         mask = eligible(request) if callable(eligible) else eligible
@@ -131,8 +131,11 @@ class _Judgement:
         return _lowest_for_undefined(self.rank.score(table, self.attributes))
 
 
-class _Matcher:
-    """One round over one table."""
+class Matcher:
+    """A round over one table, for callers that must act between two requests (``match`` for all others).
+
+    Keeps what equal requests share, so that a queue of many VMs of few kinds costs little. Consumes ``table``.
+    """
 
     def __init__(self, table: HostTable) -> None:
         self.table = table
@@ -140,7 +143,8 @@ class _Matcher:
         self.vm_names: dict[tuple[str | None, str | None], frozenset[str]] = {}
         self.keep = max(64, 256_000_000 // max(1, 9 * len(table)))
 
-    def place(self, request: Request, mask: Bools | None) -> Decision:
+    def place(self, request: Request, eligible: Bools | None = None) -> Decision:
+        """Decide for one request. ``eligible``: which hosts may be looked at, None for all."""
         if not len(self.table):
             return Decision(request.id, None)
         try:
@@ -148,8 +152,8 @@ class _Matcher:
         except ExpressionError as error:
             return Decision(request.id, None, error=str(error))
         candidates = judgement.feasible(self.table)
-        if mask is not None:
-            candidates &= mask
+        if eligible is not None:
+            candidates &= eligible
         score = judgement.score(self.table)
         ordered = np.where(candidates, score, -np.inf)
         host = _best(ordered, candidates)

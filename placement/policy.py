@@ -36,7 +36,7 @@ METRICS: dict[str, str] = {
 FRACTIONS = frozenset({"local.cpu_used", "local.mem_used"})
 
 VM_ATTRIBUTES = frozenset(
-    {"id", "name", "project", "image", "flavor", "vcpus", "mem_mb", "disk_gb", "key_pair", "labels"}
+    {"id", "name", "project", "image", "flavor", "vcpus", "mem_mb", "disk_gb", "labels"}
 )
 """What ``vm.*`` may name in a policy."""
 
@@ -461,8 +461,8 @@ class _Reader:
     def place(self, node: Node, offset: int) -> tuple[int, int]:
         """The line and column in the file of a place inside a scalar, both from 1."""
         assert isinstance(node, ScalarNode)  # noqa: S101 - an expression was read from it
-        places = _places(self.text, node)
-        return places[min(offset, len(places) - 1)]
+        index = _index(self.text, node, offset)
+        return self.text.count("\n", 0, index) + 1, index - self.text.rfind("\n", 0, index)
 
     def _contradictions(self, node: Node, burst: Burst) -> None:
         """Conditions that can never hold, and open and close that can hold at once on one metric."""
@@ -558,43 +558,37 @@ def _comparisons(expression: Expression) -> list[tuple[str, str, float, int]]:
     return [(left.name, operator, number, right.start)] if isinstance(number, float) else []
 
 
-def _places(text: str, node: ScalarNode) -> list[tuple[int, int]]:
-    """For each character of a scalar's value, and for its end, the line and column in the file (from 1).
+def _index(text: str, node: ScalarNode, offset: int) -> int:
+    """Where in the file the character at ``offset`` of a scalar's value stands; its end for the value's end.
 
     YAML changes a scalar on its way to the value: quotes and escapes go, folded lines join, indents vanish.
     What is not white space stays in order, so it is found again by walking both side by side.
     """
     start, end, style = node.start_mark.index, node.end_mark.index, node.style
-    position = start
+    position: int = start
     if style in ("'", '"'):
         position += 1
         end -= 1
     elif style in ("|", ">"):
         position = text.index("\n", start) + 1
-    found: list[int] = []
-    for character in _scalar(node):
-        if character.isspace():
-            found.append(-1)  # stands right before what follows
-            continue
-        place = position
-        while place < end and text[place] != character:
-            place += 1
-        if place >= end:  # an escape such as \x41: stay, rather than point past the scalar
-            found.append(min(position, end - 1))
-            continue
-        found.append(place)
-        position = place + (2 if style == "'" and character == "'" else 1)
-    found.append(position)
-    places = []
-    for number, place in enumerate(found):
-        if place < 0:
-            before = next(
-                (found[other] + 1 for other in range(number - 1, -1, -1) if found[other] >= 0), found[-1]
-            )
-            place = before
-        line_start = text.rfind("\n", 0, place) + 1
-        places.append((text.count("\n", 0, place) + 1, place - line_start + 1))
-    return places
+    value = _scalar(node)
+    for character in value[:offset]:
+        if not character.isspace():
+            position = _next(text, character, position, end, style)
+    if offset >= len(value) or value[offset].isspace():
+        return position
+    return _next(text, value[offset], position, end, style) - (2 if _doubled(style, value[offset]) else 1)
+
+
+def _next(text: str, character: str, position: int, end: int, style: str | None) -> int:
+    """Right behind the next place of a character. An escape such as ``\\x41`` is not found: stay before it."""
+    found = text.find(character, position, end)
+    return position if found < 0 else found + (2 if _doubled(style, character) else 1)
+
+
+def _doubled(style: str | None, character: str) -> bool:
+    """Whether YAML writes the character twice."""
+    return style == "'" and character == "'"
 
 
 def _scalar(node: ScalarNode) -> str:
