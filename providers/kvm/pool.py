@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -14,6 +15,9 @@ from providers.port import Conflict
 POOL = "isthmus"
 _CHUNK = 256 * 1024
 """libvirt sends at most 256 KiB of stream data in one message."""
+
+_BUSY_S = 0.05
+_BUSY_TRIES = 200
 
 
 def ensure_pool(connection: Any, host: str, path: str) -> Any:
@@ -118,9 +122,20 @@ def read_tail(connection: Any, volume: Any, count: int) -> bytes:
 
 
 def delete_volume(pool: Any, name: str) -> None:
-    """Delete the volume; nothing when it is not there."""
-    with driver.ignoring(driver.api.VIR_ERR_NO_STORAGE_VOL):
-        pool.storageVolLookupByName(name).delete(0)
+    """Delete the volume; nothing when it is not there.
+
+    One that libvirt still fills for a caller who is gone is waited for, up to ten seconds.
+    """
+    for attempt in range(_BUSY_TRIES + 1):
+        try:
+            pool.storageVolLookupByName(name).delete(0)
+            return
+        except driver.LibvirtError as error:
+            if driver.is_code(error, driver.api.VIR_ERR_NO_STORAGE_VOL):
+                return
+            if attempt == _BUSY_TRIES or not driver.is_code(error, driver.api.VIR_ERR_OPERATION_INVALID):
+                raise
+        time.sleep(_BUSY_S)
 
 
 def refresh(pool: Any) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from lxml import etree
+
 from providers.kvm import driver
 from providers.kvm import pool as volumes
 from providers.kvm.domain import DomainFiles, Machine, domain_name, domain_xml
 from providers.kvm.image import ImageFiles, virtual_size
 from providers.kvm.mark import NAMESPACE, Mark
 from providers.kvm.seed import seed_iso
-from providers.port import Conflict, InvalidSpec, NotFound, VMReport, VMSpec, VMState
+from providers.port import Conflict, InvalidSpec, NotFound, Unreachable, VMReport, VMSpec, VMState
 
 _GIB = 1024**3
 _CONSOLE_BYTES = 64 * 1024
@@ -305,8 +307,19 @@ def _ensure_disk(pool: Any, spec: VMSpec, image: ImageFiles) -> bool:
     name, size = disk_name(spec.id), spec.disk_gb * _GIB
     there = volumes.find_volume(pool, name)
     if there is not None:
-        if int(there.info()[1]) == size:
+        if _is_whole(there, size):
             return False
-        there.delete(0)  # cut short when it was made
+        volumes.delete_volume(pool, name)  # cut short when it was made
     volumes.create_clone(pool, name, size, image.disk, spec.image.format)
     return True
+
+
+def _is_whole(volume: Any, size: int) -> bool:
+    """Whether a VM's disk was made to its end. QEMU writes the name of the backing file last."""
+    try:
+        facts = etree.fromstring(volume.XMLDesc(0))  # looks into the file
+    except driver.LibvirtError as error:
+        if isinstance(driver.translate(error, ""), Unreachable):
+            raise
+        return False
+    return facts.findtext("capacity") == str(size) and bool(facts.findtext("backingStore/path"))

@@ -157,3 +157,6 @@ def campus(
     for vm in provider.list_vms().vms:
         if vm.vm_id:
             provider.delete_vm("a", vm.vm_id, vm.ref)
+    for name in real_host.files():  # of a test that failed
+        vm_id = name.partition(".")[0]
+        provider.delete_vm("a", vm_id)
