@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import boto3
 import pytest
 import uvicorn
 from botocore.config import Config
+from botocore.loaders import JSONFileLoader
 
 from api.ec2 import create_app
 from broker import accesskey, flavor, image, keypair, network, project, site
@@ -88,6 +90,14 @@ class Face:
             aws_secret_access_key=secret or self.secret,
             config=Config(retries={"total_max_attempts": 1}, ignore_configured_endpoint_urls=True),
         )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_are_read_once() -> Iterator[None]:
+    """Each boto3 session reads megabytes of JSON for itself; with dozens of clients that is most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", staticmethod(cache(JSONFileLoader().load_file)))
+        yield
 
 
 @pytest.fixture(scope="module")

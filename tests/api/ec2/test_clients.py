@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import uvicorn
 from botocore.exceptions import ClientError
 from libcloud.compute.base import NodeImage, NodeSize
 from libcloud.compute.drivers.ec2 import EC2NodeDriver
 from libcloud.compute.types import NodeState
 
+from api import certificate
+from api.ec2 import create_app
 from providers.ec2 import Ec2Provider
 from providers.port import (
     AuthenticationFailed,
     ImageSpec,
     NotFound,
     SiteContext,
+    Unreachable,
     VMSpec,
     VMState,
 )
@@ -214,3 +221,39 @@ def test_paged_answers_of_the_face_are_read_to_the_end(face, make, ec2):
     ec2.terminate_instances(InstanceIds=sorted(names))
     with pytest.raises(ClientError):
         ec2.describe_instances(NextToken="x", MaxResults=5)
+
+
+@pytest.fixture
+def tls(face, tmp_path, until):
+    """The same face over TLS; its endpoint, and the CA's certificate."""
+    ca, cert, key = certificate.make(tmp_path / "tls", [], datetime.now(UTC))
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        create_app(face.broker),
+        log_config=None,
+        lifespan="off",
+        ssl_certfile=str(cert),
+        ssl_keyfile=str(key),
+        timeout_graceful_shutdown=2,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        until(lambda: server.started)
+        yield f"https://127.0.0.1:{listening.getsockname()[1]}", ca
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listening.close()
+
+
+def test_a_cloud_with_a_ca_of_its_own_is_trusted_when_its_certificate_is_given(make, tls):
+    endpoint, ca = tls
+    make(endpoint=endpoint, ca_pem=ca.read_text()).check()
+    make(endpoint=endpoint, ca_file=str(ca)).check()
+    with pytest.raises(Unreachable, match=r"not trusted .* option ca_file or ca_pem"):
+        make(endpoint=endpoint).check()
+    with pytest.raises(Unreachable):  # TLS where plain HTTP was meant
+        make(endpoint=endpoint.replace("https", "http")).check()
