@@ -8,7 +8,7 @@ generation changed and tries again, so no host is ever over-committed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from broker import policy as policies
 from broker.broker import Broker
 from broker.store import GatewayRow, HostRow, LeaseRow, OperationRow, SubnetRow, VMRow
 from placement import burst
-from placement.match import Decision, Request, match
+from placement.match import Decision, Matcher, Request, match
 from placement.policy import Policy
 from placement.table import HostTable
 from placement.why import Explanation, explain
@@ -29,6 +29,10 @@ from vpn import address as addresses
 from vpn.userdata import UserDataError, multipart
 
 log = structlog.get_logger()
+
+Reasons = np.ndarray[tuple[int], np.dtype[np.object_]]
+"""A text or None per host."""
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 _TRIES = 3
 _EXPLAINED = 50
@@ -53,7 +57,12 @@ class Snapshot:
     gateways: dict[str, str]
     """Network id -> why its gateway cannot take a burst VM now; empty when it can."""
     now: float
-    _refusals: dict[Any, str | None] = field(default_factory=dict)
+    down: Reasons
+    """Per host: why no VM may go there, or None."""
+    groups: list[list[int]]
+    """Indexes of the hosts of each site, elastic ones apart."""
+    index: dict[str, int]
+    """Host id -> its index."""
 
 
 def place_pending(broker: Broker) -> None:
@@ -105,6 +114,9 @@ def snapshot(broker: Broker, session: Session, *, also: VMRow | None = None) -> 
             row.network_id: _gateway_refusal(broker, row) for row in session.scalars(select(GatewayRow))
         },
         now=broker.clock.now().timestamp(),
+        down=_down(rows),
+        groups=_groups(rows),
+        index={row.id: index for index, row in enumerate(rows)},
     )
 
 
@@ -132,24 +144,19 @@ def request_of(seen: Snapshot, row: VMRow) -> Request:
     )
 
 
-def refusals(broker: Broker, seen: Snapshot, row: VMRow, task: OperationRow | None) -> list[str | None]:
+def refusals(broker: Broker, seen: Snapshot, row: VMRow, task: OperationRow | None) -> Reasons:
     """Per host: why it may not even be looked at for this VM, or None."""
-    avoid = task.params.get("avoid", {}) if task is not None else {}
-    carries: bool | None = None
-    found: list[str | None] = []
-    sites: dict[str, str | None] = {}
-    for at in seen.hosts:
-        if at.state != host.UP:
-            found.append(f"the host is {at.state}" + (f": {at.status_reason}" if at.status_reason else ""))
-            continue
-        if avoid.get(at.id, 0.0) > seen.now:
-            found.append("it had no room when it was tried just now")
-            continue
-        if at.elastic and carries is None:
-            carries = _carries(broker, row)
-        if at.site_id not in sites:
-            sites[at.site_id] = _site_refusal(seen, row, at, carries)
-        found.append(sites[at.site_id])
+    found = seen.down.copy()
+    carries = _carries(broker, row)
+    for members in seen.groups:
+        refused = _group_refusal(seen, row, seen.hosts[members[0]], carries)
+        if refused is not None:
+            found[members] = np.where(_none(found[members]), refused, found[members])
+    if task is not None:
+        for host_id, until in task.params.get("avoid", {}).items():
+            index = seen.index.get(host_id)
+            if index is not None and until > seen.now and found[index] is None:
+                found[index] = "it had no room when it was tried just now"
     return found
 
 
@@ -160,14 +167,12 @@ def why(broker: Broker, row: VMRow) -> tuple[Explanation, list[HostRow], Decisio
         seen = snapshot(broker, session, also=row)
     request = request_of(seen, row)
     reasons = refusals(broker, seen, row, task)
-    if row.host_id is not None:
+    if row.host_id in seen.index:
         # Its own claim is not in its way.
-        reasons = [
-            None if at.id == row.host_id else reason for at, reason in zip(seen.hosts, reasons, strict=True)
-        ]
-    mask = np.array([reason is None for reason in reasons], dtype=np.bool_)
+        reasons[seen.index[row.host_id]] = None
+    mask = _none(reasons)
     decision = match(seen.table.copy(), [request], eligible=mask)[0]
-    explanation = explain(seen.table, request, eligible=mask, reasons=reasons, decision=decision)
+    explanation = explain(seen.table, request, eligible=mask, reasons=reasons.tolist(), decision=decision)
     return explanation, seen.hosts, decision, seen
 
 
@@ -182,46 +187,23 @@ def _round(broker: Broker) -> bool:
         seen = snapshot(broker, session)
     if not seen.waiting:
         return True
-    masks: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}
-    reasons: dict[str, list[str | None]] = {}
-    for row, task in seen.waiting:
-        reasons[row.id] = refusals(broker, seen, row, task)
-        masks[row.id] = np.array([reason is None for reason in reasons[row.id]], dtype=np.bool_)
     requests = [request_of(seen, row) for row, _ in seen.waiting]
-    before = seen.table.copy()
-    bursts = _Bursts(seen)
+    matcher = Matcher(seen.table)
+    reasons: list[Reasons] = []
     decisions: list[Decision] = []
-    for request, (row, _task) in zip(requests, seen.waiting, strict=True):
-        decision = match(seen.table, [request], eligible=bursts.masked(masks[row.id]))[0]
-        bursts.count(row, decision)
+    for request, (row, task) in zip(requests, seen.waiting, strict=True):
+        reasons.append(refusals(broker, seen, row, task))
+        decision = matcher.place(request, _none(reasons[-1]))
         decisions.append(decision)
+        if decision.host is not None and seen.hosts[decision.host].elastic:
+            # The policy's limits hold within a round too.
+            seen.usage["vms"] += 1.0
+            seen.usage["vcpus"] += row.vcpus
     placed, lost = _claim(broker, seen, decisions)
     for task_id in placed:
         broker.submit(task_id)
-    _tell_waiting(broker, seen, before, requests, decisions, masks, reasons)
+    _tell_waiting(broker, seen, requests, decisions, reasons)
     return not lost
-
-
-class _Bursts:
-    """Counts what this round sends to clouds, so that the policy's limits hold within a round too."""
-
-    def __init__(self, seen: Snapshot) -> None:
-        self.seen = seen
-        self.usage = dict(seen.usage)
-        self.elastic = np.array([row.elastic for row in seen.hosts], dtype=np.bool_)
-
-    def masked(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        part = self.seen.policy.burst if self.seen.policy is not None else None
-        limits = part.limits if part is not None else None
-        if limits is None:
-            return mask
-        full = limits.vms is not None and self.usage["vms"] + 1 > limits.vms
-        return mask & ~self.elastic if full else mask
-
-    def count(self, row: VMRow, decision: Decision) -> None:
-        if decision.host is not None and self.elastic[decision.host]:
-            self.usage["vms"] += 1
-            self.usage["vcpus"] += row.vcpus
 
 
 def _claim(broker: Broker, seen: Snapshot, decisions: Sequence[Decision]) -> tuple[list[str], bool]:
@@ -293,14 +275,14 @@ def _claim(broker: Broker, seen: Snapshot, decisions: Sequence[Decision]) -> tup
 def _tell_waiting(
     broker: Broker,
     seen: Snapshot,
-    before: HostTable,
     requests: Sequence[Request],
     decisions: Sequence[Decision],
-    masks: dict[str, np.ndarray[Any, np.dtype[np.bool_]]],
-    reasons: dict[str, list[str | None]],
+    reasons: Sequence[Reasons],
 ) -> None:
     told: dict[str, str] = {}
-    for request, decision, (row, _task) in zip(requests, decisions, seen.waiting, strict=True):
+    for request, decision, why_not, (row, _task) in zip(
+        requests, decisions, reasons, seen.waiting, strict=True
+    ):
         if decision.host is not None:
             continue
         if decision.error:
@@ -309,7 +291,7 @@ def _tell_waiting(
             text = "waiting for a host"
         else:
             # Against what this round left: what an earlier VM took is not there for this one.
-            text = explain(seen.table, request, eligible=masks[row.id], reasons=reasons[row.id]).summary
+            text = explain(seen.table, request, eligible=_none(why_not), reasons=why_not.tolist()).summary
         if text != row.status_reason:
             told[row.id] = text
     if not told:
@@ -327,6 +309,27 @@ def _tell_waiting(
                         project_id=target.project_id,
                     )
                 target.status_reason = told[target.id]
+
+
+def _down(rows: Sequence[HostRow]) -> Reasons:
+    found: Reasons = np.full(len(rows), None, dtype=np.object_)
+    for index, row in enumerate(rows):
+        if row.state != host.UP:
+            found[index] = f"the host is {row.state}" + (
+                f": {row.status_reason}" if row.status_reason else ""
+            )
+    return found
+
+
+def _groups(rows: Sequence[HostRow]) -> list[list[int]]:
+    groups: dict[tuple[str, bool], list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault((row.site_id, row.elastic), []).append(index)
+    return list(groups.values())
+
+
+def _none(reasons: Reasons) -> Mask:
+    return np.array([reason is None for reason in reasons], dtype=np.bool_)
 
 
 def _attributes(
@@ -348,7 +351,8 @@ def _attributes(
     return values
 
 
-def _site_refusal(seen: Snapshot, row: VMRow, at: HostRow, carries: bool | None) -> str | None:
+def _group_refusal(seen: Snapshot, row: VMRow, at: HostRow, carries: bool) -> str | None:
+    # One answer for all hosts of a site that are elastic alike.
     for network_id in row.networks:
         subnet = seen.subnets.get((network_id, at.site_id))
         if subnet is None:
