@@ -35,6 +35,9 @@ _CODES = {
     "wrong_state": "IncorrectInstanceState",
 }
 
+_SHOWN = 200
+"""Characters of a client's own text that a message repeats."""
+
 
 class Fault(Exception):
     """An EC2 error. ``status`` follows from the code: 400 unless EC2 has another for it."""
@@ -62,7 +65,8 @@ def invalid(name: str, value: object, why: str = "") -> Fault:
     """InvalidParameterValue in EC2's own words."""
     return Fault(
         "InvalidParameterValue",
-        f"Value ({value}) for parameter {name} is invalid." + (f" {why}" if why else ""),
+        f"Value ({str(value)[:_SHOWN]}) for parameter {name[:_SHOWN]} is invalid."
+        + (f" {why}" if why else ""),
     )
 
 
@@ -73,4 +77,4 @@ def missing(name: str) -> Fault:
 
 def unknown(name: str) -> Fault:
     """UnknownParameter in EC2's own words."""
-    return Fault("UnknownParameter", f"The parameter {name} is not recognized")
+    return Fault("UnknownParameter", f"The parameter {name[:_SHOWN]} is not recognized")

@@ -46,9 +46,10 @@ def describe_instance_type_offerings(call: Call) -> dict[str, Any]:
     if kind not in ("region", "availability-zone", "availability-zone-id", "outpost"):
         raise invalid("LocationType", kind)
     ids = {row.name: row.id for row in site.list_sites(call.broker, call.actor)}
+    places = hosts_of_zones(call)
     offers: set[tuple[str, str]] = set()
     for row in flavor.list_flavors(call.broker, call.actor):
-        for zone, hosts in hosts_of_zones(call).items():
+        for zone, hosts in places.items():
             fits = any(
                 not view.row.elastic
                 and view.row.vcpus_total >= row.vcpus

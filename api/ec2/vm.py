@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
+from functools import cache
 from typing import Any
 
 from api.ec2 import filters, ids
@@ -381,12 +382,13 @@ def _all_there(call: Call, wanted: Sequence[str] | None, rows: Sequence[VMRow]) 
 
 # -- how a VM looks as an instance -----------------------------------------------------------------------------
 
-Places = Mapping[tuple[str, str], str]
+Places = Callable[[], Mapping[tuple[str, str], str]]
 """(network's id, site's name) -> the subnet's id."""
 
 
 def _places(call: Call) -> Places:
-    return {(row.network_id, row.site.name): row.id for row in subnets(call)}
+    """Looked up at most once, and only for a VM without an address: it reads all hosts."""
+    return cache(lambda: {(row.network_id, row.site.name): row.id for row in subnets(call)})
 
 
 class _View:
@@ -402,12 +404,16 @@ class _View:
         # Until it is placed, an instance is where it was asked for.
         asked = _AT_SITE.fullmatch(row.requirements or "")
         self.zone = row.site.name if row.site else asked[1] if asked else ""
+        self.network = self.subnet = self.address = ""
+        if self.state[1] == "terminated":
+            return  # a terminated instance is nowhere
         nic = row.nics[0] if row.nics else None
         self.network = nic.subnet.network_id if nic else row.networks[0] if row.networks else ""
-        self.subnet = nic.subnet_id if nic else places.get((self.network, self.zone), "")
+        if nic:
+            self.subnet = nic.subnet_id
+        else:
+            self.subnet = places().get((self.network, self.zone), "") if self.network and self.zone else ""
         self.address = nic.address if nic else row.wanted_address or ""
-        if self.state[1] == "terminated":  # a terminated instance is nowhere
-            self.network = self.subnet = self.address = ""
 
     @property
     def public_address(self) -> str | None:

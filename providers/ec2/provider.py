@@ -85,11 +85,28 @@ class Ec2Provider:
             raise InvalidSpec(
                 f"{self._context.site_name} has no zone {unknown[0]!r}; it has {', '.join(sorted(zones)) or 'none'}"
             )
-        if not self._flavors.catalogue().offers:
+        offers = self._flavors.catalogue().offers
+        if not offers:
             wanted = ", ".join(self._options.instance_types) or "any"
             raise InvalidSpec(
                 f"{self._context.site_name} offers none of the instance types asked for ({wanted})"
             )
+
+        self._check_subnets({zone for zone, _ in offers})
+
+    def _check_subnets(self, used: set[str]) -> None:
+        """A subnet lies in one zone, and EC2 refuses each launch in another one: better said now."""
+        wanted = {zone: subnet for zone in sorted(used) if (subnet := self._options.subnet(zone))}
+        for zone, subnet in wanted.items():
+            try:
+                (found,) = self._client.call("describe_subnets", SubnetIds=[subnet])["Subnets"]
+            except NotFound as error:
+                raise InvalidSpec(f"options subnet_id and subnets: {error}", code=error.code) from error
+            if found["AvailabilityZone"] != zone:
+                raise InvalidSpec(
+                    f"{self._context.site_name}: subnet {subnet} is in the zone {found['AvailabilityZone']} and cannot "
+                    f"serve {zone}: set option zones to the zones to use, and option subnets to each zone's subnet"
+                )
 
     def inventory(self) -> Sequence[HostReport]:
         """One elastic host per zone and instance type offered there, in the order of their names.

@@ -183,3 +183,8 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
 @pytest.fixture(scope="session")
 def until() -> Callable[..., Any]:
     return wait_until
+
+
+@pytest.fixture(scope="session")
+def engine_of() -> Callable[[Broker], Loop]:
+    return Loop

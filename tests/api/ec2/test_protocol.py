@@ -297,6 +297,11 @@ def test_no_form_makes_the_parser_fail_other_than_by_a_fault(fields):
         protocol.parse(MODEL.operation_model("RunInstances"), fields)
 
 
+def test_a_name_of_very_many_parts_is_just_not_known():
+    assert refusal("RunInstances", ("MinCount" + ".x" * 200_000, "1")).code == "UnknownParameter"
+    assert refusal("RunInstances", ("." * 200_000, "1")).code == "UnknownParameter"
+
+
 @given(st.text(max_size=60))
 @settings(max_examples=200, deadline=None)
 def test_any_text_makes_well_formed_xml(text):

@@ -238,6 +238,18 @@ def test_a_subnet_is_taken_for_its_zone_and_security_groups_are_given(make, ec2,
     assert [g["GroupId"] for g in instance["SecurityGroups"]] == [group]
 
 
+def test_a_subnet_of_another_zone_is_found_before_the_first_launch(make, ec2):
+    subnet = next(s for s in ec2.describe_subnets()["Subnets"] if s["AvailabilityZone"] == "eu-central-1a")
+    make(subnet_id=subnet["SubnetId"], zones="eu-central-1a").check()
+    make(subnets={"eu-central-1a": subnet["SubnetId"]}).check()
+    with pytest.raises(
+        InvalidSpec, match=r"is in the zone eu-central-1a and cannot serve eu-central-1b.*option zones"
+    ):
+        make(subnet_id=subnet["SubnetId"]).check()
+    with pytest.raises(InvalidSpec, match=r"options subnet_id and subnets.*InvalidSubnetID\.NotFound"):
+        make(subnet_id="subnet-00000000000000000").check()
+
+
 def test_a_disk_larger_than_the_image_enlarges_the_root_device(make, ec2, spec, wire):
     provider = make()
     root = provider._images.find(spec().image)

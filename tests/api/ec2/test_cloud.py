@@ -1,0 +1,109 @@
+"""One broker as the cloud of another: a VM bursts over EC2 Query, and nothing of it stays behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker import flavor, image, network, policy, project, reconcile, site, vm
+from broker.actor import SYSTEM, Actor
+from broker.broker import Broker
+from broker.sealing import Sealer
+from broker.settings import Settings
+from broker.store import Store
+from providers.ec2 import Ec2Provider
+
+POLICY = """
+version: 1
+burst:
+  to: [cloud]
+  open: {any: ['queue.wait_p95 >= 0']}
+  close: {all: ['queue.wait_p95 < 0']}
+"""
+
+
+@pytest.fixture
+def campus(face, tmp_path, engine_of):
+    """A broker without a host of its own, and the face's broker as its cloud."""
+    Sealer.create_file(tmp_path / "key")
+    settings = Settings(data_dir=tmp_path)
+    store = Store(settings.database_url)
+    store.upgrade()
+    broker = Broker(settings, store=store, kinds={"ec2": lambda: Ec2Provider})
+    owner = project.create(broker, SYSTEM, name="default")
+    site.create(
+        broker,
+        SYSTEM,
+        name="cloud",
+        kind="ec2",
+        options={
+            "endpoint": face.endpoint,
+            "region": "lab-1",
+            "price_region": "us-east-1",
+            "instance_types": "t3.*",
+        },
+        credentials={"access_key_id": face.key, "secret_access_key": face.secret},
+    )
+    net = network.create(broker, SYSTEM, name="lan", cidr="10.20.0.0/16")
+    network.add_subnet(broker, SYSTEM, net.id, site_ref="cloud", cidr="10.20.1.0/24")
+    disk = tmp_path / "tiny.raw"
+    disk.write_bytes(b"\0" * 1024)
+    image.create(broker, SYSTEM, name="tiny", path=str(disk), format="raw", sites={"cloud": face.ami})
+    flavor.create(broker, SYSTEM, name="one", vcpus=1, mem_mb=512, disk_gb=5)
+    policy.apply(broker, SYSTEM, POLICY)
+    engine = engine_of(broker)
+    broker.engine = engine
+    yield broker, Actor(project_id=owner.id, role="member", name="me")
+    broker.engine = None
+    engine.stop()
+    broker.close()
+
+
+def test_a_vm_bursts_into_the_other_broker_and_leaves_it(face, ec2, campus, until):
+    broker, me = campus
+    made, _ = vm.create(broker, me, name="web", image_ref="tiny", flavor_ref="one", labels={"tier": "web"})
+    policy.tick(broker)
+    until(lambda: vm.get(broker, me, made.id).state == "running")
+    row = vm.get(broker, me, made.id)
+    assert row.elastic
+    assert row.host.name in ("campus/t3.nano", "annex/t3.nano", "campus/t3.small")
+
+    (reservation,) = ec2.describe_instances(InstanceIds=[row.provider_ref])["Reservations"]
+    (instance,) = reservation["Instances"]
+    assert instance["State"]["Name"] == "running"
+    assert {tag["Key"]: tag["Value"] for tag in instance["Tags"]} == {
+        "isthmus:broker": broker.id,
+        "isthmus:vm": made.id,
+        "Name": "web",
+        "tier": "web",
+    }
+    assert instance["Placement"]["AvailabilityZone"] == row.host.name.split("/")[0]
+
+    vm.stop(broker, me, made.id)
+    until(lambda: vm.get(broker, me, made.id).state == "stopped")
+    vm.start(broker, me, made.id)
+    until(lambda: vm.get(broker, me, made.id).state == "running")
+    vm.delete(broker, me, made.id)
+    until(lambda: vm.get(broker, me, made.id).state == "terminated")
+    answer = ec2.describe_instances(InstanceIds=[row.provider_ref])["Reservations"][0]["Instances"][0]
+    assert answer["State"]["Name"] in ("shutting-down", "terminated")
+
+
+def test_an_instance_that_its_cloud_ends_is_recorded(face, ec2, campus, until):
+    broker, me = campus
+    made, _ = vm.create(broker, me, name="web", image_ref="tiny", flavor_ref="one")
+    policy.tick(broker)
+    until(lambda: vm.get(broker, me, made.id).state == "running")
+    ref = vm.get(broker, me, made.id).provider_ref
+    until(lambda: not busy(broker, me, made.id))
+    ec2.terminate_instances(InstanceIds=[ref])
+
+    def noticed() -> bool:
+        reconcile.reconcile(broker)
+        return vm.get(broker, me, made.id).state in ("terminated", "error")
+
+    until(noticed)
+
+
+def busy(broker, me, vm_id):
+    with broker.store.reading() as session:
+        return vm.busy(session, vm.find(session, me, vm_id)) is not None
