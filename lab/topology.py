@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,6 +78,9 @@ class Topology:
         process.kill_all(self.directory)
         if not process.marked(self.directory):
             remove_tree(self.directory)
+            if self.directory.parent == DEFAULT_DIRECTORY.parent:
+                with contextlib.suppress(OSError):  # a broker's data may be there, or another lab
+                    self.directory.parent.rmdir()
         return leftovers(self.directory)
 
     def _wire(self) -> None:

@@ -1,0 +1,98 @@
+"""The lab's commands, without a lab. With one: test_burst.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lab import command
+from lab.lab import Lab, LabError
+from lab.lock import only_one
+from lab.node import NodeError
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs ``lab WORDS --dir TMP``, as if by root."""
+    monkeypatch.setattr(command, "require_root", lambda: None)
+    return lambda *words: CliRunner().invoke(command.lab, [*words, f"--dir={tmp_path / 'lab'}"])
+
+
+def test_status_of_no_lab_is_down_and_no_success(run) -> None:
+    seen = run("status", "--json")
+    assert seen.exit_code == 1
+    assert json.loads(seen.stdout)["state"] == "down"
+    assert run("status").stdout.startswith("lab       down, in ")
+
+
+def test_down_without_a_lab_is_fine(run) -> None:
+    done = run("down")
+    assert (done.exit_code, done.stdout) == (0, "leftovers: 0\n")
+
+
+def test_a_shell_without_a_lab_says_what_to_do(run) -> None:
+    done = run("shell")
+    assert done.exit_code == 1
+    assert "`isthmus lab up` brings one up" in done.stderr
+
+
+def test_two_commands_on_one_lab_are_one_too_many(run, tmp_path: Path) -> None:
+    with only_one(tmp_path / "lab"):
+        done = run("down")
+    assert done.exit_code == 1
+    assert "another command works on the lab" in done.stderr
+
+
+def test_without_root_the_lab_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    for words in (["up"], ["down"], ["status"], ["shell"], ["demo"]):
+        done = CliRunner().invoke(command.lab, [*words, f"--dir={tmp_path / 'lab'}"])
+        assert done.exit_code == 1
+        assert "needs root" in done.stderr
+
+
+def test_a_demo_that_fails_says_what_failed_and_takes_everything_down(
+    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "left-by-a-killed-run").touch()
+
+    def up(self: Lab, progress: object) -> None:
+        assert not self.directory.exists()
+        self.directory.mkdir()
+        raise NodeError("no room for a node")
+
+    monkeypatch.setattr(Lab, "up", up)
+    done = run("demo")
+    assert done.exit_code == 1
+    assert "error: no room for a node" in done.stderr
+    assert "demo ok" not in done.stdout
+    assert done.stdout.count("leftovers: 0") == 2
+    assert not (tmp_path / "lab").exists()
+
+
+def test_a_demo_that_fails_half_way_prints_the_logs_and_takes_everything_down(
+    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Show:
+        def __init__(self, lab: Lab, timeline: object) -> None:
+            self.timeline, self.events = timeline, self
+
+        def silence(self) -> None:
+            pass
+
+        def run(self) -> None:
+            raise LabError("the guest is mute")
+
+    monkeypatch.setattr(Lab, "up", lambda self, progress: self.directory.mkdir())
+    monkeypatch.setattr(Lab, "logs", lambda self: {"campus broker": "it said this"})
+    monkeypatch.setattr(command, "Demo", Show)
+    done = run("demo")
+    assert done.exit_code == 1
+    assert "failed: the guest is mute" in done.stdout
+    assert "--- campus broker\nit said this" in done.stdout
+    assert done.stdout.rstrip().endswith("leftovers: 0")
+    assert not (tmp_path / "lab").exists()
