@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -286,18 +286,27 @@ def list_vms(
 
 def set_labels(broker: Broker, actor: Actor, ref: str, labels: Mapping[str, str]) -> VMRow:
     """Replace a VM's labels. Raises NotFound."""
+    return change_labels(broker, actor, ref, lambda _labels: labels)
+
+
+def change_labels(
+    broker: Broker, actor: Actor, ref: str, change: Callable[[Mapping[str, str]], Mapping[str, str]]
+) -> VMRow:
+    """Make a VM's labels from those it has, so that two changes at once both count. Raises NotFound."""
     actor.require(MEMBER)
     with broker.store.transaction() as session:
         row = find(session, actor, ref, lock=True)
-        row.labels = dict(labels)
-        event.record(
-            broker,
-            session,
-            "vm.labelled",
-            row.id,
-            f"{row.name} labelled by {actor.name}",
-            project_id=row.project_id,
-        )
+        labels = dict(change(row.labels))
+        if labels != row.labels:
+            row.labels = labels
+            event.record(
+                broker,
+                session,
+                "vm.labelled",
+                row.id,
+                f"{row.name} labelled by {actor.name}",
+                project_id=row.project_id,
+            )
     return row
 
 
@@ -489,10 +498,7 @@ def _cancel(broker: Broker, session: Session, row: VMRow, why: str) -> None:
 def _with_operation(session: Session, vm_id: str) -> tuple[VMRow, OperationRow]:
     row = session.get(VMRow, vm_id)
     task = session.scalar(
-        select(OperationRow)
-        .where(OperationRow.target == vm_id)
-        .order_by(OperationRow.created_at, OperationRow.id)
-        .limit(1)
+        select(OperationRow).where(OperationRow.target == vm_id, OperationRow.kind == "vm.create")
     )
     if row is None or task is None:
         raise NotFound("vm", vm_id)

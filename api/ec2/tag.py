@@ -79,7 +79,7 @@ def create_tags(call: Call) -> None:
             raise _too_many()
     call.proceed()
     for row in rows:
-        vm.set_labels(call.broker, call.actor, row.id, {**row.labels, **tags})
+        vm.change_labels(call.broker, call.actor, row.id, lambda labels: {**labels, **tags})
 
 
 def delete_tags(call: Call) -> None:
@@ -87,21 +87,21 @@ def delete_tags(call: Call) -> None:
     rows = _tagged(call)
     given = call.params.get("Tags")
     call.proceed()
-    for row in rows:
+
+    def without(labels: Mapping[str, str]) -> dict[str, str]:
         doomed = (
             {
                 tag.get("Key", "")
                 for tag in given
-                if "Value" not in tag or row.labels.get(tag["Key"]) == tag["Value"]
+                if "Value" not in tag or labels.get(tag["Key"]) == tag["Value"]
             }
             if given
-            else set(row.labels)
+            else set(labels)
         )
-        kept = {
-            key: value for key, value in row.labels.items() if key.startswith("aws:") or key not in doomed
-        }
-        if kept != row.labels:
-            vm.set_labels(call.broker, call.actor, row.id, kept)
+        return {key: value for key, value in labels.items() if key.startswith("aws:") or key not in doomed}
+
+    for row in rows:
+        vm.change_labels(call.broker, call.actor, row.id, without)
 
 
 def describe_tags(call: Call) -> dict[str, Any]:
