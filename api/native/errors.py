@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from broker import errors
 from isthmus.schema import Error
+from isthmus.schema.error import problems
 
 log = structlog.get_logger()
 
@@ -69,15 +70,9 @@ def _refused(request: Request, error: Exception) -> Response:
 
 def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    problems = [{"loc": _where(problem["loc"]), "message": problem["msg"]} for problem in error.errors()]
-    message = "; ".join(f"{problem['loc']}: {problem['message']}" for problem in problems)
-    return _answer(400, "invalid_request", message, details={"errors": problems})
-
-
-def _where(loc: Sequence[int | str]) -> str:
-    """``("body", "quota", "vms")`` is ``quota.vms``: a person knows what is a body and what a query."""
-    named = [str(part) for part in loc[1:]] if loc and loc[0] in ("body", "query", "path", "header") else loc
-    return ".".join(str(part) for part in named) or str(loc[0] if loc else "request")
+    found = problems(error.errors())
+    message = "; ".join(f"{problem['loc']}: {problem['message']}" for problem in found)
+    return _answer(400, "invalid_request", message, details={"errors": found})
 
 
 def _not_routed(request: Request, error: Exception) -> Response:

@@ -204,10 +204,10 @@ def _exit_code(error: IsthmusError) -> int:
 
 def _explain(error: IsthmusError) -> None:
     _say(f"error: {error.message}")
-    if isinstance(error, APIError):
-        for line in _positions(error.details):
-            _say(f"  {line}")
-    if error.hint:
+    positions = _positions(error.details) if isinstance(error, APIError) else []
+    for line in positions:
+        _say(f"  {line}")
+    if error.hint and not any(error.hint in line for line in positions):
         _say(f"hint: {error.hint}")
 
 

@@ -225,8 +225,8 @@ def _record(vm: VM) -> dict[str, Any]:
 def _put_why(why: schema.Why) -> None:
     put(cell(why.summary))
     if why.placed:
-        runner_up = f"; next best: {why.runner_up} (rank {cell(why.runner_up_rank)})" if why.runner_up else ""
-        put(cell(f"  on {why.host}, rank {cell(why.rank)}{runner_up}"))
+        runner_up = f"; next best: {why.runner_up}{_rank(why.runner_up_rank)}" if why.runner_up else ""
+        put(cell(f"  on {why.host}{_rank(why.rank)}{runner_up}"))
     if why.sites:
         put()
         put_table(
@@ -252,3 +252,7 @@ def _put_why(why: schema.Why) -> None:
     if why.admit:
         put()
         put(f"would admit it: {cell(why.admit)}")
+
+
+def _rank(rank: float | None) -> str:
+    return "" if rank is None else f" (rank {cell(rank)})"

@@ -11,6 +11,7 @@ from pydantic import BaseModel, PrivateAttr, ValidationError
 from isthmus.client._errors import InvalidRequest
 from isthmus.schema import Page
 from isthmus.schema._base import Request
+from isthmus.schema.error import problems
 
 if TYPE_CHECKING:
     from isthmus.client._client import Client
@@ -83,13 +84,10 @@ def ask(model: type[R], **fields: Any) -> R:
     try:
         return model(**{name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
-        problems = [
-            {"loc": ".".join(str(part) for part in problem["loc"]), "message": problem["msg"]}
-            for problem in error.errors()
-        ]
+        found = problems(error.errors())
         raise InvalidRequest(
-            "; ".join(f"{problem['loc']}: {problem['message']}" for problem in problems),
+            "; ".join(f"{problem['loc']}: {problem['message']}" for problem in found),
             code="invalid_request",
             hint="",
-            details={"errors": problems},
+            details={"errors": found},
         ) from None

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Self
+from functools import partial
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from isthmus import schema
-from isthmus.client._errors import OperationFailed, OperationTimeout
+from isthmus.client._errors import ConnectionFailed, OperationFailed, OperationTimeout
 from isthmus.client._resource import Bound, Collection
+
+if TYPE_CHECKING:
+    from isthmus.client._client import Client
 
 LONG_POLL_S = 30.0
 """The longest that a broker holds an answer back."""
+PATIENCE_S = 30.0
+"""How long a wait goes on without an answer: a broker that restarts is back by then, and its operations go on."""
+
+T = TypeVar("T")
+
+
+def patiently(client: Client, call: Callable[[], T], deadline: float | None) -> T:
+    """Call, and call again while the broker is away, for ``PATIENCE_S`` seconds or until the deadline."""
+    until = client._clock() + PATIENCE_S
+    if deadline is not None:
+        until = min(until, deadline)
+    while True:
+        try:
+            return call()
+        except ConnectionFailed:
+            if client._clock() + 1 > until:
+                raise
+            client._sleep(1.0)
 
 
 class Operation(Bound, schema.Operation):
@@ -34,7 +56,8 @@ class Operation(Bound, schema.Operation):
         """Wait until it is over.
 
         ``timeout`` in seconds, None for no end. ``poll``: the broker is asked anew after that many seconds,
-        and answers at once when the operation ends before. ``on_update`` is called after each answer.
+        and answers at once when the operation ends before. ``on_update`` is called after each answer. A broker
+        that restarts meanwhile is waited for.
         Raises OperationFailed, and OperationTimeout (the change then goes on in the broker).
         """
         client = self._client
@@ -49,7 +72,8 @@ class Operation(Bound, schema.Operation):
                     operation=self,
                     hint=f"it goes on: wait again with `isthmus operation wait {self.id}`",
                 )
-            self._take(client.operations.get(self.id, wait=min(step, LONG_POLL_S)))
+            hold = min(step, LONG_POLL_S)
+            self._take(patiently(client, partial(client.operations.get, self.id, wait=hold), deadline))
             if on_update is not None:
                 on_update(self)
             if not self.ended:  # a broker that answered early is not asked more often for that

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Self
 
 from isthmus import schema
 from isthmus.client._errors import OperationFailed, OperationTimeout
 from isthmus.client._resource import Bound, Collection, ask
-from isthmus.client.operation import Operation
+from isthmus.client.operation import Operation, patiently
 
 _ENDS = (schema.VMState.ERROR, schema.VMState.TERMINATED)
 
@@ -38,7 +39,7 @@ class VM(Bound, schema.VM):
         deadline = None if timeout is None else client._clock() + timeout
         operation: Operation | None = None
         while True:
-            self.refresh()
+            patiently(client, self.refresh, deadline)
             if self.state is wanted:
                 return self
             if self.state in _ENDS:
@@ -55,7 +56,10 @@ class VM(Bound, schema.VM):
                     hint=f"it goes on: `isthmus vm why {self.name}` says what it waits for",
                 )
             if operation is None or operation.id != self.operation:
-                operation = client.operations.get(self.operation) if self.operation else None
+                ongoing = self.operation
+                operation = (
+                    patiently(client, partial(client.operations.get, ongoing), deadline) if ongoing else None
+                )
             if operation is None or operation.ended:
                 client._sleep(poll if left is None else min(poll, left))
                 continue

@@ -302,6 +302,7 @@ def test_an_expressions_mistake_is_marked(run: Run, broker: Any, make: Any, caps
     assert lines[0] == "error: requirements: unexpected >"
     assert lines[1] == "  cpu_free >> 4"
     assert lines[2] == "            ^"
+    assert lines[3:] == ["  use one >"]
 
 
 def test_a_policys_mistakes_are_listed_with_their_positions(

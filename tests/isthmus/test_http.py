@@ -177,6 +177,7 @@ def test_a_mistake_in_a_request_is_told_without_asking_the_broker(client: Any, b
         client.vms.create("Not A Name", "tiny", "small")
     assert caught.value.code == "invalid_request"
     assert caught.value.details["errors"][0]["loc"] == "name"
+    assert "a name is 1 to 63 of a-z" in caught.value.message
     assert broker.asked == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx2
 import pytest
 
 import isthmus
@@ -33,6 +34,24 @@ def test_when_the_time_is_over_it_says_how_to_go_on(client: Any, broker: Any, ma
         client.operations.get("op-1").wait(timeout=5)
     assert time.now == 5
     assert "isthmus operation wait op-1" in caught.value.hint
+
+
+def test_a_broker_that_restarts_is_waited_for(client: Any, broker: Any, make: Any, time: Any) -> None:
+    away = [httpx2.ConnectError("refused")] * 20
+    broker.on("GET", "/v1/operations/op-1", make["operation"](), *away, make["operation"](state="done"))
+    assert client.operations.get("op-1").wait(timeout=60).state == "done"
+
+
+def test_a_broker_that_stays_away_is_given_up(client: Any, broker: Any, make: Any, time: Any) -> None:
+    broker.on("GET", "/v1/operations/op-1", make["operation"](), httpx2.ConnectError("refused"))
+    with pytest.raises(isthmus.ConnectionFailed):
+        client.operations.get("op-1").wait(timeout=600)
+    assert 25 < time.now < 40
+    begun = time.now
+    broker.on("GET", "/v1/operations/op-1", make["operation"](), httpx2.ConnectError("refused"))
+    with pytest.raises(isthmus.ConnectionFailed):
+        client.operations.get("op-1").wait(timeout=5)
+    assert time.now - begun < 8
 
 
 def test_no_timeout_waits_on(client: Any, broker: Any, make: Any, time: Any) -> None:
