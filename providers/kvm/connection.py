@@ -74,7 +74,7 @@ class Connection:
         def run() -> None:
             try:
                 if self._late and not self._shows_life():
-                    waited = self._clock() - min(self._late.values(), default=pending.begun)
+                    waited = self._clock() - min(list(self._late.values()), default=pending.begun)
                     raise Unreachable(
                         f"host {self.label}: libvirt has not answered a call for {waited:.0f} s"
                     )

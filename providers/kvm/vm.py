@@ -231,12 +231,15 @@ def start(domain: Any) -> None:
 
 
 def stop(domain: Any, *, force: bool) -> None:
-    """Ask for a shutdown, or pull the plug; nothing when the domain is off."""
+    """Ask for a shutdown, or pull the plug; nothing when the domain is off.
+
+    By the ACPI power button, because asking the guest's agent lasts as long as the shutdown does.
+    """
     try:
         if force:
             domain.destroy()
         else:
-            domain.shutdown()
+            domain.shutdownFlags(_api.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
     except driver.LibvirtError as error:
         # "Invalid" it is also for a guest that is shutting down already.
         if not driver.is_code(error, _api.VIR_ERR_OPERATION_INVALID) and domain.isActive():
@@ -244,10 +247,10 @@ def stop(domain: Any, *, force: bool) -> None:
 
 
 def reboot(domain: Any, host: str) -> None:
-    """Ask the guest to reboot. Raises Conflict when it is off."""
+    """Ask the guest to reboot, by ACPI too. Raises Conflict when it is off."""
     if not domain.isActive():
         raise Conflict(f"host {host}: {domain.name()} is off; start it first")
-    domain.reboot(0)
+    domain.reboot(_api.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
 
 
 def delete(connection: Any, pool: Any, host: str, vm_id: str, ref: str, broker_id: str) -> None:

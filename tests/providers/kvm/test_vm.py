@@ -72,13 +72,26 @@ def test_guest_boots_at_its_address_and_survives_a_reboot(campus, real_host, spe
         return campus.console_log("a", first.ref).count(b"isthmus-guest ready")
 
     wait_for(lambda: boots() == 1, 60)
-    page = real_host.node.run(["wget", "-qO-", f"http://{spec.nics[0].address}/"]).stdout
-    assert f"hello from {spec.name} at {spec.nics[0].address}" in page
-    campus.reboot_vm("a", first.ref)
-    wait_for(lambda: boots() == 2, 60)
+    fetch = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=5).read().decode())"
+    address = spec.nics[0].address
+
+    def page() -> str:
+        command = [sys.executable, "-c", fetch, f"http://{address}/"]
+        return real_host.node.run(command, check=False).stdout
+
+    assert f"hello from {spec.name} at {address}" in wait_for(page, 30)
+    asked = [0.0]
+
+    def rebooted() -> bool:
+        if time.monotonic() - asked[0] > 10:  # a guest that has only just booted may not listen yet
+            campus.reboot_vm("a", first.ref)
+            asked[0] = time.monotonic()
+        return boots() == 2
+
+    wait_for(rebooted, 60)
 
     def stopped() -> bool:
-        campus.stop_vm("a", first.ref)  # a guest that has only just booted may not listen yet
+        campus.stop_vm("a", first.ref)
         return campus.observe_vm("a", spec.id).state is VMState.STOPPED
 
     wait_for(stopped, 60)
@@ -344,9 +357,10 @@ def test_hung_libvirtd_costs_one_deadline_and_other_hosts_nothing(
     wait_for(answers, 20)
 
 
-def test_libvirtd_that_was_killed_and_restarted_is_found_again(campus, real_host, spec):
+def test_libvirtd_that_was_killed_and_restarted_is_found_again(campus, real_host, spec, wait_for):
     ref = campus.ensure_vm(spec).ref
     os.kill(real_host.node.daemon_pid("libvirtd"), signal.SIGKILL)
+    wait_for(lambda: not real_host.node.daemon_pid("libvirtd"))
     real_host.node.start_libvirtd()
     assert campus.observe_vm("a", spec.id, ref).state is VMState.RUNNING
     assert campus.ensure_vm(spec).ref == ref
