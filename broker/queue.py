@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from broker import event, gateway, host, network, operation, vm
 from broker import policy as policies
 from broker.broker import Broker
-from broker.store import GatewayRow, HostRow, LeaseRow, OperationRow, SubnetRow, VMRow
+from broker.store import GatewayRow, HostRow, LeaseRow, MetaRow, OperationRow, SubnetRow, VMRow
 from placement import burst
 from placement.match import Decision, Matcher, Request, match
 from placement.policy import Policy
@@ -38,6 +38,7 @@ _TRIES = 3
 _EXPLAINED = 50
 """How many waiting VMs are told why in one round; the others say how many are before them."""
 _SAME_ROUND_S = 5.0
+_BURSTING = select(func.count()).select_from(VMRow).where(VMRow.elastic, VMRow.state != vm.TERMINATED)
 
 
 @dataclass
@@ -50,6 +51,9 @@ class Snapshot:
     policy: Policy | None
     state: burst.BurstState
     usage: dict[str, float]
+    """What is in clouds, this round's own decisions included."""
+    bursting: int
+    """How many VMs were in clouds before this round."""
     subnets: dict[tuple[str, str], SubnetRow]
     """By (network id, site id)."""
     full: set[str]
@@ -107,6 +111,7 @@ def snapshot(broker: Broker, session: Session, *, also: VMRow | None = None) -> 
         waiting=waiting,
         policy=policy,
         state=state,
+        bursting=len(elastic),
         usage={"vms": float(len(elastic)), "vcpus": float(sum(target.vcpus for target in elastic))},
         subnets=subnets,
         full={row.id for row in subnets.values() if _is_full(broker, session, row)},
@@ -210,29 +215,20 @@ def _claim(broker: Broker, seen: Snapshot, decisions: Sequence[Decision]) -> tup
     """Write the round's claims: (operations to wake, whether any was lost to somebody else)."""
     placed: list[str] = []
     lost = False
-    generations: dict[str, int] = {}
-    stale: set[str] = set()
-    if all(decision.host is None for decision in decisions):
+    chosen = {seen.hosts[decision.host].id for decision in decisions if decision.host is not None}
+    if not chosen:
         return [], False
     with broker.store.transaction() as session:
+        # One matchmaker writes at a time: two that lease addresses in different orders would block each other.
+        session.get(MetaRow, "broker_id", with_for_update=True)
+        fresh = _taken(session, seen, chosen)
         for decision, (row, task) in zip(decisions, seen.waiting, strict=True):
             if decision.host is None:
                 continue
             at = seen.hosts[decision.host]
-            if at.id in stale:
+            if at.id not in fresh:
                 lost = True
                 continue
-            if at.id not in generations:
-                bumped = session.execute(
-                    update(HostRow)
-                    .where(HostRow.id == at.id, HostRow.generation == at.generation, HostRow.state == host.UP)
-                    .values(generation=at.generation + 1)
-                )
-                if bumped.rowcount != 1:  # type: ignore[attr-defined]
-                    stale.add(at.id)
-                    lost = True
-                    continue
-                generations[at.id] = at.generation + 1
             target = session.get(VMRow, row.id, with_for_update={"of": VMRow}, populate_existing=True)
             live = session.get(OperationRow, task.id, populate_existing=True)
             if (
@@ -270,6 +266,24 @@ def _claim(broker: Broker, seen: Snapshot, decisions: Sequence[Decision]) -> tup
             )
             placed.append(task.id)
     return placed, lost
+
+
+def _taken(session: Session, seen: Snapshot, chosen: set[str]) -> set[str]:
+    """Those of the chosen hosts that are as they were in the snapshot, with their generations moved on."""
+    hosts = sorted((row for row in seen.hosts if row.id in chosen), key=lambda row: row.id)
+    if session.scalar(_BURSTING) != seen.bursting:
+        # Somebody else burst meanwhile, and the policy's limits count all clouds together.
+        hosts = [row for row in hosts if not row.elastic]
+    fresh: set[str] = set()
+    for row in hosts:
+        bumped = session.execute(
+            update(HostRow)
+            .where(HostRow.id == row.id, HostRow.generation == row.generation, HostRow.state == host.UP)
+            .values(generation=row.generation + 1)
+        )
+        if bumped.rowcount == 1:  # type: ignore[attr-defined]
+            fresh.add(row.id)
+    return fresh
 
 
 def _tell_waiting(

@@ -1,0 +1,391 @@
+"""The matchmaker: nothing is given away twice, whoever asks at once, and who waits is told why."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import func, select
+
+from broker import operation, policy, project, queue, site, vm, why
+from broker.actor import SYSTEM
+from broker.errors import BrokerError
+from broker.store import HostRow, LeaseRow, ProjectRow, VMRow
+
+LIVE = VMRow.state != "terminated"
+
+
+def check_invariants(stage):
+    """What must hold at every moment, whatever happens."""
+    with stage.broker.store.reading() as session:
+        for host in session.scalars(select(HostRow).where(HostRow.elastic.is_(False))):
+            vcpus, mem = session.execute(
+                select(
+                    func.coalesce(func.sum(VMRow.vcpus), 0), func.coalesce(func.sum(VMRow.mem_mb), 0)
+                ).where(VMRow.host_id == host.id, LIVE)
+            ).one()
+            assert vcpus <= host.vcpus_total, f"{host.name} is over-committed"
+            assert mem <= host.mem_total_mb, f"{host.name} is over-committed"
+        leases = session.execute(select(LeaseRow.subnet_id, LeaseRow.address)).all()
+        assert len(set(leases)) == len(leases), "an address is leased twice"
+        for row in session.scalars(select(VMRow).where(LIVE, VMRow.host_id.is_not(None))):
+            assert len(row.nics) == len(row.networks), f"{row.name} has a host and no address"
+        for row in session.scalars(select(VMRow).where(VMRow.host_id.is_(None))):
+            assert not row.nics, f"{row.name} has an address and no host"
+        for row in session.scalars(select(ProjectRow).where(ProjectRow.quota_vms.is_not(None))):
+            used = session.scalar(
+                select(func.count()).select_from(VMRow).where(VMRow.project_id == row.id, LIVE)
+            )
+            assert used <= row.quota_vms, f"{row.name} is over its quota"
+    for world in stage.worlds.values():
+        marks = [machine.vm_id for machine in world.live_vms() if machine.vm_id]
+        assert len(set(marks)) == len(marks), "a VM exists twice"
+
+
+def together(*works):
+    """Run at once, in threads; the results in order."""
+    with ThreadPoolExecutor(len(works)) as pool:
+        return [future.result(60) for future in [pool.submit(work) for work in works]]
+
+
+def meet_before(monkeypatch, module, name, parties=2, timeout=1.0):
+    """Let ``parties`` callers arrive before any of them runs the function; they do not wait for ever."""
+    barrier = threading.Barrier(parties)
+    plain = getattr(module, name)
+
+    def meet(*args, **kwargs):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            barrier.wait(timeout)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, meet)
+
+
+def test_two_matchmakers_with_the_same_snapshot_never_give_the_same_room_away(bare_stage, monkeypatch):
+    bare_stage.catalogue()
+    bare_stage.add_local(hosts=3, cpus=8)
+    # Each knows of other VMs than the other one, so that only the hosts' generations can tell.
+    for number in range(12):
+        bare_stage.request(f"web-{number}", flavor_ref="small" if number % 2 else "large")
+    brokers = [bare_stage.broker, bare_stage.another()]
+    plain = queue._claim
+    barrier = threading.Barrier(2)
+    turns = {id(broker): number for number, broker in enumerate(brokers)}
+    met = set()
+
+    def claim(broker, seen, decisions):
+        number = turns[id(broker)]
+        if number not in met:
+            met.add(number)
+            barrier.wait(20)
+            decisions = [
+                decision
+                if (index // 2) % 2 == number
+                else type(decision)(**{**vars_of(decision), "host": None})
+                for index, decision in enumerate(decisions)
+            ]
+        return plain(broker, seen, decisions)
+
+    monkeypatch.setattr(queue, "_claim", claim)
+    together(*(lambda broker=broker: queue.place_pending(broker) for broker in brokers))
+    check_invariants(bare_stage)
+    with bare_stage.broker.store.reading() as session:
+        placed = session.scalar(select(func.count()).select_from(VMRow).where(VMRow.host_id.is_not(None)))
+    assert placed >= 3
+
+
+def vars_of(decision):
+    from dataclasses import fields
+
+    return {field.name: getattr(decision, field.name) for field in fields(decision)}
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_matchmakers_at_once_place_everybody_and_over_commit_nobody(bare_stage, monkeypatch, attempt):
+    bare_stage.catalogue()
+    bare_stage.add_local(hosts=4, cpus=8)
+    tasks = [bare_stage.request(f"web-{number}")[1] for number in range(14)]
+    brokers = [bare_stage.broker, bare_stage.another(), bare_stage.another()]
+    meet_before(monkeypatch, queue, "_claim", parties=len(brokers), timeout=0.5)
+    together(*(lambda broker=broker: queue.place_pending(broker) for broker in brokers))
+    check_invariants(bare_stage)
+    for task in tasks:
+        bare_stage.finish(task)
+    check_invariants(bare_stage)
+
+
+def test_two_sites_of_one_network_are_claimed_from_both_ends_without_a_deadlock(bare_stage, monkeypatch):
+    """Each matchmaker takes first what the other one takes last."""
+    bare_stage.catalogue()
+    bare_stage.add_local(hosts=4, cpus=8)
+    tasks = [
+        bare_stage.request(f"web-{number}", rank=f'name == "sim-0{number % 4 + 1}" ? 1 : 0')[1]
+        for number in range(8)
+    ]
+    brokers = [bare_stage.broker, bare_stage.another()]
+    plain = queue._claim
+    barrier = threading.Barrier(2)
+    met = set()
+
+    def claim(broker, seen, decisions):
+        if id(broker) not in met:
+            met.add(id(broker))
+            barrier.wait(20)
+            if broker is not brokers[0]:
+                seen.waiting.reverse()
+                decisions = list(reversed(decisions))
+        return plain(broker, seen, decisions)
+
+    monkeypatch.setattr(queue, "_claim", claim)
+    together(*(lambda broker=broker: queue.place_pending(broker) for broker in brokers))
+    check_invariants(bare_stage)
+    for task in tasks:
+        bare_stage.finish(task)
+
+
+def test_quota_holds_for_callers_at_once(stage, monkeypatch):
+    small = project.create(stage.broker, SYSTEM, name="small", quota_vms=1)
+    actor = type(stage.member)(small.id, "member", "sam")
+    meet_before(monkeypatch, project, "check_quota")
+    other = stage.another()
+
+    def ask(broker, name):
+        try:
+            vm.create(broker, actor, name=name, image_ref="tiny", flavor_ref="small")
+            return "made"
+        except BrokerError as error:
+            return error.code
+
+    said = together(lambda: ask(stage.broker, "one"), lambda: ask(other, "two"))
+    assert sorted(said) == ["made", "quota_exceeded"]
+    check_invariants(stage)
+
+
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("create"), st.sampled_from(["small", "large"]), st.integers(1, 3)),
+        st.tuples(st.just("delete"), st.integers(0, 9)),
+        st.tuples(st.just("stop"), st.integers(0, 9)),
+        st.tuples(st.just("start"), st.integers(0, 9)),
+        st.tuples(st.just("step"), st.integers(0, 1), st.integers(0, 9)),
+        st.tuples(st.just("step"), st.integers(0, 1), st.integers(0, 9)),
+        st.tuples(st.just("run"), st.integers(0, 1)),
+        st.tuples(st.just("wait"), st.sampled_from([1, 16, 130, 200])),
+        st.tuples(
+            st.just("fail"),
+            st.sampled_from(["ensure_vm", "ensure_image", "delete_vm", "observe_vm"]),
+            st.sampled_from(["Unreachable", "OutOfCapacity", "InvalidSpec"]),
+        ),
+        st.tuples(st.just("destroy"), st.integers(0, 9)),
+        st.tuples(st.just("host"), st.sampled_from(["sim-01", "sim-02"]), st.booleans()),
+        st.tuples(st.just("reconcile")),
+    ),
+    min_size=5,
+    max_size=40,
+)
+
+
+@pytest.fixture
+def new_stage(request, tmp_path_factory, sqlite_template, database):
+    """Makes a stage per example, and closes the one before it."""
+    import shutil
+
+    stages = []
+
+    def make(of):
+        while stages:
+            stages.pop().close()
+        folder = tmp_path_factory.mktemp("example")
+        if database == "sqlite":
+            shutil.copyfile(sqlite_template, folder / "isthmus.sqlite3")
+            url = f"sqlite:///{folder / 'isthmus.sqlite3'}"
+        else:
+            url = request.getfixturevalue("postgresql").database()
+        stages.append(of(folder, url))
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        stage.close()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(actions=ACTIONS)
+def test_no_history_gives_room_or_an_address_away_twice(new_stage, stage_class, actions):
+    stage = new_stage(stage_class)
+    stage.catalogue()
+    stage.add_local(cpus=12)
+    stage.driver_of(stage.another())
+    with stage.broker.store.transaction() as session:
+        session.get_one(ProjectRow, stage.owner.id).quota_vms = 6
+    names = iter(range(10_000))
+    for action in actions:
+        act(stage, action, names)
+        check_invariants(stage)
+    stage.worlds["campus"].heal()
+    stage.worlds["campus"].set_reachable()
+    stage.wait(200)
+    act(stage, ("reconcile",), names)
+    for row in vm.list_vms(stage.broker, stage.admin):
+        stage.finish(vm.delete(stage.broker, stage.admin, row.id)[1])
+    act(stage, ("reconcile",), names)
+    check_invariants(stage)
+    assert [machine for machine in stage.worlds["campus"].live_vms() if machine.vm_id] == []
+
+
+def act(stage, action, names):
+    from broker.reconcile import reconcile
+
+    kind, *rest = action
+    rows = vm.list_vms(stage.broker, stage.admin)
+    row = rows[rest[0] % len(rows)] if rows and rest and isinstance(rest[0], int) else None
+    try:
+        match kind:
+            case "create":
+                vm.create_many(
+                    stage.broker,
+                    stage.member,
+                    count=rest[1],
+                    name=f"vm-{next(names)}",
+                    image_ref="tiny",
+                    flavor_ref=rest[0],
+                )
+            case "delete" | "stop" | "start" if row is not None:
+                getattr(vm, kind)(stage.broker, stage.member, row.id)
+            case "step" | "run":
+                live = [
+                    task.id for task in operation.list_operations(stage.broker, stage.admin, state="running")
+                ]
+                chosen = live if kind == "run" else live[rest[1] % len(live) :][:1] if live else []
+                for task in chosen:
+                    stage._drivers[rest[0]].run_until_idle(task, 20)
+            case "wait":
+                stage.wait(rest[0])
+                stage.broker.signals.set("place")
+            case "fail":
+                stage.worlds["campus"].fail(rest[0], rest[1])
+            case "destroy" if row is not None:
+                stage.worlds["campus"].destroy_vm(row.id)
+            case "host":
+                world = stage.worlds["campus"]
+                (world.set_reachable if rest[1] else world.set_unreachable)(rest[0])
+            case "reconcile":
+                reconcile(stage.broker)
+    except BrokerError:
+        pass  # a refusal is a good answer here
+
+
+def test_vm_without_a_host_waits_with_its_reason_until_one_frees_up(bare_stage):
+    bare_stage.catalogue()
+    bare_stage.add_local(hosts=1, cpus=8)
+    first = bare_stage.create("first", flavor_ref="large")
+    row, task = bare_stage.request("second", flavor_ref="large")
+    assert bare_stage.drive(task, most_s=600).state == operation.RUNNING
+    row = bare_stage.vm(row.id)
+    assert (row.state, row.host) == ("pending", None)
+    assert "cpu" in row.status_reason.lower()
+    assert bare_stage.nothing_left(row.id)
+    bare_stage.finish(vm.delete(bare_stage.broker, bare_stage.member, first.id)[1])
+    bare_stage.finish(task)
+    assert bare_stage.vm(row.id).state == "running"
+
+
+def test_requirement_that_no_host_meets_is_the_reason(stage):
+    row, task = stage.request("web", requirements='gpu_model == "H100"')
+    stage.drive(task, most_s=60)
+    assert "gpu_model" in stage.vm(row.id).status_reason
+    view = why.why(stage.broker, stage.member, "web")
+    assert view.host is None
+    assert "gpu_model" in view.summary
+
+
+def test_oldest_request_is_placed_first(bare_stage):
+    bare_stage.catalogue()
+    bare_stage.add_local(hosts=1, cpus=8)
+    bare_stage.create("here", flavor_ref="large")
+    tasks = []
+    for number in range(3):
+        bare_stage.wait(1)
+        tasks.append(bare_stage.request(f"wait-{number}", flavor_ref="large")[1])
+    bare_stage.finish(vm.delete(bare_stage.broker, bare_stage.member, "here")[1])
+    for task in tasks:
+        bare_stage.finish(task)
+        bare_stage.finish(vm.delete(bare_stage.broker, bare_stage.member, task.target)[1])
+    times = [bare_stage.operation(task.id).ended_at for task in tasks]
+    assert all(earlier <= later for earlier, later in pairwise(times))
+
+
+def test_host_in_maintenance_takes_no_new_vm(stage):
+    from broker import host
+
+    host.set_maintenance(stage.broker, stage.admin, "campus/sim-01", True)
+    assert {stage.create(f"web-{number}").host.name for number in range(3)} == {"sim-02"}
+    host.set_maintenance(stage.broker, stage.admin, "campus/sim-01", False)
+    assert stage.create("last", rank='name == "sim-01" ? 1 : 0').host.name == "sim-01"
+
+
+def test_why_names_the_host_the_rank_and_the_runner_up(stage):
+    stage.create("web", rank='name == "sim-02" ? 2 : 1')
+    view = why.why(stage.broker, stage.member, "web")
+    assert (view.host, view.rank) == ("campus/sim-02", 2.0)
+    assert (view.runner_up, view.runner_up_rank) == ("sim-01", 1.0)
+
+
+def test_limits_of_the_policy_hold_within_one_round_and_over_rounds(stage, policy_open):
+    stage.add_cloud(policy_text=policy_open + "  limits: {vms: 3, vcpus: 5}\n")
+    tasks = [stage.request(f"web-{number}", requirements="elastic")[1] for number in range(4)]
+    for _ in range(2):
+        stage.broker.signals.set("place")
+        queue.place_pending(stage.broker)
+    elastic = [row for row in vm.list_vms(stage.broker, stage.admin) if row.elastic]
+    assert len(elastic) == 2
+    stage.drive(tasks[3], most_s=30)
+    assert "burst.limits.vcpus" in stage.vm(tasks[3].target).status_reason
+
+
+def test_image_that_is_not_mapped_keeps_a_vm_out_of_the_cloud(hybrid):
+    from broker import image
+
+    image.map_sites(hybrid.broker, hybrid.admin, "tiny", {})
+    row, task = hybrid.request("web", requirements="elastic")
+    hybrid.drive(task, most_s=30)
+    assert "not mapped" in hybrid.vm(row.id).status_reason
+    image.map_sites(hybrid.broker, hybrid.admin, "tiny", {"cloud": "ami-1"})
+    hybrid.finish(task)
+
+
+def test_gateway_that_was_not_seen_for_long_keeps_vms_out_of_the_cloud(hybrid):
+    hybrid.agents[0].awake = False
+    hybrid.wait(300)
+    row, task = hybrid.request("web", requirements="elastic")
+    hybrid.drive(task, most_s=30)
+    assert "gateway gate is unreachable" in hybrid.vm(row.id).status_reason
+    hybrid.agents[0].awake = True
+    hybrid.finish(task)
+
+
+def test_site_with_a_full_subnet_takes_no_vm(bare_stage):
+    from broker import network
+
+    bare_stage.catalogue()
+    bare_stage.add_site("campus", hosts=1)
+    network.add_subnet(bare_stage.broker, bare_stage.admin, "net", site_ref="campus", cidr="10.20.1.0/30")
+    bare_stage.create("only")
+    row, task = bare_stage.request("more")
+    bare_stage.drive(task, most_s=30)
+    assert "10.20.1.0/30 is full" in bare_stage.vm(row.id).status_reason
+    assert site.host_counts(bare_stage.broker, bare_stage.reader) == {bare_stage.sites["campus"]: 1}
+
+
+def test_default_requirement_of_the_policy_is_anded_to_the_vms_own(stage):
+    text = "version: 1\nplacement: {requirements: 'name == \"sim-02\"', rank: '1'}\n"
+    policy.apply(stage.broker, stage.admin, text)
+    assert stage.create("web", rank='name == "sim-01" ? 9 : 0').host.name == "sim-02"
+    row, task = stage.request("never", requirements='name == "sim-01" || name == "sim-03"')
+    stage.drive(task, most_s=30)
+    assert stage.vm(row.id).host is None
