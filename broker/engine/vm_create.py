@@ -188,14 +188,23 @@ def abandon(step: Step) -> Outcome:
     return Fail(why)
 
 
+def _placed_only(phase: Phase) -> Phase:
+    """The phase for a VM with a host. One without lost it in a step whose outcome was not written: look for another."""
+
+    def run(step: Step) -> Outcome:
+        return Next("place") if step.vm.host_id is None else phase(step)
+
+    return run
+
+
 PHASES: dict[str, Phase] = {
     "place": place,
-    "image": copy_image,
-    "network": make_networks,
-    "peer": prepare_peer,
-    "launch": launch,
-    "boot": boot,
-    "enrol": enrol,
+    "image": _placed_only(copy_image),
+    "network": _placed_only(make_networks),
+    "peer": _placed_only(prepare_peer),
+    "launch": _placed_only(launch),
+    "boot": _placed_only(boot),
+    "enrol": _placed_only(enrol),
     "abandon": abandon,
 }
 

@@ -84,10 +84,16 @@ def gone(step: Step) -> Outcome:
     with broker.store.transaction() as session:
         row = own(step, session)
         network.release(broker, session, row.id)
-        vm.set_state(broker, row, vm.TERMINATED, str(step.operation.params.get("reason", "")))
-        event.record(
-            broker, session, "vm.terminated", row.id, f"{row.name} is terminated", project_id=row.project_id
-        )
+        if row.state != vm.TERMINATED:
+            vm.set_state(broker, row, vm.TERMINATED, str(step.operation.params.get("reason", "")))
+            event.record(
+                broker,
+                session,
+                "vm.terminated",
+                row.id,
+                f"{row.name} is terminated",
+                project_id=row.project_id,
+            )
     broker.signals.set("place")
     broker.signals.set("policy")
     return Done("terminated")

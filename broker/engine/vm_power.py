@@ -26,6 +26,10 @@ def start(step: Step) -> Outcome:
             return Next("abandon", params={"why": "it no longer exists at the provider"})
         with broker.store.reading() as session:
             spec = spec_of(step, session)
+        # What removed the VM may have removed what it stands on.
+        provider.ensure_image(host, spec.image)
+        for nic in spec.nics:
+            provider.ensure_network(host, nic.network)
         report = provider.ensure_vm(spec)
     elif report.state == port.VMState.STOPPED:
         provider.start_vm(host, report.ref)

@@ -35,11 +35,17 @@ def home(step: Step) -> Outcome:
     broker = step.broker
     with broker.store.transaction() as session:
         row = own(step, session)
+        if row.host_id is not None:
+            event.record(
+                broker,
+                session,
+                "vm.returned",
+                row.id,
+                f"{row.name} left its cloud",
+                project_id=row.project_id,
+            )
         let_go(step, session, row)
         vm.set_state(broker, row, vm.PENDING, "waiting for a host at home")
-        event.record(
-            broker, session, "vm.returned", row.id, f"{row.name} left its cloud", project_id=row.project_id
-        )
     broker.signals.set("place")
     return Next("place")
 

@@ -1,0 +1,312 @@
+"""The reconciler: one test per row of the table in ``broker/reconcile.py``, and that silence proves nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from broker import operation, vm
+from broker.broker import Broker
+from broker.reconcile import reconcile
+from broker.store import OperationRow
+from providers.port import VMState
+
+
+def set_provider_state(world, vm_id, state, reason):
+    with world.transaction() as state_of_world:
+        for found in state_of_world.vms.values():
+            if found.vm_id == vm_id:
+                state_of_world.move(found, state, reason=reason)
+
+
+def test_vm_stopped_by_its_owner_behind_our_back_is_recorded_as_stopped(stage):
+    row = stage.create("web")
+    stage.worlds["campus"].power_off_vm(row.id, "shutdown")
+    reconcile(stage.broker)
+    row = stage.vm(row.id)
+    assert (row.state, row.desired) == ("stopped", "stopped")
+    assert "stopped outside Isthmus" in row.status_reason
+    assert "shutdown" in row.status_reason
+    reconcile(stage.broker)
+    assert stage.events(kind="vm.stopped_outside") == ["vm.stopped_outside"]
+    assert stage.holdings(row.id)["claims"] == 1
+
+
+def test_vm_started_by_its_owner_behind_our_back_is_recorded_as_running(stage):
+    row = stage.create("web")
+    stage.finish(vm.stop(stage.broker, stage.member, row.id)[1])
+    set_provider_state(stage.worlds["campus"], row.id, VMState.RUNNING, "")
+    reconcile(stage.broker)
+    row = stage.vm(row.id)
+    assert (row.state, row.desired, row.status_reason) == ("running", "running", "")
+    assert stage.events(kind="vm.started_outside") == ["vm.started_outside"]
+
+
+def test_crashed_vm_is_in_error_with_the_reason_of_its_provider(stage):
+    row = stage.create("web")
+    set_provider_state(stage.worlds["campus"], row.id, VMState.ERROR, "the guest panicked")
+    reconcile(stage.broker)
+    row = stage.vm(row.id)
+    assert (row.state, row.status_reason) == ("error", "the guest panicked")
+    reconcile(stage.broker)
+    assert stage.events(kind="vm.crashed") == ["vm.crashed"]
+
+
+def test_vm_whose_definition_was_removed_from_its_host_is_made_again(stage):
+    row = stage.create("web")
+    stage.worlds["campus"].destroy_vm(row.id)
+    reconcile(stage.broker)
+    assert stage.vm(row.id).state == "pending"
+    task = stage.finish(stage.task_of(row))
+    assert task.kind == "vm.start"
+    made = stage.vm(row.id)
+    assert (made.state, made.host_id) == ("running", row.host_id)
+    assert [machine.address for machine in stage.machines(row.id)] == [row.nics[0].address]
+    reconcile(stage.broker)
+    assert stage.task_of(row).id == task.id
+
+
+def test_vm_is_made_again_on_a_host_that_lost_its_networks_too(stage):
+    row = stage.create("web")
+    world = stage.worlds["campus"]
+    world.destroy_vm(row.id)
+    with world.transaction() as state:
+        state.networks.clear()
+        state.images.clear()
+    reconcile(stage.broker)
+    stage.finish(stage.task_of(row))
+    assert len(stage.machines(row.id)) == 1
+
+
+def test_stopped_vm_whose_definition_was_removed_is_made_again_when_it_starts(stage):
+    row = stage.create("web")
+    stage.finish(vm.stop(stage.broker, stage.member, row.id)[1])
+    stage.worlds["campus"].destroy_vm(row.id)
+    reconcile(stage.broker)
+    assert stage.vm(row.id).state == "stopped"
+    stage.finish(vm.start(stage.broker, stage.member, row.id)[1])
+    assert len(stage.machines(row.id)) == 1
+
+
+def test_instance_that_is_gone_from_its_cloud_gives_back_what_it_held(hybrid):
+    row = hybrid.burst("web")
+    hybrid.worlds["cloud"].destroy_vm(row.id, "Server.SpotInstanceTermination")
+    reconcile(hybrid.broker)
+    hybrid.finish(hybrid.task_of(row))
+    row = hybrid.vm(row.id)
+    assert (row.state, row.status_reason) == ("terminated", "Server.SpotInstanceTermination")
+    assert hybrid.nothing_left(row.id)
+    assert hybrid.agents[0].turn() is None  # its document, without the peer, is one an agent may apply
+
+
+def test_terminated_vm_that_still_runs_at_its_provider_is_deleted(stage):
+    row = stage.create("web")
+    machine = stage.machines(row.id)[0]
+    stage.finish(vm.delete(stage.broker, stage.member, row.id)[1])
+    with stage.worlds["campus"].transaction() as state:
+        machine.state = VMState.RUNNING
+        state.add(machine)
+    assert len(stage.machines(row.id)) == 1
+    reconcile(stage.broker)
+    assert stage.machines(row.id) == []
+    assert stage.events(kind="vm.orphan") == ["vm.orphan"]
+
+
+def test_vm_with_our_mark_that_no_row_knows_is_left_alone_and_told_once(stage):
+    row = stage.create("web")
+    machine = stage.machines(row.id)[0]
+    with stage.worlds["campus"].transaction() as state:
+        state.remove(machine)
+        machine.vm_id, machine.leases = "vm-ffffffffffffffff0", []
+        state.add(machine)
+    reconcile(stage.broker)
+    reconcile(stage.broker)
+    assert len(stage.machines("vm-ffffffffffffffff0")) == 1
+    assert stage.events(kind="vm.unknown") == ["vm.unknown"]
+
+
+def test_strangers_vm_is_left_alone_told_once_and_its_size_counts(stage):
+    from broker import host
+
+    stage.worlds["campus"].add_stranger("sim-01", name="theirs", vcpus=15)
+    reconcile(stage.broker)
+    reconcile(stage.broker)
+    assert len([found for found in stage.worlds["campus"].live_vms() if found.name == "theirs"]) == 1
+    assert stage.events(kind="host.stranger") == ["host.stranger"]
+    assert host.get(stage.broker, stage.reader, "sim-01").vcpus_free == 1
+    assert stage.create("web", rank='name == "sim-01" ? 1 : 0').host.name == "sim-02"
+
+
+def test_host_that_does_not_answer_is_marked_and_nothing_is_concluded(stage):
+    row = stage.create("web")
+    world = stage.worlds["campus"]
+    world.set_unreachable(row.host.name, "no route to host")
+    reconcile(stage.broker)
+    at = stage.host(row.host.name)
+    assert (at.state, at.status_reason) == ("unreachable", "no route to host")
+    assert stage.vm(row.id).state == "running"
+    assert stage.holdings(row.id)["claims"] == 1
+    others = [stage.create(f"web-{number}") for number in range(3)]
+    assert {other.host.name for other in others} == {"sim-01", "sim-02"} - {row.host.name}
+    world.set_reachable(row.host.name)
+    reconcile(stage.broker)
+    assert stage.host(row.host.name).state == "up"
+    assert stage.vm(row.id).state == "running"
+
+
+def test_site_that_does_not_answer_is_marked_with_all_its_hosts(stage):
+    row = stage.create("web")
+    stage.worlds["campus"].fail("*", "Unreachable", "the switch is dead", times=-1)
+    reconcile(stage.broker)
+    assert stage.vm(row.id).state == "running"
+    assert {stage.host(name).state for name in ("sim-01", "sim-02")} == {"unreachable"}
+    assert stage.events(kind="site.unreachable") == ["site.unreachable"]
+    waiting, task = stage.request("more")
+    assert stage.drive(task, most_s=60).state == operation.RUNNING
+    assert "unreachable" in stage.vm(waiting.id).status_reason
+    stage.worlds["campus"].heal()
+    reconcile(stage.broker)
+    stage.finish(task)
+
+
+def test_host_that_the_site_no_longer_lists_is_kept_while_it_holds_vms(stage):
+    from broker.store import SiteRow
+
+    row = stage.create("web", rank='name == "sim-02" ? 1 : 0')
+    with stage.broker.store.transaction() as session:
+        at = session.get_one(SiteRow, stage.sites["campus"])
+        at.options = {**at.options, "hosts": 1}
+    reconcile(stage.broker)
+    assert stage.host("sim-02").state == "unreachable"
+    assert stage.vm(row.id).host_id == row.host_id
+
+
+def test_old_listing_convinces_nobody(stage, monkeypatch):
+    """A VM that is missing from a listing is asked for by itself before anything is concluded."""
+    from providers.port import Listing
+    from providers.simulated import SimulatedProvider
+
+    row = stage.create("web")
+    monkeypatch.setattr(
+        SimulatedProvider, "list_vms", lambda _self: Listing([], frozenset({"sim-01", "sim-02"}))
+    )
+    reconcile(stage.broker)
+    assert stage.vm(row.id).state == "running"
+    assert stage.task_of(row).kind == "vm.create"
+
+
+def test_vm_with_an_operation_under_way_is_left_to_it(stage):
+    row, task = stage.request("web")
+    stage.drive(task, until=lambda: stage.operation(task.id).phase == "launch")
+    reconcile(stage.broker)
+    assert stage.events(kind="vm.mending") == []
+    stage.finish(task)
+    assert stage.vm(row.id).state == "running"
+
+
+def test_site_that_hangs_does_not_delay_the_others(stage):
+    stage.add_local(name="annex", part=2)
+    here = stage.create("here", requirements='site == "campus"')
+    there = stage.create("there", requirements='site == "annex"')
+    for row in (here, there):
+        stage.worlds[row.site.name].power_off_vm(row.id)
+    thaw = threading.Event()
+    hangs(stage, "campus", thaw)
+    at_work = threading.Thread(target=reconcile, args=(stage.broker,))
+    at_work.start()
+    try:
+        until(lambda: stage.vm(there.id).state == "stopped")
+        assert stage.vm(here.id).state == "running"
+    finally:
+        thaw.set()
+        at_work.join(30)
+    assert stage.vm(here.id).state == "stopped"
+
+
+def test_launch_goes_elsewhere_while_a_site_hangs(stage):
+    stage.add_local(name="annex", part=2)
+    slow, slow_task = stage.request("slow", requirements='site == "campus"')
+    stage.drive(slow_task, until=lambda: stage.operation(slow_task.id).phase == "launch")
+    thaw = threading.Event()
+    hangs(stage, "campus", thaw)
+    at_work = threading.Thread(target=stage.step, args=(slow_task,))
+    at_work.start()
+    try:
+        quick = stage.create("quick", requirements='site == "annex"')
+        assert quick.state == "running"
+        assert stage.vm(slow.id).state == "pending"
+    finally:
+        thaw.set()
+        at_work.join(30)
+    assert stage.vm(slow.id).state == "running"
+
+
+@pytest.mark.parametrize("elastic", [False, True], ids=["local", "burst"])
+def test_machine_made_by_a_broker_that_was_frozen_over_a_delete_is_found_and_removed(hybrid, elastic):
+    """The worst case: a driver sleeps right before its call, and wakes when the VM has been deleted."""
+    row, task = hybrid.request("web", requirements="elastic" if elastic else "!elastic")
+    hybrid.drive(task, until=lambda: hybrid.operation(task.id).phase == "launch")
+    frozen = hybrid.another()
+    sleeper = hybrid.driver_of(frozen)
+    sleeper.claims.stop()
+
+    def sleep(_operation, _phase, point):
+        if point == "before":
+            _, deletion = vm.delete(hybrid.broker, hybrid.member, row.id)
+            hybrid.wait(20)
+            hybrid.finish(deletion)
+
+    frozen.trace = sleep
+    assert sleeper.step(task.id) is None
+    assert hybrid.vm(row.id).state == "terminated"
+    assert len(hybrid.machines(row.id)) == 1
+    reconcile(hybrid.broker)
+    assert hybrid.nothing_left(row.id)
+
+
+def test_events_of_providers_wake_the_reconciler(stage):
+    stage.broker.providers.watch()
+    row = stage.create("web")
+    seen = stage.broker.signals.count("reconcile")
+    stage.worlds["campus"].power_off_vm(row.id)
+    assert stage.broker.signals.wait("reconcile", seen, 10) > seen
+
+
+def hangs(stage, name, thaw):
+    """From now on every call of this site waits for ``thaw``."""
+    from functools import partial
+
+    from providers.simulated import SimulatedProvider
+
+    broker: Broker = stage.broker
+    provider = broker.providers.of(next(row for row in sites_of(stage) if row.name == name))
+    assert isinstance(provider, SimulatedProvider)
+    plain = provider._call
+
+    def call(*args):
+        assert thaw.wait(30)
+        return plain(*args)
+
+    provider._call = partial(call)
+
+
+def sites_of(stage):
+    from broker import site
+
+    return site.list_sites(stage.broker, stage.admin)
+
+
+def until(holds, most_s=20.0):
+    deadline = time.monotonic() + most_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+
+
+def test_nothing_is_under_way_after_a_quiet_round(stage):
+    stage.create("web")
+    reconcile(stage.broker)
+    with stage.broker.store.reading() as session:
+        assert session.query(OperationRow).filter_by(state="running").count() == 0
