@@ -95,7 +95,11 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
 
 
 def check_quota(session: Session, project: ProjectRow, *, vms: int, vcpus: int, mem_mb: int) -> None:
-    """Raise QuotaExceeded when the project may not have that much more."""
+    """Raise QuotaExceeded when the project may not have that much more.
+
+    The project stays locked until the caller's transaction ends: two callers at once cannot both take what is left.
+    """
+    session.refresh(project, with_for_update=True)
     used = session.execute(
         select(
             func.count(), func.coalesce(func.sum(VMRow.vcpus), 0), func.coalesce(func.sum(VMRow.mem_mb), 0)
