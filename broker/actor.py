@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from broker.errors import Forbidden
+from broker.errors import Forbidden, InvalidRequest
 
 ADMIN = "admin"
 MEMBER = "member"
@@ -31,6 +31,8 @@ class Actor:
 
     def require(self, role: str) -> None:
         """Raise Forbidden unless the caller's role is at least ``role``."""
+        if role not in _RANKS:
+            raise InvalidRequest(f"there is no role {role!r}", hint=f"roles are {', '.join(_RANKS)}")
         if _RANKS.get(self.role, 0) < _RANKS[role]:
             raise Forbidden(
                 f"this needs the role {role!r}, and {self.name!r} has {self.role!r}",

@@ -94,8 +94,8 @@ def delete(broker: Broker, actor: Actor, token_id: str) -> None:
         row = session.get(TokenRow, token_id)
         if row is None or not (actor.is_admin or row.project_id == actor.project_id):
             raise NotFound("token", token_id)
-        if row.role == ADMIN and not actor.is_admin:
-            raise Forbidden("only an admin may revoke an admin's token")
+        if row.role in (ADMIN, GATEWAY) and not actor.is_admin:
+            raise Forbidden("only an admin may revoke the token of an admin or a gateway")
         event.record(
             broker,
             session,
