@@ -16,7 +16,7 @@ from broker import event, host
 from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Unavailable
-from broker.store import HostRow, LeaseRow, SiteRow, SubnetRow, VMRow
+from broker.store import GatewayRow, HostRow, LeaseRow, SiteRow, SubnetRow, VMRow
 from providers.port import AuthenticationFailed, InvalidSpec, Provider, ProviderError, SiteContext
 
 log = structlog.get_logger()
@@ -259,6 +259,12 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
             raise InUse(
                 f"site {row.name} has the subnet {subnet.cidr} of network {subnet.network.name}",
                 hint=f"`isthmus network remove-subnet {subnet.network.name} {row.name}` first",
+            )
+        gate = session.scalar(select(GatewayRow).where(GatewayRow.site_id == row.id))
+        if gate is not None:
+            raise InUse(
+                f"site {row.name} has the gateway {gate.name}",
+                hint=f"`isthmus gateway delete {gate.name}` first",
             )
         for past in session.scalars(select(VMRow).where(VMRow.site_id == row.id)):
             past.site_id = past.host_id = None
