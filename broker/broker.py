@@ -61,7 +61,7 @@ class Broker:
         self.engine: Engine | None = None
         self.placing = threading.Lock()
         self.last_round = (-1, 0.0)
-        self.policy_file_text = ""
+        self.policy_file_text = self.policy_file_problem = ""
         self.id = self._own_id()
 
     @property

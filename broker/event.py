@@ -39,9 +39,14 @@ def record(
         )
     )
     if not session.info.get("events_told"):
-        # Whoever waits for events is woken when they can be read, not before.
+        # Whoever waits for events is woken when they can be read, not before: not at the end of a savepoint.
         session.info["events_told"] = True
-        database_event.listen(session, "after_commit", lambda _session: broker.signals.set("events"), once=True)
+
+        def tell(committed: Session) -> None:
+            if not committed.in_nested_transaction():
+                broker.signals.set("events")
+
+        database_event.listen(session, "after_commit", tell)
     log.info(kind, target=target, message=message, **data)
 
 

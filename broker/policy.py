@@ -304,19 +304,21 @@ def _reload_file(broker: Broker) -> None:
     if text is not None:
         if text == broker.policy_file_text:
             return
-        broker.policy_file_text = text
         with broker.store.reading() as session:
             row = session.scalar(select(PolicyRow).order_by(PolicyRow.version.desc()).limit(1))
+        before, broker.policy_file_text = broker.policy_file_text, text
         if row is not None and row.text == text:
             return
         try:
             apply(broker, SYSTEM, text, path.name)
+            broker.policy_file_problem = ""
             return
         except BrokerError as error:
+            # Tried again at each tick, because the mistake may be mended elsewhere: by adding the site it names.
             problem = str(error)
-    elif broker.policy_file_text == problem:
+            broker.policy_file_text = before
+    if problem == broker.policy_file_problem:
         return
-    else:
-        broker.policy_file_text = problem
+    broker.policy_file_problem = problem
     with broker.store.transaction() as session:
         event.record(broker, session, "policy.rejected", "policy", problem)
