@@ -22,6 +22,7 @@ from lxml.builder import E
 
 from providers.kvm import driver
 from providers.kvm import pool as volumes
+from providers.port import OutOfCapacity, Unreachable
 
 PROBE_S = 5.0
 RETRY_REFUSED_S = 24 * 3600.0
@@ -53,7 +54,10 @@ def kvm_boots(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[bool, str]:
-    """Boot the sector. (whether the machine powered off in time, what happened in words)."""
+    """Boot the sector. (whether the machine powered off in time, what happened in words).
+
+    Raises LibvirtError when the host is out of reach or out of memory, which is no verdict.
+    """
     name = f"probe-isthmus-{uuid.uuid4().hex[:12]}"
     disk = f"{name}.img"
     domain = None
@@ -79,6 +83,8 @@ def kvm_boots(
             sleep(0.05)
         return False, f"a guest had not powered off after {PROBE_S:g} s"
     except driver.LibvirtError as error:
+        if isinstance(driver.translate(error, ""), Unreachable | OutOfCapacity):
+            raise  # tells nothing of KVM, and must not be remembered
         return False, str(error)
     finally:
         with contextlib.suppress(driver.LibvirtError):

@@ -17,7 +17,7 @@ import pytest
 
 from providers.kvm import pool as volumes
 from providers.kvm import vm as vms
-from providers.kvm.acceleration import ProbeCache, kvm_boots
+from providers.kvm.acceleration import kvm_boots
 from providers.kvm.domain import domain_name
 from providers.kvm.image import find_image
 from providers.kvm.options import POOL_PATH
@@ -384,19 +384,6 @@ def test_probe_boots_where_guests_boot_and_leaves_nothing(campus, real_host, mon
     )
     assert probe() == (False, "a guest had not powered off after 0.5 s")
     assert (domains(campus), real_host.files()) == ([], [])
-
-
-def test_kvm_that_was_refused_is_tried_again_after_a_day(tmp_path):
-    now = [0.0]
-    cache = ProbeCache(str(tmp_path), clock=lambda: now[0])
-    assert cache.get("host") is None
-    cache.put("host", False, "hangs")
-    assert ProbeCache(str(tmp_path), clock=lambda: now[0]).get("host") is False
-    now[0] = 25 * 3600.0
-    assert cache.get("host") is None
-    cache.put("host", True, "boots")
-    now[0] = 1e9
-    assert cache.get("host") is True
 
 
 def test_acceleration_is_found_out_once_and_reported(make_provider, real_host, tmp_path):
