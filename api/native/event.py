@@ -39,7 +39,6 @@ async def list_events(
         lambda: event.list_events(broker, caller, after=after, target=target, kind=kind, limit=limit + 1),
         bool,
         wait if after is not None else 0,
-        again_s=0.5,
     )
     if after is None:  # the newest, which end the list
         return schema.Page(items=[_answer(row) for row in rows[-limit:]])

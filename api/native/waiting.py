@@ -18,7 +18,7 @@ Wait = Annotated[
     float, Query(ge=0, le=30, allow_inf_nan=False, description="Hold the answer back up to so many seconds.")
 ]
 
-_LOOK_AGAIN_S = 1.0
+LOOK_AGAIN_S = 1.0
 """Another broker on the same database signals in its own process only."""
 
 
@@ -28,10 +28,9 @@ async def until(
     look: Callable[[], T],
     good: Callable[[T], bool],
     wait_s: float,
-    again_s: float = _LOOK_AGAIN_S,
 ) -> T:
     """What ``look`` sees once it is ``good``, or when ``wait_s`` seconds are over. ``look`` may block: it runs in a
-    thread, at the start, at every signal and after each ``again_s`` seconds."""
+    thread, at the start, at every signal and after each ``LOOK_AGAIN_S`` seconds."""
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
     deadline = loop.time() + wait_s
@@ -48,6 +47,6 @@ async def until(
             if good(seen) or left <= 0:
                 return seen
             with suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), min(left, again_s))
+                await asyncio.wait_for(woken.wait(), min(left, LOOK_AGAIN_S))
     finally:
         end()

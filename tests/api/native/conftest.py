@@ -139,3 +139,23 @@ def furnished(world: World) -> World:
 def make_world() -> Callable[[Path], Iterator[World]]:
     """For fixtures of single modules."""
     return worlds
+
+
+@pytest.fixture
+def only_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long polls look again when they are woken, and not by the clock."""
+    monkeypatch.setattr("api.native.waiting.LOOK_AGAIN_S", 60.0)
+
+
+@pytest.fixture
+def later(world: World) -> Iterator[Callable[..., None]]:
+    """Do something in a moment, while the test waits for it; over before the world ends."""
+    timers: list[threading.Timer] = []
+
+    def schedule(act: Callable[..., Any], *args: Any) -> None:
+        timers.append(threading.Timer(0.3, act, args))
+        timers[-1].start()
+
+    yield schedule
+    for timer in timers:
+        timer.join(20)
