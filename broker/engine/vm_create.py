@@ -113,7 +113,7 @@ def launch(step: Step) -> Outcome:
     except port.NotFound as error:
         if row.elastic:
             return unplace(step, str(error))
-        raise
+        return Next("image", str(error))  # it was removed from the host meanwhile: copy it again
     with broker.store.transaction() as session:
         row = own(step, session)
         row.provider_ref = report.ref
