@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from api.native.auth import Caller, TheBroker
 from api.native.paging import Limit, Text, Token, cut
 from broker import peer
+from broker import vm as vms
 from broker.store import PeerRow
 from isthmus import schema
 
@@ -22,9 +23,11 @@ def list_peers(
     limit: Limit = 100,
     page: Token = None,
 ) -> schema.Page[schema.Peer]:
-    """Burst VMs' ends of the tunnels, newest first; of one gateway (name or id), or of one VM (id)."""
+    """Burst VMs' ends of the tunnels, newest first; of one gateway, or of one VM (names or ids)."""
     rows, following = cut(
-        peer.list_peers(broker, caller, gateway_ref=gateway, vm_id=vm),
+        peer.list_peers(
+            broker, caller, gateway_ref=gateway, vm_id=vms.get(broker, caller, vm).id if vm else None
+        ),
         lambda row: (-row.created_at.timestamp(), row.id),
         limit,
         page,

@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import httpx2
 from pydantic import BaseModel, ValidationError
@@ -66,6 +67,7 @@ class Connection:
             timeout=timeout,
             transport=transport,
             verify=_verify(settings) if transport is None else False,
+            trust_env=not _is_loopback(settings.url),  # no proxy leads to this machine itself
         )
 
     def close(self) -> None:
@@ -209,6 +211,11 @@ def _params(query: Query) -> list[tuple[str, str | int | float | bool | None]]:
         else:
             pairs.extend((name, item) for item in value)
     return pairs
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _verify(settings: Settings) -> ssl.SSLContext | bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 
 from isthmus import schema
 from isthmus.client._http import Query
 from isthmus.client._resource import Collection
+from isthmus.client.operation import patiently
 
 _HOLD_S = 25.0
 
@@ -30,12 +32,14 @@ class Events(Collection[schema.Event]):
     def follow(
         self, after: int | None = None, target: str | None = None, kind: str | None = None
     ) -> Iterator[schema.Event]:
-        """Events as they come, for ever: those after that ``seq``, or else from now on."""
+        """Events as they come, for ever: those after that ``seq``, or else from now on. None is lost when the broker
+        restarts meanwhile."""
         if after is None:
             newest = self._page({"limit": 1}).items
             after = newest[-1].seq if newest else 0
         while True:
-            page = self._page({"after": after, "target": target, "kind": kind, "wait": _HOLD_S}, wait=_HOLD_S)
+            query = {"after": after, "target": target, "kind": kind, "wait": _HOLD_S}
+            page = patiently(self._client, partial(self._page, query, wait=_HOLD_S), None)
             for event in page.items:
                 after = event.seq
                 yield event

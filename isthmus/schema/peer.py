@@ -8,7 +8,7 @@ from isthmus.schema._base import Answer
 
 
 class Peer(Answer):
-    """``state``: ``bootstrap`` (may still enrol), ``enrolled``, ``expired`` or ``removed``."""
+    """``state``: ``bootstrap`` (may still enrol), ``enrolled``, ``expired`` or ``removed``. ``vm`` is its id."""
 
     id: str
     gateway: str

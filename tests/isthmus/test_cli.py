@@ -499,9 +499,9 @@ def test_the_console_is_printed_as_it_is(run: Run, broker: Any, capsys: Any) -> 
     assert capsys.readouterr().out == "login: \n"
 
 
-def test_events_are_followed_as_lines_of_json(run: Run, broker: Any, capsys: Any) -> None:
-    broker.on("GET", "/v1/events", [EVENT], httpx2.ConnectError("gone"))
-    assert run("event", "follow", "--after", "6", "--json") == 3
+def test_events_are_followed_as_lines_of_json(run: Run, broker: Any, make: Any, capsys: Any) -> None:
+    broker.on("GET", "/v1/events", [EVENT], make["refusal"](401, "unauthenticated", "revoked"))
+    assert run("event", "follow", "--after", "6", "--json") == 1
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["seq"] == 7
 

@@ -148,7 +148,7 @@ class Slow(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         time.sleep(0.6)
         Slow.asked += 1
-        over = Slow.asked > 3
+        over = Slow.asked > 2
         state = "done" if over else "running"
         body = (
             '{"id": "op-1", "kind": "vm.create", "target": "vm-1", "phase": "boot", "message": "guest boots",'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx2
 import pytest
 
 import isthmus
@@ -310,6 +311,15 @@ def test_events_are_followed_from_now_on(client: Any, broker: Any) -> None:
     assert [dict(asked.query).get("after") for asked in broker.asked] == [None, "7", "7", "9"]
 
 
+def test_events_are_followed_over_a_restart_of_the_broker(client: Any, broker: Any, time: Any) -> None:
+    away = [httpx2.ConnectError("refused")] * 12
+    broker.on("GET", "/v1/events", [EVENT], *away, [EVENT.model_copy(update={"seq": 8})])
+    assert next(client.events.follow(after=6)).seq == 7
+    stream = client.events.follow(after=7)
+    assert next(stream).seq == 8
+    assert time.now > 1
+
+
 def test_the_newest_events_are_one_page(client: Any, broker: Any) -> None:
     broker.on("GET", "/v1/events", [EVENT])
     list(client.events.list(limit=5, target="vm-1"))
@@ -317,8 +327,6 @@ def test_the_newest_events_are_one_page(client: Any, broker: Any) -> None:
 
 
 def test_a_client_closes_at_the_end_of_its_block(broker: Any) -> None:
-    import httpx2
-
     with isthmus.Client("http://b", "t", transport=httpx2.MockTransport(broker), environ={}) as client:
         broker.on("GET", "/v1/status", STATUS)
         client.status()

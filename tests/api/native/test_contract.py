@@ -33,6 +33,8 @@ REFUSALS: list[tuple[str, str, str, Any, int, str]] = [
     ("an unknown image", "DELETE", "/v1/images/none", None, 404, "image_not_found"),
     ("an unknown key pair", "GET", "/v1/keypairs/none", None, 404, "keypair_not_found"),
     ("an unknown network", "GET", "/v1/networks/none", None, 404, "network_not_found"),
+    ("peers of an unknown VM", "GET", "/v1/peers?vm=nobody", None, 404, "vm_not_found"),
+    ("peers of an unknown gateway", "GET", "/v1/peers?gateway=none", None, 404, "gateway_not_found"),
     ("an unknown gateway", "GET", "/v1/gateways/none", None, 404, "gateway_not_found"),
     ("no policy yet", "GET", "/v1/policy", None, 404, "policy_not_found"),
     ("an unknown operation", "GET", "/v1/operations/op-0", None, 404, "operation_not_found"),
