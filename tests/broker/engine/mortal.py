@@ -1,0 +1,228 @@
+"""A broker with the real engine that kills itself where it is told to. A program that ``test_dbos.py`` runs.
+
+It reads a plan (JSON, first argument), starts, waits until nothing is under way, prints what there is as one
+line of JSON, and then asks for the operations of the plan. Each of these stops at its own phase and point;
+when all have arrived there, the process kills itself with SIGKILL. Without any it stops in order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy import func, select
+
+from broker import flavor, gateway, image, network, operation, peer, policy, project, serving, site, token, vm
+from broker.actor import SYSTEM, Actor
+from broker.broker import Broker
+from broker.engine.dbos import DbosEngine
+from broker.sealing import Sealer
+from broker.settings import Settings
+from broker.store import LeaseRow, OperationRow, PeerRow, ProjectRow, Store, VMRow
+from providers.simulated import SimulatedProvider
+from vpn import keys
+
+POLICY = """\
+version: 1
+burst:
+  to: [cloud]
+  open: {any: ['queue.length >= 0']}
+  close: {all: ['queue.length < 0']}
+"""
+
+
+class Mortal:
+    """One life of a broker."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.plan = plan
+        self.folder = Path(plan["folder"])
+        self.holds = {tuple(hold) for hold in plan.get("holds", [])}
+        self._arrived: set[tuple[str, ...]] = set()
+        self._names: dict[str, tuple[str, str]] = {}
+        self._lock = threading.Lock()
+        Sealer.create_file(self.folder / "key")
+        settings = Settings(
+            data_dir=self.folder,
+            database={"url": plan.get("url", "")},
+            timing={"sweep_s": 1, "reconcile_s": 2, "policy_s": 1, "gateway_s": 20, "quarantine_s": 5},
+        )
+        store = Store(settings.database_url)
+        if plan.get("setup"):
+            store.upgrade()
+        store.own(self.folder / "lock")
+        self.broker = Broker(
+            settings, store=store, kinds={"simulated": lambda: SimulatedProvider}, trace=self.trace
+        )
+        if plan.get("setup"):
+            self.set_up()
+        with self.broker.store.reading() as session:
+            owner = session.scalars(select(ProjectRow)).one()
+        self.admin = Actor(owner.id, "admin", "ada")
+        self.agent = token.authenticate(self.broker, (self.folder / "agent").read_text())
+
+    # What there is
+
+    def set_up(self) -> None:
+        owner = project.create(self.broker, SYSTEM, name="lab")
+        admin = Actor(owner.id, "admin", "ada")
+        disk = self.folder / "disk.raw"
+        disk.write_bytes(b"disk")
+        image.create(self.broker, admin, name="tiny", path=str(disk), format="raw")
+        flavor.create(self.broker, admin, name="small", vcpus=1, mem_mb=512, disk_gb=1)
+        network.create(self.broker, admin, name="net", cidr="10.20.0.0/16")
+        moves = {"boot_s": 0.3, "stop_s": 0.3}
+        local = {"hosts": 2, "state_file": str(self.folder / "campus.json"), **moves}
+        types = {"t.small": {"vcpus": 1, "mem_mb": 512, "price_hour": 0.1}}
+        cloud = {"elastic": True, "types": types, "state_file": str(self.folder / "cloud.json"), **moves}
+        site.create(self.broker, admin, name="campus", kind="simulated", options=local)
+        site.create(self.broker, admin, name="cloud", kind="simulated", options=cloud)
+        image.map_sites(self.broker, admin, "tiny", {"cloud": "ami-1"})
+        network.add_subnet(self.broker, admin, "net", site_ref="campus", cidr="10.20.1.0/24")
+        network.add_subnet(self.broker, admin, "net", site_ref="cloud", cidr="10.20.2.0/24", mode="tunnel")
+        _, secret = gateway.create(
+            self.broker,
+            admin,
+            name="gate",
+            site_ref="campus",
+            network_ref="net",
+            endpoint="203.0.113.7:51820",
+        )
+        (self.folder / "agent").write_text(secret)
+        gateway.register(self.broker, token.authenticate(self.broker, secret), keys.generate()[1])
+        policy.apply(self.broker, admin, POLICY)
+
+    def facts(self) -> dict[str, Any]:
+        """By the name of a VM: its state, its operation's, and what it holds."""
+        machines: list[str] = []
+        for row in site.list_sites(self.broker, self.admin):
+            reports = self.broker.providers.of(row).list_vms().vms
+            machines += [
+                report.vm_id for report in reports if report.state not in ("terminated", "terminating")
+            ]
+        found: dict[str, Any] = {}
+        with self.broker.store.reading() as session:
+            for row in session.scalars(select(VMRow)):
+                task = session.get_one(OperationRow, row.operation_id)
+                leases = select(func.count()).select_from(LeaseRow).where(LeaseRow.vm_id == row.id)
+                peers = select(func.count()).select_from(PeerRow).where(PeerRow.vm_id == row.id)
+                found[row.name] = {
+                    "state": row.state,
+                    "operation": task.state,
+                    "kind": task.kind,
+                    "launches": row.launch,
+                    "machines": machines.count(row.id),
+                    "leases": session.scalar(leases),
+                    "peers": session.scalar(peers.where(PeerRow.state.in_(gateway.LIVE))),
+                    "claims": int(row.host_id is not None and row.state != vm.TERMINATED),
+                }
+        return found
+
+    # What happens
+
+    def live(self) -> None:
+        """The whole plan."""
+        threading.Thread(target=self.be_the_gateway, daemon=True).start()
+        engine = DbosEngine(self.broker)
+        serving.start(self.broker, engine)
+        if watched := self.plan.get("finishes"):
+            self.until(lambda: self.over(watched), 60)
+        self.until_idle()
+        print(json.dumps(self.facts()), flush=True)
+        for name in self.plan.get("bursts", []):
+            self.create(name, "elastic")
+        if self.plan.get("bursts"):
+            self.until_idle()
+        self.ask()
+        if self.holds:
+            time.sleep(60)
+            sys.exit(f"only {sorted(self._arrived)} of {sorted(self.holds)} were reached")
+        serving.stop(self.broker, engine)
+
+    def ask(self) -> None:
+        for name, kind, phase, _point in sorted(self.holds):
+            if kind == "vm.create":
+                self.create(name, "elastic" if name.startswith("burst") else "!elastic")
+                continue
+            with self.broker.store.transaction() as session:
+                row = vm.find(session, self.admin, name, lock=True)
+                row.requirements = None
+                if kind == "vm.return":
+                    task = vm.begin_return(self.broker, session, row, reason="home")
+                else:
+                    task = vm.begin_delete(
+                        self.broker, session, row, reason="go", graceful=phase == "shutdown"
+                    )
+            self.broker.submit(task.id)
+
+    def create(self, name: str, requirements: str) -> None:
+        vm.create(
+            self.broker,
+            self.admin,
+            name=name,
+            image_ref="tiny",
+            flavor_ref="small",
+            requirements=requirements,
+        )
+
+    def trace(self, operation_id: str, phase: str, point: str) -> None:
+        if operation_id not in self._names:
+            with self.broker.store.reading() as session:
+                task = session.get_one(OperationRow, operation_id)
+                self._names[operation_id] = (session.get_one(VMRow, task.target).name, task.kind)
+        here = (*self._names[operation_id], phase, point)
+        if here not in self.holds:
+            return
+        with self._lock:
+            self._arrived.add(here)
+            if self._arrived == self.holds:
+                os.kill(os.getpid(), signal.SIGKILL)
+        threading.Event().wait()
+
+    def be_the_gateway(self) -> None:
+        """Its agent, and the guests behind it that run: each posts a key of its own."""
+        while True:
+            document = gateway.document(self.broker, self.agent)
+            gateway.report(self.broker, self.agent, document.generation, [])
+            with self.broker.store.reading() as session:
+                waiting = [
+                    row.bootstrap_address
+                    for row in session.scalars(select(PeerRow).where(PeerRow.state == peer.BOOTSTRAP))
+                    if session.get_one(VMRow, row.vm_id).state == vm.RUNNING
+                ]
+            for address in waiting:
+                peer.enrol(self.broker, self.agent, address, keys.generate()[1])
+            time.sleep(0.1)
+
+    # Waiting
+
+    def over(self, name: str) -> bool:
+        with self.broker.store.reading() as session:
+            row = session.scalar(select(VMRow).where(VMRow.name == name))
+            return row is not None and session.get_one(OperationRow, row.operation_id).state != "running"
+
+    def until_idle(self) -> None:
+        self.until(lambda: not operation.list_operations(self.broker, self.admin, state="running"), 60)
+
+    def until(self, holds: Any, most_s: float) -> None:
+        deadline = time.monotonic() + most_s
+        while not holds():
+            if time.monotonic() > deadline:
+                tasks = operation.list_operations(self.broker, self.admin, state="running")
+                sys.exit("still under way: " + ", ".join(f"{t.kind} {t.phase}: {t.message}" for t in tasks))
+            time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    Mortal(json.loads(sys.argv[1])).live()
