@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import socket
 import sys
@@ -87,10 +88,33 @@ class Broker:
             self._client = isthmus.Client(self.url, self.token, str(self.ca))
         return self._client
 
+    def environment(self, *, inside: bool = False) -> dict[str, str]:
+        """What ``isthmus`` and ``aws`` take from the environment to speak to this broker.
+
+        ``inside`` a node, which cannot reach this machine's loopback, they are given the broker's own address.
+        """
+        key, secret = json.loads(self._access_key.read_text())
+        return {
+            "ISTHMUS_URL": f"https://{self.address}:{NATIVE_PORT}" if inside else self.url,
+            "ISTHMUS_TOKEN": self.token,
+            "ISTHMUS_CA": str(self.ca),
+            "AWS_ENDPOINT_URL_EC2": f"https://{self.address}:{EC2_PORT}" if inside else self.ec2_url,
+            "AWS_CA_BUNDLE": str(self.ca),
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+        }
+
+    def make_access_key(self) -> None:
+        """Have an access key for ``environment``."""
+        made = self.client.accesskeys.create(role="admin")
+        handle = os.open(self._access_key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            json.dump([made.access_key.id, made.secret], file)
+
     @property
-    def environment(self) -> dict[str, str]:
-        """What the ``isthmus`` command and the SDK take from the environment to speak to this broker."""
-        return {"ISTHMUS_URL": self.url, "ISTHMUS_TOKEN": self.token, "ISTHMUS_CA": str(self.ca)}
+    def _access_key(self) -> Path:
+        return self.home / "access-key.json"
 
     def init(self) -> None:
         """Make its data directory: ``isthmus init``. Raises NodeError."""

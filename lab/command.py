@@ -87,32 +87,30 @@ def shell(
     ] = None,
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
-    """Open a shell in which `isthmus` speaks to one of the lab's brokers."""
+    """Open a shell in which `isthmus` and `aws ec2` speak to one of the lab's brokers."""
     it = Lab(directory)
     with _told():
         require_root()
-        if it.status().state != "up":
-            raise LabError(f"no lab is up in {it.directory}: `isthmus lab up` brings one up")
         if side not in it.brokers:
             raise LabError(f"there is no broker {side!r}: say campus or cloud")
         broker = it.brokers[side]
+        if not broker.answers():
+            raise LabError(f"no lab is up in {it.directory}: `isthmus lab up` brings one up")
         here = Path(sys.executable).parent
         environment = {
             **os.environ,
-            **broker.environment,
+            **broker.environment(inside=node is not None),
             "PATH": f"{here}:{os.environ.get('PATH', os.defpath)}",
         }
         program = os.environ.get("SHELL") or "/bin/sh"
         words = [program, "-c", command] if command else [program]
         if node:
-            # A node cannot reach this machine's loopback, but the broker's own address.
-            environment["ISTHMUS_URL"] = f"https://{broker.address}:8770"
             machine = it.topology.nodes.get(node)
             if machine is None:
                 raise LabError(f"there is no machine {node!r}: say one of {', '.join(it.topology.nodes)}")
             words = machine.inside(words)
         elif not command:
-            typer.echo(f"isthmus speaks to the {side}'s broker here; `exit` leaves.", err=True)
+            typer.echo(f"isthmus and `aws ec2` speak to the {side}'s broker here; `exit` leaves.", err=True)
     sys.stdout.flush()
     os.execvpe(words[0], words, environment)  # noqa: S606
 

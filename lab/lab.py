@@ -78,7 +78,7 @@ class PeerCounters:
 
 @dataclass(frozen=True)
 class BrokerStatus:
-    """One of the lab's brokers; ``env`` is a file for the shell's ``.`` that names it to the isthmus command."""
+    """One of the lab's brokers; ``env`` is a file for the shell's ``.`` that points isthmus and aws at it."""
 
     url: str
     ec2_url: str
@@ -130,7 +130,9 @@ class Lab:
         if state == "up":
             return
         if state == "broken":
-            raise LabError(f"a lab in {self.directory} is not whole: take it down first")
+            raise LabError(
+                f"the lab in {self.directory} is not whole: `isthmus lab down` removes what is left of it"
+            )
         try:
             with ThreadPoolExecutor(2) as pool:
                 guest = pool.submit(image.build, progress=tell)
@@ -146,6 +148,7 @@ class Lab:
             self._join(access_key, ami)
             tell("the campus has 2 hosts, the cloud as a burst site, and a gateway whose agent runs")
             for name, broker in self.brokers.items():
+                broker.make_access_key()
                 self._write_env(name, broker)
             self._whole.touch()
         except BaseException as error:
@@ -190,7 +193,7 @@ class Lab:
     def _write_env(self, name: str, broker: Broker) -> None:
         handle = os.open(self.env_file(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "w") as file:
-            file.writelines(f"export {key}='{value}'\n" for key, value in broker.environment.items())
+            file.writelines(f"export {key}='{value}'\n" for key, value in broker.environment().items())
 
     # -- setting up --------------------------------------------------------------------------------------------
 

@@ -90,7 +90,8 @@ class Watcher:
                 for event in self._client.events.follow(after):
                     after = event.seq
                     if self._told and event.kind in TOLD:
-                        self._timeline.say(event.message)
+                        noun = "burst policy " if event.kind.startswith("policy.") else ""
+                        self._timeline.say(f"{noun}{event.message}")
                     self._seen.append(event)
             except isthmus.IsthmusError:
                 # The broker is away; it may come back.
