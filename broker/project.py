@@ -51,9 +51,12 @@ def create(
     return row
 
 
-def find(session: Session, actor: Actor, ref: str) -> ProjectRow:
-    """A project by id or name that the caller may see. Raises NotFound."""
-    row = session.scalar(select(ProjectRow).where((ProjectRow.id == ref) | (ProjectRow.name == ref)))
+def find(session: Session, actor: Actor, ref: str, *, lock: bool = False) -> ProjectRow:
+    """A project by id or name that the caller may see; ``lock`` holds it for this transaction. Raises NotFound."""
+    query = select(ProjectRow).where((ProjectRow.id == ref) | (ProjectRow.name == ref))
+    if lock:
+        query = query.with_for_update()
+    row = session.scalar(query)
     if row is None or not (actor.is_admin or row.id == actor.project_id):
         raise NotFound("project", ref)
     return row
@@ -95,11 +98,7 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
 
 
 def check_quota(session: Session, project: ProjectRow, *, vms: int, vcpus: int, mem_mb: int) -> None:
-    """Raise QuotaExceeded when the project may not have that much more.
-
-    The project stays locked until the caller's transaction ends: two callers at once cannot both take what is left.
-    """
-    session.refresh(project, with_for_update=True)
+    """Raise QuotaExceeded when the project, which the caller has locked, may not have that much more."""
     used = session.execute(
         select(
             func.count(), func.coalesce(func.sum(VMRow.vcpus), 0), func.coalesce(func.sum(VMRow.mem_mb), 0)

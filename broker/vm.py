@@ -100,6 +100,8 @@ def create_many(
     _check_expression("requirements", requirements)
     _check_expression("rank", rank)
     _check_user_data(user_data)
+    if count < 1:
+        raise InvalidRequest(f"{count} VMs cannot be made", hint="ask for one or more")
     if address is not None and count != 1:
         raise InvalidRequest("an address can be asked for by one VM only", hint="ask for one VM at a time")
     print_of_request = project.fingerprint(
@@ -119,10 +121,11 @@ def create_many(
     )
     try:
         with broker.store.transaction() as session:
+            # Locked, so that of two callers at once the second sees what the first took of the quota, or made.
+            owner = project.find(session, actor, actor.project_id, lock=True)
             known = project.replay(session, actor.project_id, token, print_of_request)
             if known is not None:
                 return [_with_operation(session, vm_id) for vm_id in known]
-            owner = project.find(session, actor, actor.project_id)
             size = flavor.find(session, flavor_ref)
             base = image.find(session, image_ref)
             nets = _networks(session, networks)
@@ -339,7 +342,10 @@ def delete(broker: Broker, actor: Actor, ref: str, *, reason: str = "") -> tuple
     actor.require(MEMBER)
     with broker.store.transaction() as session:
         row = find(session, actor, ref, lock=True)
+        ended = row.operation_id
         task = begin_delete(broker, session, row, reason=reason or f"deleted by {actor.name}")
+    if ended:
+        broker.signals.set(f"{ended}.over")
     broker.submit(task.id)
     return row, task
 
