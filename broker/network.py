@@ -14,12 +14,13 @@ from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Overlap
 from broker.store import GatewayRow, LeaseRow, NetworkRow, SubnetRow, VMRow
-from providers.port import NetworkSpec
+from providers.port import Capability, NetworkSpec
 from vpn import address as addresses
 from vpn.plan import ENROLMENT_POOL
 
 TUNNEL = "tunnel"
 BRIDGE = "bridge"
+NAT = "nat"
 
 _LARGEST_RANGE = 65536
 
@@ -92,6 +93,9 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
         row = find(session, ref)
         if session.scalar(select(GatewayRow.id).where(GatewayRow.network_id == row.id)):
             raise InUse(f"network {row.name} has a gateway", hint="`isthmus gateway delete` it first")
+        for waiting in session.scalars(select(VMRow).where(VMRow.state != "terminated")):
+            if row.id in waiting.networks:
+                raise InUse(f"VM {waiting.name} is on network {row.name}", hint="delete this VM first")
         for subnet in row.subnets:
             _drop_leases(session, subnet)
         event.record(
@@ -107,16 +111,20 @@ def add_subnet(
     *,
     site_ref: str,
     cidr: str,
-    mode: str = "nat",
+    mode: str | None = None,
     gateway: str | None = None,
     bridge: str = "",
     dns: Sequence[str] = (),
     reserved: Sequence[str] = (),
     mtu: int = 1420,
 ) -> SubnetRow:
-    """Give a network a subnet at a site. Admins only. Raises Exists, InvalidRequest, NotFound, Overlap."""
+    """Give a network a subnet at a site. Admins only. Raises Exists, InvalidRequest, NotFound, Overlap.
+
+    ``mode`` is by default ``nat`` on hosts of ours, and ``tunnel`` in a cloud: there it is the only one.
+    """
     actor.require(ADMIN)
     _check_prefix(cidr)
+    mode = _mode_at(broker, actor, site_ref, mode)
     subnet_prefix = addresses.network_of(cidr)
     if subnet_prefix.num_addresses < 4:
         raise InvalidRequest(
@@ -288,6 +296,23 @@ def _parse_address(text: str, noun: str) -> IPv4Address:
         return IPv4Address(text)
     except ValueError:
         raise InvalidRequest(f"{noun}: {text!r} is not an IPv4 address", hint="such as 10.20.1.1") from None
+
+
+def _mode_at(broker: Broker, actor: Actor, site_ref: str, mode: str | None) -> str:
+    at = site.get(broker, actor, site_ref)
+    ours = Capability.ADDRESSES in broker.providers.of(at).capabilities
+    if mode is None:
+        return NAT if ours else TUNNEL
+    if ours and mode == TUNNEL:
+        raise InvalidRequest(
+            f"site {at.name} has hosts of ours, which need no tunnel", hint="use --mode nat, route or bridge"
+        )
+    if not ours and mode != TUNNEL:
+        raise InvalidRequest(
+            f"VMs at site {at.name} join a network through a tunnel only",
+            hint="use --mode tunnel, or leave it out",
+        )
+    return mode
 
 
 def _check_address(text: str, cidr: str, noun: str) -> None:

@@ -1,0 +1,168 @@
+"""Networks and the addresses of their subnets."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker import network, vm
+from broker.errors import BrokerError, Exists, InUse, InvalidRequest, NotFound, Overlap
+
+
+@pytest.fixture
+def stage(bare_stage):
+    bare_stage.catalogue()
+    bare_stage.add_site("campus", hosts=4)
+    bare_stage.add_site("annex", hosts=1)
+    return bare_stage
+
+
+def add(stage, cidr="10.20.1.0/24", site_ref="campus", ref="net", **options):
+    return network.add_subnet(stage.broker, stage.admin, ref, site_ref=site_ref, cidr=cidr, **options)
+
+
+@pytest.mark.parametrize("cidr", ["10.20.0.0/16", "10.0.0.0/8", "10.20.4.0/24"])
+def test_network_that_overlaps_another_is_refused(stage, cidr):
+    with pytest.raises(Overlap, match="net"):
+        network.create(stage.broker, stage.admin, name="other", cidr=cidr)
+
+
+def test_network_that_overlaps_the_tunnels_own_pool_is_refused(stage):
+    with pytest.raises(Overlap, match="tunnels"):
+        network.create(stage.broker, stage.admin, name="other", cidr="169.254.0.0/16")
+
+
+@pytest.mark.parametrize("cidr", ["10.30.0.1/16", "10.30.0.0/33", "hello", "fd00::/64", ""])
+def test_prefix_that_is_none_is_refused_with_a_mend(stage, cidr):
+    with pytest.raises(InvalidRequest) as caught:
+        network.create(stage.broker, stage.admin, name="other", cidr=cidr)
+    assert caught.value.hint
+
+
+def test_name_of_a_network_is_taken_once(stage):
+    with pytest.raises(Exists):
+        network.create(stage.broker, stage.admin, name="net", cidr="10.30.0.0/16")
+
+
+def test_subnet_lies_inside_its_network(stage):
+    with pytest.raises(InvalidRequest, match="not inside"):
+        add(stage, "10.21.0.0/24")
+    with pytest.raises(InvalidRequest, match="not inside"):
+        add(stage, "10.0.0.0/8")
+
+
+@pytest.mark.parametrize("cidr", ["10.20.1.0/24", "10.20.0.0/22", "10.20.1.128/25"])
+def test_subnets_of_two_sites_that_overlap_are_refused(stage, cidr):
+    add(stage)
+    with pytest.raises(Overlap, match="campus"):
+        add(stage, cidr, "annex")
+
+
+def test_site_has_one_subnet_of_a_network(stage):
+    add(stage)
+    with pytest.raises(Exists):
+        add(stage, "10.20.2.0/24")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cidr": "10.20.1.0/31"}, "no room"),
+        ({"gateway": "10.20.2.1"}, "gateway"),
+        ({"gateway": "me"}, "gateway"),
+        ({"dns": ["nine.nine"]}, "dns"),
+        ({"reserved": ["10.20.9.1"]}, "reserved"),
+        ({"reserved": ["10.20.1.9-10.20.1.2"]}, "range"),
+        ({"mode": "bridge"}, "bridge"),
+        ({"mode": "nat", "bridge": "br0"}, "bridge"),
+    ],
+    ids=str,
+)
+def test_subnet_with_a_mistake_is_refused(stage, options, words):
+    with pytest.raises(InvalidRequest, match=words):
+        add(stage, **options)
+
+
+def test_gateway_and_reserved_addresses_are_never_leased(stage):
+    add(stage, "10.20.1.0/28", gateway="10.20.1.3", reserved=["10.20.1.1", "10.20.1.5-10.20.1.12"])
+    addresses = [stage.create(f"web-{number}").nics[0].address for number in range(4)]
+    assert addresses == ["10.20.1.2", "10.20.1.4", "10.20.1.13", "10.20.1.14"]
+
+
+def test_address_that_was_given_back_rests_before_it_is_leased_again(stage):
+    add(stage, "10.20.1.0/29")
+    first = stage.create("first")
+    stage.finish(vm.delete(stage.broker, stage.member, first.id)[1])
+    assert stage.create("second").nics[0].address == "10.20.1.3"
+    stage.wait(stage.settings.timing.quarantine_s + 1)
+    assert stage.create("third").nics[0].address == "10.20.1.2"
+
+
+def test_subnet_full_of_resting_addresses_is_free_after_the_quarantine(stage):
+    add(stage, "10.20.1.0/30")
+    first = stage.create("first")
+    stage.finish(vm.delete(stage.broker, stage.member, first.id)[1])
+    row, task = stage.request("second")
+    stage.step(task)
+    assert "is full" in stage.vm(row.id).status_reason
+    began = stage.clock.now()
+    stage.finish(task)
+    assert (stage.clock.now() - began).total_seconds() >= stage.settings.timing.quarantine_s - 60
+    assert stage.vm(row.id).nics[0].address == "10.20.1.2"
+
+
+def test_wanted_address_is_leased_at_the_site_that_has_it(stage):
+    add(stage)
+    add(stage, "10.20.2.0/24", "annex")
+    row = stage.create("web", address="10.20.2.77")
+    assert (row.site.name, row.nics[0].address) == ("annex", "10.20.2.77")
+
+
+def test_wanted_address_that_is_taken_is_waited_for(stage):
+    add(stage)
+    first = stage.create("first", address="10.20.1.9")
+    row, task = stage.request("second", address="10.20.1.9")
+    stage.drive(task, most_s=60)
+    assert "10.20.1.9 is taken" in stage.vm(row.id).status_reason
+    stage.finish(vm.delete(stage.broker, stage.member, first.id)[1])
+    stage.finish(task)
+    assert stage.vm(row.id).nics[0].address == "10.20.1.9"
+
+
+def test_vm_on_two_networks_has_a_nic_on_each(stage):
+    add(stage)
+    network.create(stage.broker, stage.admin, name="storage", cidr="10.40.0.0/16")
+    add(stage, "10.40.1.0/24", ref="storage")
+    with pytest.raises(InvalidRequest, match="several networks"):
+        stage.request("web")
+    row = stage.create("web", networks=["storage", "net"])
+    assert [nic.address for nic in row.nics] == ["10.40.1.2", "10.20.1.2"]
+    assert len({nic.mac for nic in row.nics}) == 2
+
+
+def test_network_with_leases_is_kept(stage):
+    add(stage)
+    row = stage.create("web")
+    assert network.leased(stage.broker, stage.reader) == {row.nics[0].subnet_id: 1}
+    for remove in (
+        lambda: network.delete(stage.broker, stage.admin, "net"),
+        lambda: network.remove_subnet(stage.broker, stage.admin, "net", "campus"),
+    ):
+        with pytest.raises(InUse):
+            remove()
+    stage.finish(vm.delete(stage.broker, stage.member, row.id)[1])
+    network.remove_subnet(stage.broker, stage.admin, "net", "campus")
+    network.delete(stage.broker, stage.admin, "net")
+    assert network.list_networks(stage.broker, stage.reader) == []
+
+
+def test_network_that_a_waiting_vm_asks_for_is_kept(stage):
+    stage.request("web")
+    with pytest.raises(InUse):
+        network.delete(stage.broker, stage.admin, "net")
+
+
+def test_subnet_that_is_not_there_cannot_be_removed(stage):
+    with pytest.raises(NotFound):
+        network.remove_subnet(stage.broker, stage.admin, "net", "campus")
+    with pytest.raises(BrokerError):
+        network.remove_subnet(stage.broker, stage.admin, "net", "nowhere")
