@@ -102,11 +102,7 @@ def enrol(broker: Broker, actor: Actor, address: str, public_key: str) -> tuple[
             refused = "the bootstrap key was used already"
         elif row.state == EXPIRED or row.expires_at <= broker.clock.now():
             refused = "the bootstrap key has expired"
-        elif not keys.is_key(public_key) or session.scalar(
-            select(PeerRow.id).where(
-                (PeerRow.public_key == public_key) | (PeerRow.bootstrap_public_key == public_key)
-            )
-        ):
+        elif not keys.is_key(public_key) or _seen(session, public_key):
             refused = "this key was seen before: a VM must make a key of its own"
         else:
             row.state, row.public_key, row.enrolled_at = ENROLLED, public_key, broker.clock.now()
@@ -166,6 +162,21 @@ def list_peers(
         if vm_id:
             query = query.where(PeerRow.vm_id == vm_id)
         return list(session.scalars(query))
+
+
+def vm_names(broker: Broker, rows: Sequence[PeerRow]) -> dict[str, str]:
+    """VM id -> name, for peers that were listed."""
+    with broker.store.reading() as session:
+        found = session.execute(select(VMRow.id, VMRow.name).where(VMRow.id.in_([row.vm_id for row in rows])))
+        return {vm_id: name for vm_id, name in found}  # noqa: C416 - a Row is no pair to the type checker
+
+
+def _seen(session: Session, public_key: str) -> bool:
+    in_peers = (PeerRow.public_key == public_key) | (PeerRow.bootstrap_public_key == public_key)
+    return (
+        session.scalar(select(PeerRow.id).where(in_peers)) is not None
+        or session.scalar(select(GatewayRow.id).where(GatewayRow.public_key == public_key)) is not None
+    )
 
 
 def _prefixes(row: PeerRow) -> list[str]:
