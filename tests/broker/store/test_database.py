@@ -1,0 +1,146 @@
+"""The store: transactions, the schema and who owns it, on both databases."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import inspect, select
+from sqlalchemy.exc import IntegrityError
+
+import broker.store.database as database_module
+from broker.store import FlavorRow, MetaRow, Row, Store, StoreError
+from broker.store.operation import BurstRow
+
+NOW = datetime(2030, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+def flavor(name):
+    return FlavorRow(name=name, vcpus=1, mem_mb=1, disk_gb=1)
+
+
+def names(store):
+    with store.reading() as session:
+        return sorted(session.scalars(select(FlavorRow.name)))
+
+
+def migrations(store):
+    from pathlib import Path
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(database_module.__file__).parent / "migrations"))
+    config.attributes["engine"] = store.engine
+    return config
+
+
+def test_upgrade_makes_the_schema_and_again_changes_nothing(empty_url):
+    opened = Store(empty_url)
+    try:
+        opened.upgrade()
+        with opened.transaction() as session:
+            session.add(flavor("kept"))
+        tables = set(inspect(opened.engine).get_table_names())
+        opened.upgrade()
+        assert set(inspect(opened.engine).get_table_names()) == tables
+        assert set(Row.metadata.tables) <= tables
+        assert names(opened) == ["kept"]
+    finally:
+        opened.close()
+
+
+def test_migrations_make_exactly_what_the_rows_declare(store):
+    command.check(migrations(store))
+
+
+def test_database_that_cannot_be_prepared_is_said_in_words(tmp_path):
+    opened = Store(f"sqlite:///{tmp_path / 'missing' / 'isthmus.sqlite3'}")
+    with pytest.raises(StoreError, match="cannot prepare the database"):
+        opened.upgrade()
+    opened.close()
+
+
+def test_transaction_that_fails_leaves_nothing(store):
+    def fail():
+        with store.transaction() as session:
+            session.add(flavor("lost"))
+            session.flush()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert names(store) == []
+
+
+def test_reading_keeps_no_change(store):
+    with store.reading() as session:
+        session.add(flavor("lost"))
+        session.flush()
+    assert names(store) == []
+
+
+def test_row_stays_readable_after_its_transaction(store):
+    with store.transaction() as session:
+        row = flavor("small")
+        session.add(row)
+    assert (row.name, row.vcpus) == ("small", 1)
+
+
+def test_time_comes_back_in_utc_and_a_naive_one_is_refused(store):
+    east = NOW.astimezone(timezone(timedelta(hours=5)))
+    with store.transaction() as session:
+        session.add(BurstRow(id=1, open=False, since=east, close_holds_since=None, reason=""))
+    with store.reading() as session:
+        row = session.get_one(BurstRow, 1)
+    assert row.since == NOW
+    assert row.since.tzinfo is not None
+    with pytest.raises(Exception, match="time zone"), store.transaction() as session:
+        session.add(
+            BurstRow(id=2, open=False, since=NOW.replace(tzinfo=None), close_holds_since=None, reason="")
+        )
+
+
+def test_foreign_keys_hold(store):
+    from broker.store import KeyPairRow
+
+    with pytest.raises(IntegrityError), store.transaction() as session:
+        session.add(
+            KeyPairRow(project_id="prj-none", name="k", public_key="", fingerprint="", created_at=NOW)
+        )
+
+
+def test_reader_does_not_wait_for_a_writer(store):
+    with store.transaction() as writing:
+        writing.add(flavor("small"))
+        writing.flush()
+        assert names(store) == []
+    assert names(store) == ["small"]
+
+
+def test_sqlite_has_one_broker(tmp_path):
+    url = f"sqlite:///{tmp_path / 'isthmus.sqlite3'}"
+    first, second = Store(url), Store(url)
+    first.own(tmp_path / "lock")
+    with pytest.raises(StoreError, match="another broker runs"):
+        second.own(tmp_path / "lock")
+    first.close()
+    second.own(tmp_path / "lock")
+    second.close()
+
+
+@pytest.mark.postgres
+def test_postgresql_has_several_brokers(postgresql, tmp_path):
+    url = postgresql.database()
+    first, second = Store(url), Store(url)
+    first.own(tmp_path / "lock")
+    second.own(tmp_path / "lock")
+    first.close()
+    second.close()
+    postgresql.drop(url)
+
+
+def test_broker_has_one_id_for_the_life_of_its_database(bare_stage):
+    assert bare_stage.another().id == bare_stage.broker.id
+    with bare_stage.broker.store.reading() as session:
+        assert session.get_one(MetaRow, "broker_id").value == bare_stage.broker.id
