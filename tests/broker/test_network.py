@@ -10,9 +10,18 @@ from broker.errors import BrokerError, Exists, InUse, InvalidRequest, NotFound, 
 
 @pytest.fixture
 def stage(bare_stage):
+    """Two sites that have no subnet yet."""
     bare_stage.catalogue()
     bare_stage.add_site("campus", hosts=4)
     bare_stage.add_site("annex", hosts=1)
+    return bare_stage
+
+
+@pytest.fixture
+def hybrid(bare_stage):
+    bare_stage.catalogue()
+    bare_stage.add_local()
+    bare_stage.add_cloud()
     return bare_stage
 
 
@@ -166,3 +175,15 @@ def test_subnet_that_is_not_there_cannot_be_removed(stage):
         network.remove_subnet(stage.broker, stage.admin, "net", "campus")
     with pytest.raises(BrokerError):
         network.remove_subnet(stage.broker, stage.admin, "net", "nowhere")
+
+
+def test_mode_of_a_subnet_is_what_its_site_can_do(hybrid):
+    at = {row.site.name: row.mode for row in network.get(hybrid.broker, hybrid.reader, "net").subnets}
+    assert at == {"campus": "nat", "cloud": "tunnel"}
+    network.create(hybrid.broker, hybrid.admin, name="second", cidr="10.50.0.0/16")
+    with pytest.raises(InvalidRequest, match="tunnel"):
+        add(hybrid, "10.50.1.0/24", "campus", "second", mode="tunnel")
+    with pytest.raises(InvalidRequest, match="tunnel"):
+        add(hybrid, "10.50.2.0/24", "cloud", "second", mode="nat")
+    assert add(hybrid, "10.50.1.0/24", "campus", "second").mode == "nat"
+    assert add(hybrid, "10.50.2.0/24", "cloud", "second").mode == "tunnel"
