@@ -36,7 +36,7 @@ _POLICY = """\
 # An example of a burst policy. `isthmus policy check FILE` reads it, `isthmus policy apply FILE` puts it in force.
 version: 1
 placement:
-  rank: '(elastic ? -1000 * price_hour : 100) + 10 * cpu_free / cpu_total'
+  rank: 'elastic ? -1000 * price_hour : 100 + 10 * cpu_free / cpu_total'
 burst:
   to: [aws]                                   # the cloud site, as named by `isthmus site add ec2`
   open: {any: ['queue.wait_p95 > 60', 'local.cpu_used > 0.90']}

@@ -106,7 +106,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     running = [asyncio.create_task(server.serve(sockets=sockets[face])) for face, server in servers.items()]
-    while not all(
+    while not all(  # noqa: ASYNC110 - uvicorn offers no event for this
         server.started or task.done() for server, task in zip(servers.values(), running, strict=True)
     ):
         await asyncio.sleep(0.01)

@@ -33,6 +33,22 @@ class HostView:
     vcpus_free: float
     mem_free_mb: float
 
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What requirements and ranks may name: as reported and configured, and what is free now."""
+        values = {**self.row.attributes, "cpu_free": self.vcpus_free, "mem_free_mb": self.mem_free_mb}
+        if self.row.elastic:
+            # Room in a cloud is the account's quota, over all its types; one VM fits the type or does not.
+            values["running_vms"] = float(self.vms)
+            values["vm_cpu_max"], values["vm_mem_max_mb"] = (
+                values.get("cpu_total"),
+                values.get("mem_total_mb"),
+            )
+            values.setdefault("disk_free_gb", 1e9)
+        else:
+            values.setdefault("running_vms", 0.0)
+        return values
+
 
 @dataclass(frozen=True)
 class Claims:

@@ -352,16 +352,9 @@ def _attributes(
     mine = held.get(row.id, host.Claims())
     if also is not None and also.host_id == row.id and also.state != vm.TERMINATED:
         mine = host.Claims(mine.vms - 1, mine.vcpus - also.vcpus, mine.mem_mb - also.mem_mb)
-    values = dict(row.attributes)
-    left = host.view(row, mine)
-    values["cpu_free"], values["mem_free_mb"] = left.vcpus_free, left.mem_free_mb
-    values["running_vms"] = float(values.get("running_vms", 0.0)) if not row.elastic else float(mine.vms)
+    values = host.view(row, mine).attributes
     if row.elastic:
-        # Room in a cloud is the account's quota, over all its types; one VM fits the type or does not.
         values["cpu_free"] = max(0.0, row.vcpus_total - spent.get(row.site_id, 0.0))
-        values["vm_cpu_max"] = values.get("cpu_total")
-        values["vm_mem_max_mb"] = values.get("mem_total_mb")
-        values.setdefault("disk_free_gb", 1e9)
     return values
 
 
@@ -420,5 +413,9 @@ def _is_full(broker: Broker, session: Session, row: SubnetRow) -> bool:
 
 
 def _gateway_refusal(broker: Broker, row: GatewayRow) -> str:
-    state = gateway.state(broker, row)
-    return "" if state == "up" else f"gateway {row.name} is {state}"
+    words = {
+        "up": "",
+        "new": f"no agent of gateway {row.name} has registered yet",
+        "unreachable": f"the agent of gateway {row.name} does not answer",
+    }
+    return words[gateway.state(broker, row)]

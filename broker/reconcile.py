@@ -32,6 +32,7 @@ from providers.port import Listing, ProviderError, VMReport, VMState
 
 log = structlog.get_logger()
 
+_MEND_AGAIN_S = 300.0
 _ABSENT = (VMState.TERMINATED, VMState.TERMINATING)
 
 
@@ -137,7 +138,7 @@ def _lost(broker: Broker, at: SiteRow, seen: VMRow) -> None:
             why = report.reason if report is not None and report.reason else "terminated outside Isthmus"
             _say(broker, session, row, "vm.lost", f"{row.name} is gone from {at.name}: {why}")
             task = vm.begin_delete(broker, session, row, reason=why)
-        elif row.desired == vm.RUNNING:
+        elif row.desired == vm.RUNNING and not _failed_lately(broker, session, row):
             _say(
                 broker,
                 session,
@@ -153,6 +154,14 @@ def _lost(broker: Broker, at: SiteRow, seen: VMRow) -> None:
         else:
             return
     broker.submit(task.id)
+
+
+def _failed_lately(broker: Broker, session: Session, row: VMRow) -> bool:
+    """Whether a start of the VM failed a short while ago: mending it at once again would fail again."""
+    task = session.get(OperationRow, row.operation_id) if row.operation_id else None
+    if task is None or task.state != operation.FAILED or task.ended_at is None:
+        return False
+    return (broker.clock.now() - task.ended_at).total_seconds() < _MEND_AGAIN_S
 
 
 def _strangers(broker: Broker, at: SiteRow, listing: Listing) -> None:
@@ -184,16 +193,21 @@ def _strangers(broker: Broker, at: SiteRow, listing: Listing) -> None:
 
 
 def _delete_orphan(broker: Broker, at: SiteRow, report: VMReport) -> None:
-    with broker.store.transaction() as session:
-        event.record(
-            broker,
-            session,
-            "vm.orphan",
-            report.vm_id,
-            f"{report.vm_id} was terminated but is still on {at.name}; deleting it",
-        )
+    provider = broker.providers.of(at)
     try:
-        broker.providers.of(at).delete_vm(report.host, report.vm_id, report.ref)
+        # The listing may be older than the end of the VM.
+        now = provider.observe_vm(report.host, report.vm_id, report.ref)
+        if now is None or now.state in _ABSENT:
+            return
+        with broker.store.transaction() as session:
+            event.record(
+                broker,
+                session,
+                "vm.orphan",
+                report.vm_id,
+                f"{report.vm_id} was terminated but is still on {at.name}; deleting it",
+            )
+        provider.delete_vm(report.host, report.vm_id, report.ref)
     except ProviderError as error:
         log.warning("reconcile.orphan_stays", vm=report.vm_id, error=str(error))
 

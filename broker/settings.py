@@ -60,7 +60,6 @@ class Timing(_Section):
     quarantine_s: float = Field(
         180, ge=0, description="How long a returned address rests before it is leased again."
     )
-    image_s: float = Field(3600, gt=0, description="How long copying an image to a host may take.")
 
 
 class Log(_Section):

@@ -147,7 +147,10 @@ def create(
         finally:
             provider.close()
     except (InvalidSpec, AuthenticationFailed) as error:
-        raise InvalidRequest(f"site {name}: {error}", hint="see docs/reference/sites") from error
+        raise InvalidRequest(
+            f"site {name}: {error}",
+            hint=f"`isthmus site add --help`, and docs/reference/sites-{kind}.md for the options",
+        ) from error
     except ProviderError as error:
         raise Unavailable(
             f"site {name}: {error}", hint="check the address and that the service runs"

@@ -53,8 +53,8 @@ def why(broker: Broker, actor: Actor, ref: str) -> WhyView:
             now = broker.clock.now().timestamp()
             decision = burst.decide(seen.policy, seen.state, policy.metrics(broker, session), now)
             clauses = [decision.reason]
-            clauses += [f"open: {clause}" for clause in decision.open_clauses]
-            clauses += [f"close: {clause}" for clause in decision.close_clauses]
+            told = decision.open_clauses if not decision.state.open else decision.close_clauses
+            clauses += [str(clause) for clause in told if str(clause) not in decision.reason]
     if row.host is None and row.state != vm.PENDING:
         summary = f"it is {row.state}" + (f": {row.status_reason}" if row.status_reason else "")
     return WhyView(row, summary, host, rank, runner_up, runner_up_rank, explanation, clauses)

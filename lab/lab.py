@@ -44,7 +44,7 @@ POLICY = f"""\
 # The lab's burst policy: own hosts first, the cloud when they are full. Minutes became seconds here.
 version: 1
 placement:
-  rank: '(elastic ? -1000 * price_hour : 100) + 10 * cpu_free / cpu_total'
+  rank: 'elastic ? -1000 * price_hour : 100 + 10 * cpu_free / cpu_total'
 burst:
   to: [{CLOUD_SITE}]
   open: {{any: ['local.cpu_used > 0.90']}}

@@ -247,7 +247,7 @@ def _verdict(hosts: int, fit: int, terms: Sequence[Term], nearest: NearestMiss |
             return f"no host is known to satisfy {term.text}: what it asks for is undefined on all {hosts}"
     whole = [term.text for term in terms if term.refused == hosts]
     if whole:
-        return f"{_hosts(hosts)} refused by {' and by '.join(whole)}"
+        return f"{_hosts(hosts)} refused: {' and '.join(whole)}"
     lacks = "; ".join(nearest.lacks) if nearest else ""
     return f"no host satisfies all terms at once; nearest is {nearest.name if nearest else '?'}: {lacks}"
 
@@ -324,8 +324,8 @@ def _summary(table: HostTable, tests: Sequence[_Test], feasible: Bools, decision
     if feasible.any():
         return f"{int(feasible.sum())} of {_hosts(hosts)} could take it"
     counts = sorted(((int(test.refused.sum()), test.text) for test in tests), key=lambda pair: -pair[0])
-    worst = ", ".join(f"{count} by {text}" for count, text in counts[:3] if count)
-    return f"none of {_hosts(hosts)} can take it: refused {worst}"
+    worst = ", ".join(f"{text} ({_hosts(count)})" for count, text in counts[:3] if count)
+    return f"none of {_hosts(hosts)} can take it: {worst}"
 
 
 def _name(table: HostTable, index: int) -> str:

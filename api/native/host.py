@@ -49,6 +49,6 @@ def _answer(view: HostView) -> schema.Host:
         mem_total_mb=row.mem_total_mb,
         mem_free_mb=view.mem_free_mb,
         vms=view.vms,
-        attributes=row.attributes,
+        attributes=view.attributes,
         seen_at=row.seen_at,
     )

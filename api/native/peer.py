@@ -32,14 +32,16 @@ def list_peers(
         limit,
         page,
     )
-    return schema.Page(items=[_answer(row) for row in rows], next=following)
+    names = peer.vm_names(broker, rows)
+    return schema.Page(items=[_answer(row, names.get(row.vm_id, "")) for row in rows], next=following)
 
 
-def _answer(row: PeerRow) -> schema.Peer:
+def _answer(row: PeerRow, vm_name: str) -> schema.Peer:
     return schema.Peer(
         id=row.id,
         gateway=row.gateway.name,
         vm=row.vm_id,
+        vm_name=vm_name,
         state=row.state,
         address=row.address,
         public_key=row.public_key,

@@ -56,7 +56,10 @@ def create(
     if not token_file:
         note("the agent's token, shown this once:")
         put(created.token)
-    note(f"hint: on that machine: isthmus agent --broker {client.url} --token-file {token_file or 'FILE'}")
+    note(
+        "hint: on that machine: isthmus agent --broker https://BROKER:8770 --ca CA.PEM "
+        f"--token-file {token_file or 'FILE'}"
+    )
 
 
 @app.command("list")

@@ -17,12 +17,20 @@ _COLUMNS: dict[str, Any] = {
     "NAME": lambda host: host.name,
     "SITE": lambda host: host.site,
     "STATE": lambda host: host.state,
-    "VCPUS FREE": lambda host: f"{cell(host.vcpus_free)}/{cell(host.vcpus_total)}",
-    "MEM FREE MB": lambda host: f"{host.mem_free_mb:.0f}/{host.mem_total_mb:.0f}",
+    "VCPUS FREE": lambda host: _room(host.vcpus_free, host.vcpus_total),
+    "MEM FREE MB": lambda host: _room(host.mem_free_mb, host.mem_total_mb),
     "VMS": lambda host: host.vms,
     "PRICE/H": lambda host: host.attributes.get("price_hour"),
     "REASON": lambda host: host.status_reason,
 }
+
+
+_ENDLESS = 1e8
+"""More than any host has: a cloud without a quota."""
+
+
+def _room(free: float, total: float) -> str | None:
+    return None if total > _ENDLESS else f"{free:.0f}/{total:.0f}"
 
 
 class Switch(StrEnum):

@@ -90,7 +90,10 @@ def add_subnet(
     cidr: Annotated[str, typer.Argument(metavar="CIDR", help="A part of the network's range.")],
     mode: Annotated[
         str | None,
-        typer.Option("--mode", help="nat (the default), route, bridge; tunnel for a cloud's burst VMs."),
+        typer.Option(
+            "--mode",
+            help="nat (the default on hosts of ours), route, bridge; tunnel (the default in a cloud).",
+        ),
     ] = None,
     gateway: Annotated[
         str | None, typer.Option("--gateway", help="The VMs' gateway. Default: the first address.")

@@ -13,7 +13,7 @@ from isthmus.cli._session import client_of
 app = noun("Burst VMs' ends of the tunnels.")
 
 _COLUMNS: dict[str, Any] = {
-    "VM": lambda peer: peer.vm,
+    "VM": lambda peer: peer.vm_name or peer.vm,
     "GATEWAY": lambda peer: peer.gateway,
     "STATE": lambda peer: peer.state,
     "ADDRESS": lambda peer: peer.address,
@@ -36,4 +36,9 @@ def list_peers(
     json: Json = False,
 ) -> None:
     """List peers."""
-    put_list(client_of(ctx).peers.list(gateway=gateway, vm=vm), _COLUMNS, json, "no peers: no VM has burst")
+    put_list(
+        client_of(ctx).peers.list(gateway=gateway, vm=vm),
+        _COLUMNS,
+        json,
+        "no peers: no VM has burst through a gateway",
+    )

@@ -28,7 +28,7 @@ class VM(Bound, schema.VM):
         poll: float = 2.0,
         on_update: Callable[[Operation], None] | None = None,
     ) -> Self:
-        """Wait until the VM is in that state (``"running"``).
+        """Wait until the VM is in that state (``"running"``). A burst VM runs when it has also joined its network.
 
         ``timeout`` and ``poll`` in seconds, as in ``Operation.wait``; ``on_update`` is called with the operation
         that is going on. Raises OperationFailed when the VM ends in ``error`` or ``terminated`` instead, and
@@ -40,7 +40,8 @@ class VM(Bound, schema.VM):
         operation: Operation | None = None
         while True:
             patiently(client, self.refresh, deadline)
-            if self.state is wanted:
+            joining = self.state is schema.VMState.RUNNING and self.elastic and self.enrolled_at is None
+            if self.state is wanted and not joining:
                 return self
             if self.state in _ENDS:
                 raise OperationFailed(
@@ -60,6 +61,8 @@ class VM(Bound, schema.VM):
                 operation = (
                     patiently(client, partial(client.operations.get, ongoing), deadline) if ongoing else None
                 )
+            if self.state is wanted and (operation is None or operation.ended):
+                return self
             if operation is None or operation.ended:
                 client._sleep(poll if left is None else min(poll, left))
                 continue

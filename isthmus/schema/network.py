@@ -46,7 +46,11 @@ class SubnetCreate(Request):
 
     site: str
     cidr: str
-    mode: str = Field(default="nat", pattern="^(bridge|nat|route|tunnel)$")
+    mode: str | None = Field(
+        default=None,
+        pattern="^(bridge|nat|route|tunnel)$",
+        description="Default: nat on hosts of ours, tunnel in a cloud.",
+    )
     gateway: str | None = None
     bridge: str = ""
     dns: list[str] = Field(default_factory=list, max_length=4)

@@ -13,6 +13,7 @@ class Peer(Answer):
     id: str
     gateway: str
     vm: str
+    vm_name: str = ""
     state: str
     address: str
     public_key: str | None = None

@@ -364,7 +364,7 @@ def test_gateway_that_was_not_seen_for_long_keeps_vms_out_of_the_cloud(hybrid):
     hybrid.wait(300)
     row, task = hybrid.request("web", requirements="elastic")
     hybrid.drive(task, most_s=30)
-    assert "gateway gate is unreachable" in hybrid.vm(row.id).status_reason
+    assert "the agent of gateway gate does not answer" in hybrid.vm(row.id).status_reason
     hybrid.agents[0].awake = True
     hybrid.finish(task)
 

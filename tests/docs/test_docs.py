@@ -297,7 +297,7 @@ def reported_attributes() -> dict[str, set[str]]:
         "ec2": set(ec2_attributes(Ec2Options(region="r"), "z", InstanceType("t", 1, 1))) - {"elastic"},
         "simulated": _simulated(hosts=1) | _simulated(elastic=True, types={"t": {}}),
         "broker": _keys("broker/host.py", "_merged")
-        | (_keys("broker/queue.py", "_attributes") - {"running_vms"}),
+        | (_keys("broker/host.py", "attributes") - {"running_vms", "disk_free_gb"}),
     }
 
 

@@ -65,7 +65,7 @@ def test_each_term_counts_the_hosts_it_refused_and_those_where_it_was_undefined(
         Term("price_hour < 0.03", 1),
     )
     assert found.summary == (
-        'none of 4 hosts can take it: refused 3 by "avx2" in cpu_flags, 3 by price_hour < 0.03, 2 by cpu_free >= 2'
+        'none of 4 hosts can take it: "avx2" in cpu_flags (3 hosts), price_hour < 0.03 (3 hosts), cpu_free >= 2 (2 hosts)'
     )
 
 
@@ -120,7 +120,7 @@ def test_hosts_that_were_ruled_out_count_under_the_callers_reason() -> None:
     ]
     found = explain(TABLE, Request("vm", 2, 500), eligible=eligible, reasons=reasons)
     assert site(found, "cloud").terms == (Term("the burst policy is closed", 2),)
-    assert site(found, "cloud").verdict == "2 hosts refused by the burst policy is closed"
+    assert site(found, "cloud").verdict == "2 hosts refused: the burst policy is closed"
     assert Term("unreachable: no route to host", 1) in site(found, "campus").terms
     assert found.admit == "free 1 core on a, or ask for at most 1"
 
