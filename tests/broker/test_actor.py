@@ -121,6 +121,7 @@ def _path(text):
     return Path(text)
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("module", "name", "least"), CALLS, ids=lambda value: str(value))
 def test_role_below_the_least_is_refused(bare_stage, module, name, least):
     people = {READER: bare_stage.reader, MEMBER: bare_stage.member, ADMIN: bare_stage.admin}

@@ -110,6 +110,10 @@ FINAL = ("AuthenticationFailed", "InvalidSpec", "Conflict", "Unsupported")
 EVERY_CALL = [(scene, method) for scene in SCENES for method in sorted(CALLS[scene])]
 
 
+ONE_DATABASE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For tests of what a provider answers, hundreds of them, which is nothing to a database."""
+
+
 def kinds_of_events(stage, vm_id):
     return Counter(stage.events(target=vm_id))
 
@@ -167,6 +171,7 @@ def test_every_step_run_twice_changes_nothing_more(hybrid, scene):
         assert boots == [machine.boots for machine in hybrid.machines(plain.id)]
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(("scene", "method"), EVERY_CALL)
 @pytest.mark.parametrize("after", [False, True], ids=["refused", "answer-lost"])
 def test_operation_gets_over_one_failure_of_each_call(hybrid, scene, method, after):
@@ -181,6 +186,7 @@ def test_operation_gets_over_one_failure_of_each_call(hybrid, scene, method, aft
         assert hybrid.nothing_left(row.id), error
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("scene", "method"), [pair for pair in EVERY_CALL if pair[0] in ("create", "burst", "bring_home")]
 )
@@ -199,6 +205,7 @@ def test_launch_that_can_never_succeed_leaves_a_reason_and_nothing_else(hybrid, 
         assert hybrid.nothing_left(row.id), error
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("scene", "method"), [pair for pair in EVERY_CALL if pair[0] in ("start", "stop", "reboot")]
 )
@@ -214,6 +221,7 @@ def test_power_change_that_can_never_succeed_leaves_a_reason_and_the_vm(hybrid, 
         assert hybrid.holdings(row.id) == LOCAL
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("scene", "method"), [pair for pair in EVERY_CALL if pair[0] in ("delete", "delete_burst", "drain")]
 )
@@ -300,6 +308,28 @@ def test_burst_vm_that_its_cloud_ends_before_it_enrols_is_launched_anew(hybrid):
     hybrid.finish(task)
     assert hybrid.vm(row.id).launch == 2
     assert hybrid.holdings(row.id) == CLOUD
+
+
+def test_launch_that_was_not_written_is_found_again_after_its_guest_enrolled(hybrid):
+    row, task = hybrid.request("web", requirements="elastic")
+    hybrid.drive(task, until=lambda: hybrid.operation(task.id).phase == "launch")
+    lost = []
+
+    def die_once(_operation, _phase, point):
+        if point == "after" and not lost:
+            lost.append(True)
+            raise ConnectionError("what came of this step is lost")
+
+    hybrid.broker.trace = die_once
+    hybrid.step(task)
+    hybrid.wait(5)
+    for _ in range(3):
+        hybrid.agents[0].turn()
+    assert hybrid.vm(row.id).enrolled_at is not None
+    assert hybrid.operation(task.id).phase == "launch"
+    hybrid.finish(task)
+    assert hybrid.holdings(row.id) == CLOUD
+    assert hybrid.vm(row.id).launch == 1
 
 
 def test_guest_that_does_not_listen_is_forced_after_its_grace(stage):
