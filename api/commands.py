@@ -8,6 +8,15 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from api import certificate, server
+from broker import flavor, project, token
+from broker.actor import SYSTEM
+from broker.broker import Broker
+from broker.clock import SystemClock
+from broker.sealing import Sealer, SealError
+from broker.settings import Settings, SettingsError, load
+from broker.store import ProjectRow, Store, StoreError
+
 _CONFIG = """\
 # Configuration of an Isthmus broker. Every setting: docs/reference/settings.md.
 # The environment wins over this file: ISTHMUS_LISTEN__NATIVE_PORT=9000 and so on.
@@ -89,15 +98,6 @@ def init(
 
     Run again it changes nothing that is there.
     """
-    from api import certificate, server
-    from broker import flavor, project, token
-    from broker.actor import SYSTEM
-    from broker.broker import Broker
-    from broker.clock import SystemClock
-    from broker.sealing import Sealer, SealError
-    from broker.settings import Settings, SettingsError, load
-    from broker.store import ProjectRow, Store, StoreError
-
     server.configure_logging("warning", "text")
     folder = (data_dir or default_data_dir()).absolute()
     try:
@@ -165,11 +165,6 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="The config file.", show_default=False)] = None,
 ) -> None:
     """Run the broker: native API on 8770, EC2 Query on 8773. SIGTERM stops it gracefully."""
-    from api import server
-    from broker.sealing import SealError
-    from broker.settings import SettingsError, load
-    from broker.store import StoreError
-
     try:
         server.serve(load(config or default_config()))
     except (SettingsError, StoreError, SealError, server.ListenError) as error:
