@@ -40,10 +40,11 @@ Directory = Annotated[
 @lab.command()
 def up(directory: Directory = DEFAULT_DIRECTORY) -> None:
     """Bring the lab up: a campus of two KVM hosts, a cloud, and the internet between them."""
-    it = Lab(directory)
     timeline = Timeline()
-    with _told(), only_one(it.directory):
-        it.up(timeline.say)
+    with _told():
+        it = Lab(directory)
+        with only_one(it.directory):
+            it.up(timeline.say)
     timeline.step(f"lab up in {it.directory}")
     _look_around(it.directory)
 
@@ -68,10 +69,11 @@ def status(
 @lab.command()
 def down(directory: Directory = DEFAULT_DIRECTORY) -> None:
     """End the lab and remove all of it, in whatever state it is."""
-    it = Lab(directory)
-    with _told(), only_one(it.directory):
+    with _told():
         require_root()
-        _take_down(it, typer.echo)
+        it = Lab(directory)
+        with only_one(it.directory):
+            _take_down(it, typer.echo)
 
 
 @lab.command()
@@ -88,9 +90,9 @@ def shell(
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Open a shell in which `isthmus` and `aws ec2` speak to one of the lab's brokers."""
-    it = Lab(directory)
     with _told():
         require_root()
+        it = Lab(directory)
         if side not in it.brokers:
             raise LabError(f"there is no broker {side!r}: say campus or cloud")
         broker = it.brokers[side]

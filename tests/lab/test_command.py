@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,13 @@ from lab import command
 from lab.lab import Lab, LabError
 from lab.lock import only_one
 from lab.node import NodeError
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Shorter than pytest's own: a lab's sockets must fit into 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="isl-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -44,6 +53,12 @@ def test_two_commands_on_one_lab_are_one_too_many(run, tmp_path: Path) -> None:
         done = run("down")
     assert done.exit_code == 1
     assert "another command works on the lab" in done.stderr
+
+
+def test_a_directory_that_is_too_long_is_told_in_words(run, tmp_path: Path) -> None:
+    done = CliRunner().invoke(command.lab, ["status", f"--dir={tmp_path / ('x' * 100)}"])
+    assert done.exit_code == 1
+    assert "longer than the 107 bytes" in done.stderr
 
 
 def test_without_root_the_lab_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

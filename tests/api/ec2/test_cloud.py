@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from broker import flavor, image, network, policy, project, reconcile, site, vm
+from broker import (
+    flavor,
+    gateway,
+    image,
+    network,
+    peer,
+    policy,
+    project,
+    reconcile,
+    site,
+    token,
+    vm,
+)
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
 from broker.sealing import Sealer
 from broker.settings import Settings
-from broker.store import Store
+from broker.store import PeerRow, Store, VMRow
 from providers.ec2 import Ec2Provider
+from providers.simulated import SimulatedProvider
+from vpn import keys
 
 POLICY = """
 version: 1
@@ -23,12 +39,13 @@ burst:
 
 @pytest.fixture
 def campus(face, tmp_path, engine_of):
-    """A broker without a host of its own, and the face's broker as its cloud."""
+    """A broker whose own hosts have no room, and the face's broker as its cloud."""
     Sealer.create_file(tmp_path / "key")
     settings = Settings(data_dir=tmp_path)
     store = Store(settings.database_url)
     store.upgrade()
-    broker = Broker(settings, store=store, kinds={"ec2": lambda: Ec2Provider})
+    kinds = {"ec2": lambda: Ec2Provider, "simulated": lambda: SimulatedProvider}
+    broker = Broker(settings, store=store, kinds=kinds)
     owner = project.create(broker, SYSTEM, name="default")
     site.create(
         broker,
@@ -44,7 +61,12 @@ def campus(face, tmp_path, engine_of):
         credentials={"access_key_id": face.key, "secret_access_key": face.secret},
     )
     net = network.create(broker, SYSTEM, name="lan", cidr="10.20.0.0/16")
+    site.create(
+        broker, SYSTEM, name="home", kind="simulated", options={"hosts": 1}, attributes={"cpu_total": 0}
+    )
+    network.add_subnet(broker, SYSTEM, net.id, site_ref="home", cidr="10.20.2.0/24")
     network.add_subnet(broker, SYSTEM, net.id, site_ref="cloud", cidr="10.20.1.0/24")
+    agent = agent_of(broker, owner.id)
     disk = tmp_path / "tiny.raw"
     disk.write_bytes(b"\0" * 1024)
     image.create(broker, SYSTEM, name="tiny", path=str(disk), format="raw", sites={"cloud": face.ami})
@@ -53,6 +75,7 @@ def campus(face, tmp_path, engine_of):
     engine = engine_of(broker)
     broker.engine = engine
     yield broker, Actor(project_id=owner.id, role="member", name="me")
+    agent.set()
     broker.engine = None
     engine.stop()
     broker.close()
@@ -62,8 +85,10 @@ def test_a_vm_bursts_into_the_other_broker_and_leaves_it(face, ec2, campus, unti
     broker, me = campus
     made, _ = vm.create(broker, me, name="web", image_ref="tiny", flavor_ref="one", labels={"tier": "web"})
     policy.tick(broker)
-    until(lambda: vm.get(broker, me, made.id).state == "running")
+    until(lambda: vm.get(broker, me, made.id).enrolled_at is not None)
+    until(lambda: not busy(broker, me, made.id))
     row = vm.get(broker, me, made.id)
+    assert row.state == "running"
     assert row.elastic
     assert row.host.name in ("campus/t3.nano", "annex/t3.nano", "campus/t3.small")
 
@@ -102,6 +127,41 @@ def test_an_instance_that_its_cloud_ends_is_recorded(face, ec2, campus, until):
         return vm.get(broker, me, made.id).state in ("terminated", "error")
 
     until(noticed)
+
+
+def agent_of(broker: Broker, project_id: str) -> threading.Event:
+    """Play the gateway's agent and the guests behind it, until the event that it returns is set."""
+    row, secret = gateway.create(
+        broker,
+        Actor(project_id=project_id, role="admin", name="test"),
+        name="gate",
+        site_ref="home",
+        network_ref="lan",
+        endpoint="192.0.2.1:51820",
+    )
+    actor = token.authenticate(broker, secret)
+    gateway.register(broker, actor, keys.generate()[1])
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(0.05):
+            document = gateway.document(broker, actor)
+            gateway.report(broker, actor, document.generation, [])
+            for entry in document.peers:
+                if entry.kind == "bootstrap" and launched(broker, row.id):
+                    peer.enrol(broker, actor, entry.allowed_ips[0].split("/")[0], keys.generate()[1])
+
+    threading.Thread(target=run, daemon=True).start()
+    return ended
+
+
+def launched(broker: Broker, gateway_id: str) -> bool:
+    """Whether the VM behind the gateway runs: only then can it enrol."""
+    with broker.store.reading() as session:
+        return any(
+            session.get(VMRow, row.vm_id).state == "running"
+            for row in session.query(PeerRow).filter_by(gateway_id=gateway_id, state="bootstrap")
+        )
 
 
 def busy(broker, me, vm_id):
