@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from sqlalchemy.exc import IntegrityError
 
 from broker.clock import Clock, SystemClock
 from broker.errors import InvalidRequest
@@ -60,6 +60,8 @@ class Broker:
         self.providers: Providers = Providers(self)
         self.engine: Engine | None = None
         self.placing = threading.Lock()
+        self.reconciling: set[str] = set()
+        self.reconciling_lock = threading.Lock()
         self.last_round = (-1, 0.0)
         self.policy_file_text = self.policy_file_problem = ""
         self.id = self._own_id()
@@ -94,41 +96,55 @@ class Broker:
         self.store.close()
 
     def _own_id(self) -> str:
-        with self.store.transaction() as session:
-            row = session.get(MetaRow, "broker_id")
-            if row is None:
-                row = MetaRow(key="broker_id", value=self.new_id("brk"))
-                session.add(row)
-            return row.value
+        try:
+            with self.store.transaction() as session:
+                row = session.get(MetaRow, "broker_id")
+                if row is None:
+                    row = MetaRow(key="broker_id", value=self.new_id("brk"))
+                    session.add(row)
+                return row.value
+        except IntegrityError:
+            # Another broker on the same new database was faster: it is its id that counts.
+            with self.store.transaction() as session:
+                return session.get_one(MetaRow, "broker_id").value
 
 
 class Signals:
     """Wakes what waits for a name: an operation, or a duty such as ``policy``. Losing a signal only costs time."""
 
+    _MOST = 10_000
+    """How many names are remembered; the one that was signalled longest ago is forgotten first."""
+
     def __init__(self) -> None:
         self._lock = threading.Condition()
-        self._counts: defaultdict[str, int] = defaultdict(int)
+        self._last = 0
+        self._counts: dict[str, int] = {}
         self._listeners: dict[str, set[Callable[[], None]]] = {}
 
     def count(self, name: str) -> int:
-        """How often ``name`` was signalled so far."""
+        """A number that grows whenever ``name`` is signalled; 0 for a name that is not known."""
         with self._lock:
-            return self._counts[name]
+            return self._counts.get(name, 0)
 
     def set(self, name: str) -> None:
         """Wake all that wait for ``name``."""
         with self._lock:
-            self._counts[name] += 1
+            # One counter for all names, so that a forgotten name never counts back.
+            self._last += 1
+            self._counts.pop(name, None)
+            self._counts[name] = self._last
+            if len(self._counts) > self._MOST:
+                del self._counts[next(iter(self._counts))]
             listeners = list(self._listeners.get(name, ()))
             self._lock.notify_all()
         for listener in listeners:
             listener()
 
     def wait(self, name: str, seen: int, timeout_s: float) -> int:
-        """Wait until ``name`` was signalled more than ``seen`` times, or the time is up; the new count."""
+        """Wait until the count of ``name`` is beyond ``seen``, or the time is up; the count then."""
         with self._lock:
-            self._lock.wait_for(lambda: self._counts[name] > seen, timeout_s)
-            return self._counts[name]
+            self._lock.wait_for(lambda: self._counts.get(name, 0) > seen, timeout_s)
+            return self._counts.get(name, 0)
 
     def listen(self, name: str, listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` (quick, from any thread) at each signal; returns what ends it."""

@@ -305,9 +305,13 @@ def _reload_file(broker: Broker) -> None:
         if text == broker.policy_file_text:
             return
         with broker.store.reading() as session:
-            row = session.scalar(select(PolicyRow).order_by(PolicyRow.version.desc()).limit(1))
+            newest = session.scalar(select(PolicyRow.text).order_by(PolicyRow.version.desc()).limit(1))
+            known = (
+                session.scalar(select(PolicyRow.version).where(PolicyRow.text == text).limit(1)) is not None
+            )
         before, broker.policy_file_text = broker.policy_file_text, text
-        if row is not None and row.text == text:
+        # After a restart a file that was applied once is no news: what was applied over it since stays in force.
+        if newest == text or (known and not before):
             return
         try:
             apply(broker, SYSTEM, text, path.name)

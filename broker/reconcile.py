@@ -8,6 +8,9 @@ what it finds                                            what it does
 =======================================================  ===========================================
 a VM that should run was stopped, or the other way        records it: its owner did that
 a VM of ours crashed                                      records ``error`` with the provider's reason
+a VM in ``error`` runs, or is stopped                     records that, and keeps the error as the reason
+a VM is on another host of its site                       records its new host: somebody moved it
+a VM is on two hosts of its site                          stops the one that is not on its host, says so
 a VM's definition is gone from a host                     mends: makes it again around its disk
 an instance is gone from its cloud                        records: peer, address and room go back
 a VM of ours that was terminated here still runs there    deletes it: nobody may be billed unseen
@@ -19,7 +22,8 @@ a host does not answer                                    marks it; nothing is c
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, wait
 
 import structlog
 from sqlalchemy import select
@@ -27,7 +31,7 @@ from sqlalchemy.orm import Session
 
 from broker import event, operation, site, vm
 from broker.broker import Broker
-from broker.store import EventRow, OperationRow, SiteRow, VMRow
+from broker.store import EventRow, HostRow, OperationRow, SiteRow, VMRow
 from providers.port import Listing, ProviderError, VMReport, VMState
 
 log = structlog.get_logger()
@@ -36,18 +40,38 @@ _MEND_AGAIN_S = 300.0
 _ABSENT = (VMState.TERMINATED, VMState.TERMINATING)
 
 
-def reconcile(broker: Broker) -> None:
-    """Compare every site with its rows once. Sites are looked at in parallel: a slow one delays no other."""
+def reconcile(broker: Broker, patience_s: float | None = None) -> None:
+    """Compare every site with its rows once, all at a time.
+
+    ``patience_s``: do not wait longer for slow sites; each goes on by itself, and is left out of the next pass
+    while it does. None waits for all.
+    """
     with broker.store.reading() as session:
         rows = list(session.scalars(select(SiteRow)))
-    if not rows:
-        return
-    with ThreadPoolExecutor(max_workers=min(16, len(rows)), thread_name_prefix="isthmus-reconcile") as pool:
-        for row, done in [(row, pool.submit(reconcile_site, broker, row)) for row in rows]:
-            try:
-                done.result()
-            except Exception:
-                log.exception("reconcile.failed", site=row.name)
+    passes = [one for one in (_begin(broker, row) for row in rows) if one is not None]
+    wait(passes, timeout=patience_s)
+
+
+def _begin(broker: Broker, row: SiteRow) -> Future[None] | None:
+    """Start the pass of one site in a thread of its own, unless its last one still runs."""
+    with broker.reconciling_lock:
+        if row.id in broker.reconciling:
+            return None
+        broker.reconciling.add(row.id)
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            reconcile_site(broker, row)
+        except Exception:
+            log.exception("reconcile.failed", site=row.name)
+        finally:
+            with broker.reconciling_lock:
+                broker.reconciling.discard(row.id)
+            done.set_result(None)
+
+    threading.Thread(target=run, name=f"isthmus-reconcile-{row.name}", daemon=True).start()
+    return done
 
 
 def reconcile_site(broker: Broker, row: SiteRow) -> None:
@@ -66,16 +90,17 @@ def reconcile_site(broker: Broker, row: SiteRow) -> None:
 
 def _compare(broker: Broker, at: SiteRow, listing: Listing) -> list[VMRow]:
     """Write what the listing tells of VMs at rest; returns those that should be there and are not."""
-    reports = {
-        report.vm_id: report for report in listing.vms if report.broker_id == broker.id and report.vm_id
-    }
+    reports: dict[str, list[VMReport]] = {}
+    for found in listing.vms:
+        if found.broker_id == broker.id and found.vm_id:
+            reports.setdefault(found.vm_id, []).append(found)
     missing: list[VMRow] = []
+    doubles: list[tuple[str, VMReport]] = []
     with broker.store.reading() as session:
         ids = list(
             session.scalars(select(VMRow.id).where(VMRow.site_id == at.id, VMRow.state != vm.TERMINATED))
         )
     for vm_id in ids:
-        report = reports.get(vm_id)
         with broker.store.transaction() as session:
             row = session.get_one(VMRow, vm_id, with_for_update={"of": VMRow})
             if (
@@ -89,22 +114,65 @@ def _compare(broker: Broker, at: SiteRow, listing: Listing) -> list[VMRow]:
                 # Its operation looks at reality by itself; news only wake it.
                 broker.signals.set(f"{row.id}.seen")
                 continue
+            seen = reports.get(vm_id, [])
+            report = next((one for one in seen if one.host == row.host.name), None)
+            elsewhere = [one for one in seen if one.host != row.host.name and one.state not in _ABSENT]
+            if elsewhere and report is None and row.host.name in listing.complete:
+                report = _moved(broker, session, row, elsewhere.pop(0))
+            for double in elsewhere:
+                doubles.append((row.name, double))
             if report is None or report.state in _ABSENT:
                 if report is not None or row.host.name in listing.complete:
                     missing.append(row)
                 continue
             _record(broker, session, row, report)
+    for name, double in doubles:
+        _stop_double(broker, at, name, double)
     return missing
+
+
+def _moved(broker: Broker, session: Session, row: VMRow, report: VMReport) -> VMReport | None:
+    """It is whole on another host of its site, where somebody moved it by hand: write where it is."""
+    host = session.scalar(select(HostRow).where(HostRow.site_id == row.site_id, HostRow.name == report.host))
+    if host is None:
+        return None
+    row.host_id, row.provider_ref = host.id, report.ref
+    session.flush()
+    session.refresh(row, ["host"])
+    _say(broker, session, row, "vm.moved", f"{row.name} was moved to {report.host} outside Isthmus")
+    return report
+
+
+def _stop_double(broker: Broker, at: SiteRow, name: str, report: VMReport) -> None:
+    """A second machine of one VM: a driver that slept through its own replacement made it. Two of one disk or address
+    destroy each other, so it is stopped at once; its disk is left for its owner to look at."""
+    _say_once(
+        broker,
+        "vm.double",
+        f"{report.vm_id}@{report.host}",
+        f"{name} exists a second time on {at.name}/{report.host}; that one is stopped, and not deleted",
+    )
+    if report.state == VMState.STOPPED:
+        return
+    try:
+        broker.providers.of(at).stop_vm(report.host, report.ref, force=True)
+    except ProviderError as error:
+        log.warning("reconcile.double_runs", vm=report.vm_id, host=report.host, error=str(error))
 
 
 def _record(broker: Broker, session: Session, row: VMRow, report: VMReport) -> None:
     if row.elastic and report.address and report.address != row.public_address:
         row.public_address = report.address
-    if report.state == VMState.RUNNING and row.state in (vm.STOPPED, vm.ERROR):
+    if row.state == vm.ERROR and report.state in (VMState.RUNNING, VMState.STOPPED):
+        row.desired = vm.RUNNING if report.state == VMState.RUNNING else vm.STOPPED
+        was = row.status_reason
+        vm.set_state(broker, row, row.desired, f"after an error: {was}" if was else "")
+        _say(broker, session, row, "vm.recovered", f"{row.name} is found {row.desired} after an error: {was}")
+    elif report.state == VMState.RUNNING and row.state == vm.STOPPED:
         row.desired = vm.RUNNING
         vm.set_state(broker, row, vm.RUNNING)
         _say(broker, session, row, "vm.started_outside", f"{row.name} was started outside Isthmus")
-    elif report.state == VMState.STOPPED and row.state in (vm.RUNNING, vm.ERROR):
+    elif report.state == VMState.STOPPED and row.state == vm.RUNNING:
         row.desired = vm.STOPPED
         reason = "stopped outside Isthmus, or by the guest" + (f" ({report.reason})" if report.reason else "")
         vm.set_state(broker, row, vm.STOPPED, reason)

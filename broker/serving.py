@@ -10,7 +10,7 @@ from broker.engine.port import Engine
 def start(broker: Broker, engine: Engine) -> None:
     """Upgrade nothing, serve no face: take up operations, watch the sites, evaluate the policy."""
     timing = broker.settings.timing
-    engine.schedule("reconcile", timing.reconcile_s, lambda: reconcile.reconcile(broker))
+    engine.schedule("reconcile", timing.reconcile_s, lambda: reconcile.reconcile(broker, patience_s=5.0))
     engine.schedule("policy", timing.policy_s, lambda: policy.tick(broker))
     engine.start()
     broker.providers.watch()

@@ -548,7 +548,7 @@ def _check_expression(field: str, text: str | None) -> None:
     except ExpressionError as error:
         raise InvalidExpression(
             f"{field}: line {error.line}, column {error.column}: {error.message}",
-            hint=error.mend,
+            hint=error.mend or "docs/reference/expressions.md has the language",
             details={
                 "field": field,
                 "line": error.line,

@@ -15,10 +15,11 @@ from sqlalchemy.orm import Session
 
 from broker import event, image, keypair, network, peer, queue, vm
 from broker.actor import Actor
+from broker.broker import Broker
 from broker.engine.advance import Done, Fail, Next, Outcome, Phase, Step, Superseded, Wait
 from broker.errors import NotFound
 from broker.ids import vm_uuid
-from broker.store import OperationRow, SiteRow, VMRow
+from broker.store import OperationRow, PeerRow, SiteRow, VMRow
 from providers import port
 from vpn.userdata import multipart
 
@@ -89,7 +90,7 @@ def prepare_peer(step: Step) -> Outcome:
                 signals=("applied",),
             )
         entry = peer.live(session, row.id)
-        if entry is not None and entry.state == peer.BOOTSTRAP and entry.expires_at <= broker.clock.now():
+        if entry is not None and _too_late(broker, entry):
             peer.end(broker, session, row.id, peer.EXPIRED)
             entry = None
         entry = entry or peer.prepare(broker, session, row, gate, nic.address)
@@ -105,6 +106,9 @@ def launch(step: Step) -> Outcome:
     broker, row = step.broker, step.vm
     host, site = placed(row)
     with broker.store.reading() as session:
+        entry = peer.live(session, row.id)
+        if _tunnelled(row) and (entry is None or _too_late(broker, entry)):
+            return Next("peer", "its bootstrap key has run out before the launch")
         spec = spec_of(step, session)
     try:
         report = broker.providers.of(site).ensure_vm(spec)
@@ -344,6 +348,12 @@ def spec_of(step: Step, session: Session) -> port.VMSpec:
         instance_type=str(instance_type),
         labels=row.labels,
     )
+
+
+def _too_late(broker: Broker, entry: PeerRow) -> bool:
+    # A third of its life is left for the boot, or a new one is made.
+    left = (entry.expires_at - broker.clock.now()).total_seconds()
+    return entry.state == peer.BOOTSTRAP and left < broker.settings.timing.enrol_s / 3
 
 
 def _tunnelled(row: VMRow) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from broker import event, vm
 from broker.engine import vm_create, vm_delete
-from broker.engine.advance import Next, Outcome, Phase, Step, Wait
+from broker.engine.advance import Fail, Next, Outcome, Phase, Step, Wait
 from broker.engine.vm_create import let_go, own
 
 
@@ -50,6 +50,17 @@ def home(step: Step) -> Outcome:
     return Next("place")
 
 
+def abandon(step: Step) -> Outcome:
+    """While it is still in the cloud, leave it there and say so; on its way to a host at home, as in vm.create."""
+    if not step.vm.elastic:
+        return vm_create.abandon(step)
+    why = f"it could not come home: {step.operation.params.get('why', 'given up')}"
+    with step.broker.store.transaction() as session:
+        vm.set_state(step.broker, own(step, session), vm.ERROR, why)
+    step.broker.signals.set("reconcile")
+    return Fail(why)
+
+
 def _renamed(outcome: Outcome, old: str, new: str) -> Outcome:
     if isinstance(outcome, Next) and outcome.phase == old:
         return Next(new, outcome.message, outcome.params)
@@ -63,4 +74,5 @@ PHASES: dict[str, Phase] = {
     "unpeer": vm_delete.remove_peer,
     "terminate": terminate,
     "home": home,
+    "abandon": abandon,
 }

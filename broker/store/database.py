@@ -11,10 +11,13 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
+
+_UPGRADE_LOCK = 0x6973_7468
+"""Any number that no other program locks in the same database."""
 
 
 class StoreError(Exception):
@@ -59,9 +62,23 @@ class Store:
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         config.attributes["engine"] = self.engine
         try:
-            command.upgrade(config, "head")
+            with self._only_one_upgrades():
+                command.upgrade(config, "head")
         except SQLAlchemyError as error:
             raise StoreError(f"cannot prepare the database: {error}") from error
+
+    @contextmanager
+    def _only_one_upgrades(self) -> Iterator[None]:
+        """Of several brokers that start at once on PostgreSQL, one makes the schema and the others wait."""
+        if self.is_sqlite:
+            yield
+            return
+        with self.engine.connect() as connection:
+            connection.execute(select(func.pg_advisory_lock(_UPGRADE_LOCK)))
+            try:
+                yield
+            finally:
+                connection.execute(select(func.pg_advisory_unlock(_UPGRADE_LOCK)))
 
     def own(self, path: Path) -> None:
         """On SQLite, be the only broker. Raises StoreError when another one runs on this file."""

@@ -18,7 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from providers.port import VMState
@@ -213,6 +213,24 @@ class World:
             for vm in [vm for vm in state.vms.values() if vm.vm_id == vm_id and vm.live]:
                 state.move(vm, VMState.STOPPED, reason=reason)
                 self.announce(vm_id)
+
+    def move_vm(self, vm_id: str, host: str) -> None:
+        """Somebody migrates a VM by hand to another host."""
+        with self.transaction() as state:
+            for vm in [vm for vm in state.vms.values() if vm.vm_id == vm_id and vm.live]:
+                state.remove(vm)
+                vm.host = host
+                state.add(vm)
+                self.announce(vm_id)
+
+    def double_vm(self, vm_id: str, host: str) -> str:
+        """A second machine with a VM's marks appears on another host. Returns its ref."""
+        with self.transaction() as state:
+            vm = next(vm for vm in state.vms.values() if vm.vm_id == vm_id and vm.live)
+            double = replace(vm, ref=f"{vm.ref}-double", host=host, token="", leases=[])
+            state.add(double)
+            self.announce(vm_id)
+            return double.ref
 
     def deafen_vm(self, vm_id: str) -> None:
         """The guest ignores shutdown requests from now on; only force stops it."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
-import pytest
+from sqlalchemy import select
 
 from broker import operation, vm
 from broker.broker import Broker
 from broker.reconcile import reconcile
-from broker.store import OperationRow
+from broker.store import HostRow, OperationRow
 from providers.port import VMState
 
 
@@ -52,6 +52,68 @@ def test_crashed_vm_is_in_error_with_the_reason_of_its_provider(stage):
     assert (row.state, row.status_reason) == ("error", "the guest panicked")
     reconcile(stage.broker)
     assert stage.events(kind="vm.crashed") == ["vm.crashed"]
+
+
+def test_vm_that_recovered_from_an_error_keeps_the_error_as_its_reason(stage):
+    row = stage.create("web")
+    set_provider_state(stage.worlds["campus"], row.id, VMState.ERROR, "the guest panicked")
+    reconcile(stage.broker)
+    set_provider_state(stage.worlds["campus"], row.id, VMState.RUNNING, "")
+    reconcile(stage.broker)
+    row = stage.vm(row.id)
+    assert (row.state, row.desired, row.status_reason) == (
+        "running",
+        "running",
+        "after an error: the guest panicked",
+    )
+    assert stage.events(kind="vm.recovered") == ["vm.recovered"]
+
+
+def other_host(stage, row):
+    with stage.broker.store.reading() as session:
+        names = session.scalars(select(HostRow.name).where(HostRow.site_id == row.site_id))
+        return next(name for name in names if name != row.host.name)
+
+
+def test_vm_that_was_moved_by_hand_is_followed_to_its_new_host(stage):
+    row = stage.create("web")
+    there = other_host(stage, row)
+    stage.worlds["campus"].move_vm(row.id, there)
+    reconcile(stage.broker)
+    moved = stage.vm(row.id)
+    assert (moved.state, moved.host.name) == ("running", there)
+    assert stage.events(kind="vm.moved") == ["vm.moved"]
+    stage.finish(vm.delete(stage.broker, stage.member, row.id)[1])
+    assert stage.nothing_left(row.id)
+
+
+def test_second_machine_of_one_vm_is_stopped_and_told_once(stage):
+    row = stage.create("web")
+    there = other_host(stage, row)
+    ref = stage.worlds["campus"].double_vm(row.id, there)
+    reconcile(stage.broker)
+    stage.wait(3)
+    reconcile(stage.broker)
+    states = {machine.ref: machine.state for machine in stage.worlds["campus"].live_vms()}
+    assert states == {row.provider_ref: VMState.RUNNING, ref: VMState.STOPPED}
+    assert stage.vm(row.id).host.name == row.host.name
+    assert stage.events(kind="vm.double") == ["vm.double"]
+
+
+def test_mend_that_failed_is_tried_again_after_a_while_and_not_at_once(stage):
+    row = stage.create("web")
+    world = stage.worlds["campus"]
+    world.fail("ensure_vm", "InvalidSpec", "as ordered", times=1)
+    world.destroy_vm(row.id)
+    reconcile(stage.broker)
+    assert stage.drive(stage.vm(row.id).operation_id).state == operation.FAILED
+    for _ in range(3):
+        reconcile(stage.broker)
+    assert stage.events(kind="vm.mending") == ["vm.mending"]
+    stage.wait(301)
+    reconcile(stage.broker)
+    stage.finish(stage.vm(row.id).operation_id)
+    assert stage.vm(row.id).state == "running"
 
 
 def test_vm_whose_definition_was_removed_from_its_host_is_made_again(stage):
@@ -243,10 +305,28 @@ def test_launch_goes_elsewhere_while_a_site_hangs(stage):
     assert stage.vm(slow.id).state == "running"
 
 
-@pytest.mark.parametrize("elastic", [False, True], ids=["local", "burst"])
-def test_machine_made_by_a_broker_that_was_frozen_over_a_delete_is_found_and_removed(hybrid, elastic):
+def test_burst_launch_that_was_frozen_over_a_delete_finds_its_peer_gone_and_makes_nothing(hybrid):
+    row, task = hybrid.request("web", requirements="elastic")
+    hybrid.drive(task, until=lambda: hybrid.operation(task.id).phase == "launch")
+    frozen = hybrid.another()
+    sleeper = hybrid.driver_of(frozen)
+    sleeper.claims.stop()
+
+    def sleep(_operation, _phase, point):
+        if point == "before":
+            _, deletion = vm.delete(hybrid.broker, hybrid.member, row.id)
+            hybrid.wait(20)
+            hybrid.finish(deletion)
+
+    frozen.trace = sleep
+    assert sleeper.step(task.id) is None
+    assert hybrid.machines(row.id) == []
+    assert hybrid.nothing_left(row.id)
+
+
+def test_machine_made_by_a_broker_that_was_frozen_over_a_delete_is_found_and_removed(hybrid):
     """The worst case: a driver sleeps right before its call, and wakes when the VM has been deleted."""
-    row, task = hybrid.request("web", requirements="elastic" if elastic else "!elastic")
+    row, task = hybrid.request("web", requirements="!elastic")
     hybrid.drive(task, until=lambda: hybrid.operation(task.id).phase == "launch")
     frozen = hybrid.another()
     sleeper = hybrid.driver_of(frozen)
