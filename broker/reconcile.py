@@ -116,11 +116,13 @@ def _compare(broker: Broker, at: SiteRow, listing: Listing) -> list[VMRow]:
                 continue
             seen = reports.get(vm_id, [])
             report = next((one for one in seen if one.host == row.host.name), None)
-            elsewhere = [one for one in seen if one.host != row.host.name and one.state not in _ABSENT]
-            if elsewhere and report is None and row.host.name in listing.complete:
-                report = _moved(broker, session, row, elsewhere.pop(0))
-            for double in elsewhere:
-                doubles.append((row.name, double))
+            running = [one for one in seen if one.host != row.host.name and one.state == VMState.RUNNING]
+            gone = report is None and row.host.name in listing.complete
+            if running and (gone or (report is not None and report.state == VMState.STOPPED)):
+                report = _moved(broker, session, row, running.pop(0)) or report
+            if report is not None and report.state == VMState.RUNNING:
+                # Both run: not a migration, whose target runs only when its source no longer does.
+                doubles += [(row.name, one) for one in running]
             if report is None or report.state in _ABSENT:
                 if report is not None or row.host.name in listing.complete:
                     missing.append(row)
@@ -152,8 +154,6 @@ def _stop_double(broker: Broker, at: SiteRow, name: str, report: VMReport) -> No
         f"{report.vm_id}@{report.host}",
         f"{name} exists a second time on {at.name}/{report.host}; that one is stopped, and not deleted",
     )
-    if report.state == VMState.STOPPED:
-        return
     try:
         broker.providers.of(at).stop_vm(report.host, report.ref, force=True)
     except ProviderError as error:
