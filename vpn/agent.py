@@ -35,6 +35,8 @@ REPAIR_S = 5.0
 LIVELY_S = 1.0
 REPORT_S = 60.0
 LIVELY_REPORT_S = 2.0
+SETTLE_S = 5.0
+"""How long the next poll waits for a document to be applied."""
 BACKOFF_S = (1.0, 30.0)
 
 MACHINE_ERRORS = (CommandError, LinkError, UserspaceError, OSError)
@@ -57,6 +59,7 @@ class Agent:
     _stop: threading.Event = field(default_factory=threading.Event)
     _wake: threading.Event = field(default_factory=threading.Event)
     _news: threading.Event = field(default_factory=threading.Event)
+    _settled: threading.Event = field(default_factory=threading.Event)
     _document: GatewayDocument | None = None
     _applied: int = 0
     _stale: str = ""
@@ -97,6 +100,7 @@ class Agent:
         self._stop.set()
         self._wake.set()
         self._news.set()
+        self._settled.set()
 
     def once(self) -> int:
         """Register, fetch, apply and report once; answers the generation applied. No VM can enrol meanwhile.
@@ -213,6 +217,8 @@ class Agent:
         except MACHINE_ERRORS as error:
             _log.error("cannot make the gateway as its document says", error=str(error))
             return False
+        finally:
+            self._settled.set()
         return True
 
     def _serve(self) -> None:
@@ -241,7 +247,11 @@ class Agent:
                 if document is not None:
                     after = document.generation
                     if self.accept(document):
+                        # The first packet filter begins to track connections: a poll begun before that would
+                        # not get its answer through.
+                        self._settled.clear()
                         self._wake.set()
+                        self._settled.wait(SETTLE_S)
                 elif not after:
                     self._stop.wait(LIVELY_S)
                 failures = 0
