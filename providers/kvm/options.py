@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from providers.port import AttributeValue, InvalidSpec, SiteContext
 
@@ -16,6 +16,24 @@ POOL_PATH = "/var/lib/libvirt/images/isthmus"
 
 _KNOWN = frozenset({"hosts", "pool_path", "machine", "emulator", "acceleration", "cpu_mode", "migration"})
 _HOST_KEYS = frozenset({"uri", "name", "attributes"})
+_PARAMETERS = frozenset(
+    {
+        "keyfile",
+        "known_hosts",
+        "known_hosts_verify",
+        "mode",
+        "no_sanity",
+        "no_tty",
+        "no_verify",
+        "pkipath",
+        "proxy",
+        "socket",
+        "sshauth",
+        "tls_priority",
+    }
+)
+"""Of https://libvirt.org/uri.html#remote-uris all but those that name a program to run (``command``, ``netcat``)."""
+
 _URI = re.compile(r"^(qemu|test)(\+(unix|ssh|libssh|libssh2|tls|tcp))?://")
 
 
@@ -89,6 +107,7 @@ def _hosts(given: object, key_file: str) -> tuple[HostOption, ...]:
                 f"hosts: {uri!r} is no URI of libvirt's QEMU driver; use qemu:///system, "
                 "qemu+ssh://USER@HOST/system or qemu+unix:///system?socket=PATH"
             )
+        _check_uri(uri)
         attributes = host.get("attributes") or {}
         if not isinstance(attributes, Mapping):
             raise InvalidSpec(f"hosts: the attributes of {uri} must be a mapping")
@@ -100,6 +119,23 @@ def _hosts(given: object, key_file: str) -> tuple[HostOption, ...]:
         if twice := sorted({value for value in values if values.count(value) > 1}):
             raise InvalidSpec(f"hosts: {what} {twice[0]!r} is given twice")
     return tuple(hosts)
+
+
+def _check_uri(uri: str) -> None:
+    """Raises InvalidSpec for a URI by which libvirt would run a program of somebody's choice on the broker's machine."""
+    try:
+        parts = urlsplit(uri)
+        names = [name for name, _ in parse_qsl(parts.query.replace(";", "&"), keep_blank_values=True)]
+        login, host = parts.username or "", parts.hostname or ""
+    except ValueError as error:
+        raise InvalidSpec(f"hosts: {uri!r} is no URI: {error}") from None
+    if unknown := sorted(set(names) - _PARAMETERS):
+        raise InvalidSpec(
+            f"hosts: {uri} has the parameter {unknown[0]!r}; those that may stand there are "
+            f"{', '.join(sorted(_PARAMETERS))}"
+        )
+    if login.startswith("-") or host.startswith("-"):
+        raise InvalidSpec(f"hosts: {uri} has a user or a host that begins with a hyphen, an option to ssh")
 
 
 def _attributes(given: Mapping[str, object]) -> dict[str, AttributeValue]:

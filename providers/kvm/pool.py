@@ -58,9 +58,13 @@ def volume_names(pool: Any) -> list[str]:
     return sorted(str(name) for name in pool.listVolumes())
 
 
-def create_empty(pool: Any, name: str, size: int = 0) -> Any:
-    """A raw volume of ``size`` bytes of holes. Raises LibvirtError (exists)."""
-    return pool.createXML(_raw_xml(name, size), 0)
+def create_empty(pool: Any, name: str, size: int = 0, *, shared: bool = False) -> Any:
+    """A raw volume of ``size`` bytes of holes. Raises LibvirtError (exists).
+
+    Only its owner may read it, since seeds and consoles hold users' secrets; libvirt gives it to the guest's QEMU.
+    A ``shared`` one is read by many guests, and by whoever is logged in on the host.
+    """
+    return pool.createXML(_raw_xml(name, size, "0644" if shared else "0600"), 0)
 
 
 def create_filled(connection: Any, pool: Any, name: str, data: bytes) -> Any:
@@ -79,8 +83,8 @@ def send(connection: Any, volume: Any, data: bytes) -> None:
 def upload_file(
     connection: Any, pool: Any, name: str, file: BinaryIO, size: int, sent: Callable[[int], None]
 ) -> Any:
-    """A raw volume with the file's bytes; ``sent`` is told how many went over with each chunk."""
-    volume = create_empty(pool, name, size)
+    """A shared raw volume with the file's bytes; ``sent`` is told how many went over with each chunk."""
+    volume = create_empty(pool, name, size, shared=True)
 
     def read(count: int) -> bytes:
         data = file.read(count)
@@ -186,11 +190,11 @@ def _pool_xml(path: str) -> str:
     return etree.tostring(pool, encoding="unicode")
 
 
-def _raw_xml(name: str, size: int) -> str:
+def _raw_xml(name: str, size: int, mode: str) -> str:
     volume = E.volume(
         E.name(name),
         E.capacity(str(size), unit="bytes"),
         E.allocation("0"),
-        E.target(E.format(type="raw"), E.permissions(E.mode("0644"))),
+        E.target(E.format(type="raw"), E.permissions(E.mode(mode))),
     )
     return etree.tostring(volume, encoding="unicode")

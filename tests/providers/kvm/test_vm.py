@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -106,6 +107,12 @@ def test_delete_leaves_no_domain_and_no_file(campus, real_host, spec):
     campus.delete_vm("a", spec.id, ref)
     assert (domains(campus), real_host.files()) == ([], [])
     campus.delete_vm("a", spec.id, ref)
+
+
+def test_only_root_of_the_host_reads_what_is_a_users_own(campus, real_host, spec):
+    campus.ensure_vm(spec)
+    modes = {name: stat.S_IMODE((real_host.pool / name).stat().st_mode) for name in real_host.files()}
+    assert set(modes.values()) == {0o600}, modes
 
 
 def test_delete_finishes_when_half_of_it_is_gone(campus, real_host, spec):
@@ -285,15 +292,15 @@ def test_image_that_was_taken_away_is_asked_for_again(make_provider, real_host, 
 
 
 def test_host_behind_ssh_needs_nothing_but_the_connection(
-    make_provider, real_host, network, make_spec, tmp_path
+    make_provider, real_host, network, make_spec, tmp_path, monkeypatch
 ):
     """In place of ssh a program that joins its standard streams to libvirt's socket, as ssh and its far end do."""
     socket = real_host.uri.partition("socket=")[2]
     ssh = tmp_path / "ssh"
     ssh.write_text(f"#!{sys.executable}\n{RELAY}".replace("SOCKET", socket))
     ssh.chmod(0o755)
-    uri = f"qemu+ssh://root@node1/system?command={ssh}"
-    site = make_provider([{"uri": uri, "name": "a"}], acceleration="tcg")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    site = make_provider([{"uri": "qemu+ssh://root@node1/system", "name": "a"}], acceleration="tcg")
     image = replace(real_host.image, id="img-ssh")
     site.ensure_image("a", image)
     site.ensure_network("a", network)
@@ -304,13 +311,14 @@ def test_host_behind_ssh_needs_nothing_but_the_connection(
     assert real_host.files() == []
 
 
-def test_ssh_that_is_refused_is_told_as_such(make_provider, tmp_path):
+def test_ssh_that_is_refused_is_told_as_such(make_provider, tmp_path, monkeypatch):
     ssh = tmp_path / "ssh"
     ssh.write_text(
         "#!/bin/sh\nhead -c 1 >/dev/null\necho 'root@node1: Permission denied (publickey).' >&2\nexit 255\n"
     )
     ssh.chmod(0o755)
-    site = make_provider([f"qemu+ssh://root@node1/system?command={ssh}"])
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    site = make_provider(["qemu+ssh://root@node1/system"])
     with pytest.raises(AuthenticationFailed, match=r"host node1: .*Permission denied .*check the user"):
         site.check()
 
