@@ -28,6 +28,9 @@ Dialect = Literal["isthmus", "opennebula"]
 MAX_LENGTH = 8192
 """The longest expression, in characters."""
 
+_SHORT = 256
+"""Expressions up to so many characters, as people write them, are remembered in larger numbers than longer ones."""
+
 _SHOWN = 100
 """How much of a long line an error shows around its place."""
 
@@ -150,17 +153,26 @@ class Expression:
         return Expression(node, self.source, self.source[node.start : node.end])
 
 
-@lru_cache(maxsize=65536)
 def parse(text: str, dialect: Dialect = "isthmus") -> Expression:
     """Parse an expression. Raises ExpressionError.
 
     ``dialect="opennebula"`` reads the text of ``SCHED_REQUIREMENTS`` and ``SCHED_RANK`` (``placement/opennebula.py``).
     """
+    return (_parse_short if len(text) <= _SHORT else _parse_long)(text, dialect)
+
+
+def _parse(text: str, dialect: Dialect) -> Expression:
     if dialect == "opennebula":
         from placement import opennebula  # it builds on this module
 
         return Expression(opennebula.parse(text), text)
     return Expression(build(_parser(), text), text)
+
+
+# Some 200 bytes are kept for each character. Who sends ever new expressions must not fill our memory with them: each
+# of the two keeps 200 MB at most.
+_parse_short = lru_cache(maxsize=4096)(_parse)
+_parse_long = lru_cache(maxsize=128)(_parse)
 
 
 def unknown_names(

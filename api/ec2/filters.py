@@ -6,7 +6,6 @@ Source: "Filtering the results of a request" in the EC2 Developer Guide.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from types import EllipsisType
 from typing import Any, TypeVar
 
@@ -27,7 +26,6 @@ _RUN = ...
 Pattern = tuple[str | EllipsisType | None, ...]
 
 
-@lru_cache(maxsize=1024)
 def pattern(value: str) -> Pattern:
     """A filter's value as a pattern. A backslash takes the next character for itself."""
     parts: list[str | EllipsisType | None] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from http import HTTPMethod
 
 from fastapi import APIRouter, Request
 from prometheus_client import (
@@ -21,6 +22,9 @@ from broker import status
 from broker.status import StatusView
 
 router = APIRouter(tags=["metrics"])
+
+_METHODS = frozenset(HTTPMethod)
+"""Any word may stand for a method in HTTP; a series of its own for each would let anybody fill our memory."""
 
 
 class Requests:
@@ -65,7 +69,7 @@ class Counting:
             await self._app(scope, receive, noting)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            method = scope["method"] if route != "none" else "none"
+            method = scope["method"] if route != "none" and scope["method"] in _METHODS else "none"
             self._requests.total.labels(method, route, status).inc()
             self._requests.seconds.labels(method, route).observe(time.perf_counter() - begun)
 

@@ -51,7 +51,7 @@ class AgentRegister(Request):
 class Enrol(Request):
     """What a gateway's agent forwards: who posted (the bootstrap peer's address) and the VM's own public key."""
 
-    address: str
+    address: str = Field(max_length=45)
     public_key: str = Field(pattern=r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$")
 
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from isthmus.schema._base import Answer, Name, Request
 from isthmus.schema.operation import Operation
+
+
+Labels = dict[
+    Annotated[str, StringConstraints(min_length=1, max_length=128)],
+    Annotated[str, StringConstraints(max_length=256)],
+]
+"""As long as EC2's tags, which they are in the EC2 face and in a cloud."""
+_LABELS = "Keys of 1 to 128 characters, values of at most 256."
 
 
 class VMState(StrEnum):
@@ -80,7 +89,7 @@ class VMCreate(Request):
     address: str | None = Field(default=None, description="A free address of the first network to ask for.")
     key_pair: str | None = None
     user_data: str = Field(default="", max_length=12288, description="For cloud-init, plain text.")
-    labels: dict[str, str] = Field(default_factory=dict, max_length=50)
+    labels: Labels = Field(default_factory=dict, max_length=50, description=_LABELS)
     requirements: str | None = Field(default=None, max_length=4096)
     rank: str | None = Field(default=None, max_length=4096)
 
@@ -88,7 +97,7 @@ class VMCreate(Request):
 class VMUpdate(Request):
     """What may change on a VM at any time."""
 
-    labels: dict[str, str] = Field(max_length=50)
+    labels: Labels = Field(max_length=50, description=_LABELS)
 
 
 class VMStop(Request):

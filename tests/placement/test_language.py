@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from placement import language
 from placement.language import FUNCTIONS, ExpressionError, parse, unknown_names
 from placement.table import HostTable
 from placement.value import truth_of
@@ -305,6 +306,16 @@ def test_kept_results_do_not_outlive_a_change_of_what_they_read() -> None:
     assert column is not None
     column[0] = 1
     assert not expression.truth(table, {})[0]
+
+
+def test_the_memory_of_parsed_expressions_is_bounded() -> None:
+    """Anybody who may ask for a VM may send ever new expressions: 200 bytes are kept for each character."""
+    most = language._SHORT * language._parse_short.cache_parameters()["maxsize"]
+    most += language.MAX_LENGTH * language._parse_long.cache_parameters()["maxsize"]
+    assert 200 * most <= 450e6
+    long = " || ".join(["a"] * 200)
+    assert parse(long) is parse(long)
+    assert parse("a > 1") is parse("a > 1")
 
 
 def test_the_documentation_names_every_function_and_metric(pytestconfig: pytest.Config) -> None:

@@ -338,5 +338,24 @@ def test_metrics_count_requests_by_route_and_show_the_brokers_numbers(furnished:
     assert world_is_quiet(answer.text)
 
 
+def test_metrics_have_no_series_of_a_strangers_choice(quiet: Any) -> None:
+    for number in range(3):
+        quiet.ask(f"EVIL{number}", "/v1/vms", role=None)
+    answer = quiet.ask("GET", "/metrics", role="reader")
+    assert "EVIL" not in answer.text
+    assert 'isthmus_http_requests_total{method="none",route="/v1/vms",status="405"}' in answer.text
+
+
 def world_is_quiet(text: str) -> bool:
     return "isthmus_vms 0.0" in text and "isthmus_burst_open 0.0" in text
+
+
+@pytest.mark.parametrize(
+    "labels", [{"": "x"}, {"k" * 129: "x"}, {"k": "x" * 257}], ids=["no key", "key", "value"]
+)
+def test_a_label_is_no_longer_than_a_tag_of_a_cloud(furnished: Any, labels: dict[str, str]) -> None:
+    asked = {"name": "web", "image": "tiny", "flavor": "small", "labels": labels}
+    assert furnished.ask("POST", "/v1/vms", asked).status_code == 400
+    whole = {**asked, "labels": {"k" * 128: "x" * 256}}
+    assert furnished.ask("POST", "/v1/vms", whole).status_code == 202
+    assert furnished.ask("PATCH", "/v1/vms/web", {"labels": labels}).status_code == 400
