@@ -35,8 +35,8 @@ class Actor:
             raise InvalidRequest(f"there is no role {role!r}", hint=f"roles are {', '.join(_RANKS)}")
         if _RANKS.get(self.role, 0) < _RANKS[role]:
             raise Forbidden(
-                f"this needs the role {role!r}, and {self.name!r} has {self.role!r}",
-                hint=f"use a token with the role {role!r}",
+                f"this needs the role {str(role)!r}, and {self.name!r} has {self.role!r}",
+                hint=f"use a token with the role {str(role)!r}",
             )
 
 

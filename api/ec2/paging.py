@@ -54,7 +54,7 @@ def _write(after: str, query: str) -> str:
 def _read(token: str, query: str) -> str:
     try:
         after, made_for = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, TypeError):
+    except (binascii.Error, ValueError, TypeError, RecursionError):
         raise invalid("NextToken", token, "It is no token of this broker.") from None
     if made_for != query or not isinstance(after, str):
         raise invalid(

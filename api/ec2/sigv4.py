@@ -22,6 +22,7 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 SKEW = timedelta(minutes=5)
 LONGEST_PRESIGNED_S = 604_800
 
+_SECONDS = re.compile(r"[0-9]{1,6}")
 _PART = re.compile(r"([A-Za-z]+)=([^,\s]+)")
 
 
@@ -80,7 +81,7 @@ def read(request: Request) -> Claim:
             raise _incomplete(f"X-Amz-Algorithm must be {ALGORITHM}")
         stamp = query.get("X-Amz-Date", "")
         lifetime = query.get("X-Amz-Expires", "")
-        if not lifetime.isdecimal() or not 0 < int(lifetime) <= LONGEST_PRESIGNED_S:
+        if not _SECONDS.fullmatch(lifetime) or not 0 < int(lifetime) <= LONGEST_PRESIGNED_S:
             raise _incomplete(f"X-Amz-Expires must be 1 to {LONGEST_PRESIGNED_S} seconds")
         expires = timedelta(seconds=int(lifetime))
         fields = (
@@ -206,7 +207,7 @@ def _time(stamp: str) -> datetime:
         pass
     try:
         return parsedate_to_datetime(stamp).astimezone(UTC)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise _incomplete("the request needs a date, as X-Amz-Date: 20260102T030405Z") from None
 
 

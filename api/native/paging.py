@@ -48,7 +48,7 @@ def opened(token: str) -> tuple[Any, ...]:
         last = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     except ValueError:
         raise _stale() from None
-    if not isinstance(last, list):
+    if not isinstance(last, list) or not last:
         raise _stale()
     return tuple(last)
 

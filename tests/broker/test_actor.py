@@ -216,3 +216,10 @@ def test_gateways_agent_reaches_its_own_document_and_nothing_else(hybrid):
         peer.list_peers(hybrid.broker, agent)
     with pytest.raises(NotFound):
         gateway.document(hybrid.broker, Actor(agent.project_id, AGENT, "other", gateway_id="gw-0"))
+
+
+def test_the_role_that_is_missing_is_named_in_words():
+    from isthmus.schema import Role
+
+    with pytest.raises(Forbidden, match="needs the role 'admin', and 'ada' has 'member'"):
+        Actor(project_id="prj-1", role=MEMBER, name="ada").require(Role.ADMIN)

@@ -211,3 +211,30 @@ def test_a_signature_that_is_no_ascii_is_just_wrong():
     request = signed()
     headers = [(k, v[:-1] + "é") if k.lower() == "authorization" else (k, v) for k, v in request.headers]
     assert refusal(changed(request, headers=headers)).code == "SignatureDoesNotMatch"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        sigv4.Request("GET", "/", f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires={'9' * 5000}", [], b""),
+        sigv4.Request("GET", "/", "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires=%D9%A3", [], b""),
+        sigv4.Request(
+            "GET",
+            "/",
+            "",
+            [
+                (
+                    "authorization",
+                    "AWS4-HMAC-SHA256 Credential=a/b/c/ec2/aws4_request,SignedHeaders=host,Signature=x",
+                ),
+                ("date", "Fri, 31 Dec 9999 23:59:59 -2359"),
+            ],
+            b"",
+        ),
+    ],
+    ids=["long number", "foreign digits", "year 10000"],
+)
+def test_what_nobody_signed_is_a_fault_and_no_failure_of_ours(request_):
+    with pytest.raises(Fault) as caught:
+        sigv4.read(request_)
+    assert caught.value.code == "IncompleteSignature"

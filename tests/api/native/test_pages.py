@@ -53,6 +53,14 @@ def test_vms_operations_and_events_are_paged_by_the_broker(furnished: Any, path:
     assert by_two == whole
 
 
+@pytest.mark.parametrize("path", ["/v1/vms", "/v1/operations", "/v1/events", "/v1/flavors"])
+@pytest.mark.parametrize("token", ["W10", "bm8", "eyJ9", "W1tdXQ", "x" * 1024, "Ww" * 512])
+def test_a_page_token_of_anybodys_making_is_a_mistake_of_the_asker(
+    furnished: Any, path: str, token: str
+) -> None:
+    assert furnished.ask("GET", f"{path}?page={token}").status_code in (200, 400)
+
+
 def test_hosts_are_paged_by_site_and_name(world: Any) -> None:
     for site in ("b", "a"):
         body = {"name": site, "kind": "simulated", "options": {"hosts": 3}}
