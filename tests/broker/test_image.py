@@ -62,15 +62,34 @@ def test_image_that_cannot_be_copied_leaves_no_file(stage, disk):
 @pytest.mark.skipif(
     shutil.which("qemu-img") is None, reason="qemu-img makes the image; `make setup` installs it"
 )
-def test_qcow2_with_a_backing_file_is_refused(stage, tmp_path):
-    """It would let an image read any file of a host (CVE-2024-32498)."""
+@pytest.mark.parametrize("installed", [True, False], ids=["qemu-img", "no qemu-img"])
+@pytest.mark.parametrize("how", ["backing file", "data file"])
+def test_qcow2_that_names_another_file_is_refused(stage, tmp_path, monkeypatch, how, installed):
+    """It would let an image read any file of a host (CVE-2024-32498), whether the broker has qemu-img or not."""
     secret, trap = tmp_path / "secret.raw", tmp_path / "trap.qcow2"
     secret.write_bytes(b"\0" * 65536)
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, trap], check=True, timeout=30
-    )
-    with pytest.raises(InvalidRequest, match="needs another file"):
+    options = ["-F", "raw", "-b", secret] if how == "backing file" else ["-o", f"data_file={secret}"]
+    size = [] if how == "backing file" else ["64K"]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, trap, *size], check=True, timeout=30)
+    if not installed:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InvalidRequest, match=f"needs another file, its {how}"):
         add(stage, trap, format="qcow2")
+
+
+def test_image_that_is_exchanged_while_it_is_copied_is_refused(stage, disk, monkeypatch):
+    before = sorted(stage.broker.images_dir.iterdir())
+    readable = image._readable
+
+    def exchanged(path, noun):
+        file = readable(path, noun)
+        monkeypatch.setattr(image, "_copy", lambda source, target: target.write_bytes(b"QFI\xfb" + bytes(76)))
+        return file
+
+    monkeypatch.setattr(image, "_readable", exchanged)
+    with pytest.raises(InvalidRequest, match="is qcow2, but the format given is raw"):
+        add(stage, disk)
+    assert sorted(stage.broker.images_dir.iterdir()) == before
 
 
 def test_name_of_an_image_is_taken_until_it_is_deleted(stage, disk):
