@@ -56,6 +56,9 @@ burst:
   limits: {vms: 10, vcpus: 40}
 """
 
+_ONLY_MINE = 0o077
+"""The umask: nobody else reads the database, the images or the config, also where the data directory is open."""
+
 _FLAVORS = (("small", 1, 1024, 10), ("medium", 2, 4096, 20), ("large", 4, 8192, 40))
 
 
@@ -99,6 +102,7 @@ def init(
     Run again it changes nothing that is there.
     """
     server.configure_logging("warning", "text")
+    os.umask(_ONLY_MINE)
     folder = (data_dir or default_data_dir()).absolute()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -165,6 +169,7 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="The config file.", show_default=False)] = None,
 ) -> None:
     """Run the broker: native API on 8770, EC2 Query on 8773. SIGTERM stops it gracefully."""
+    os.umask(_ONLY_MINE)
     try:
         server.serve(load(config or default_config()))
     except (SettingsError, StoreError, SealError, server.ListenError) as error:
@@ -176,6 +181,7 @@ def _write_client(url: str, secret: str, ca: Path | None) -> Path:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = [f'url = "{url}"', f'token = "{secret}"'] + ([f'ca = "{ca}"'] if ca is not None else [])
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.fchmod(handle, 0o600)  # a file that is there keeps its mode otherwise
     with os.fdopen(handle, "w") as file:
         file.write("\n".join(lines) + "\n")
     return path
