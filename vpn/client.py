@@ -61,13 +61,20 @@ class Transport(Protocol):
     ) -> tuple[int, bytes]: ...
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A broker never redirects, and urllib would send the token along to wherever it is told to go."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
 class UrllibTransport:
     """The real one. ``ca`` is a PEM file that is trusted instead of the system's; proxies are never used."""
 
     def __init__(self, ca: Path | None = None) -> None:
         context = ssl.create_default_context(cafile=str(ca) if ca else None)
         self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context), _NoRedirects()
         )
 
     def __call__(

@@ -122,3 +122,30 @@ def test_an_end_that_hangs_up_is_unavailable() -> None:
 def test_a_url_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="https://"):
         Client("file:///etc/passwd", "t", Wire())
+
+
+def test_a_redirect_is_not_followed_with_the_token() -> None:
+    asked: list[str] = []
+
+    class Redirect(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", "/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Redirect) as server:
+        server.timeout = 5
+        thread = threading.Thread(target=lambda: [server.handle_request(), server.handle_request()])
+        thread.start()
+        client = Client(f"http://127.0.0.1:{server.server_port}", "t", UrllibTransport())
+        for _ in range(2):
+            with pytest.raises(Refused) as caught:
+                client.document(0, 0)
+            assert caught.value.status == 302
+        thread.join()
+    assert asked == ["/v1/agent/document?after=0&wait=0"] * 2
