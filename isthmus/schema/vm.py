@@ -11,7 +11,6 @@ from pydantic import Field, StringConstraints
 from isthmus.schema._base import Answer, Name, Request
 from isthmus.schema.operation import Operation
 
-
 Labels = dict[
     Annotated[str, StringConstraints(min_length=1, max_length=128)],
     Annotated[str, StringConstraints(max_length=256)],
