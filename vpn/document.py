@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from ipaddress import ip_address, ip_interface
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ from vpn.address import Network, contains, network_of
 from vpn.keys import is_key
 
 _INTERFACE = re.compile(r"^[A-Za-z][A-Za-z0-9_-]{0,14}$")
+
+_ADDRESS = re.compile(r"[0-9a-fA-F.:]+(/[0-9]+)?")
 
 PeerKind = Literal["node", "bootstrap"]
 """``node``: an enrolled VM. ``bootstrap``: a launch that may still post its own key, and nothing else."""
@@ -77,8 +79,8 @@ class GatewayDocument:
                 mtu=int(raw["mtu"]),
                 addresses=tuple(raw["addresses"]),
                 routes=tuple(raw["routes"]),
-                enrolment=Enrolment(**raw["enrolment"]),
-                peers=tuple(PeerEntry(**{**p, "allowed_ips": tuple(p["allowed_ips"])}) for p in raw["peers"]),
+                enrolment=_enrolment(**raw["enrolment"]),
+                peers=tuple(_peer(each) for each in raw["peers"]),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a gateway document: {error!r}") from error
@@ -95,6 +97,11 @@ class GatewayDocument:
         if not 0 < self.listen_port < 65536:
             found.append(f"listen port {self.listen_port} is not between 1 and 65535")
         try:
+            for text in (self.enrolment.pool, self.enrolment.address):
+                if not _ADDRESS.fullmatch(
+                    text
+                ):  # a zone, as in fe80::1%any-text, would end up in the filter's rules
+                    raise ValueError(f"{text!r} is not an address or prefix of digits")
             pool = network_of(self.enrolment.pool)
             routes = [network_of(route) for route in self.routes]
             for address in self.addresses:
@@ -116,6 +123,17 @@ class GatewayDocument:
         except ValueError as error:
             found.append(str(error))
         return found
+
+
+def _enrolment(address: str, port: int, pool: str) -> Enrolment:
+    if not (isinstance(address, str) and isinstance(pool, str)):
+        raise TypeError("the enrolment's address and pool must be texts")
+    return Enrolment(address, int(port), pool)
+
+
+def _peer(raw: dict[str, Any]) -> PeerEntry:
+    entry = PeerEntry(**{**raw, "allowed_ips": tuple(raw["allowed_ips"])})
+    return replace(entry, keepalive=int(entry.keepalive), expires_at=float(entry.expires_at))
 
 
 def _inside(inner: Network, outer: Network) -> bool:
