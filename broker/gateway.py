@@ -14,7 +14,7 @@ from broker import event, network, site, token
 from broker.actor import ADMIN, GATEWAY, READER, Actor
 from broker.broker import Broker
 from broker.errors import Conflict, Exists, Forbidden, InUse, InvalidRequest, NotFound
-from broker.store import GatewayRow, PeerRow, SubnetRow
+from broker.store import GatewayRow, PeerRow, SubnetRow, TokenRow
 from vpn.document import GatewayDocument
 from vpn.plan import GatewaySpec, PeerSpec, plan
 
@@ -70,15 +70,26 @@ def create(
         row.site, row.network = at, net
         session.add(row)
         session.flush()
-        _, secret = token.add(
+        secret = _add_token(broker, session, actor, row)
+        event.record(broker, session, "gateway.created", row.id, f"gateway {name} created by {actor.name}")
+    return row, secret
+
+
+def renew_token(broker: Broker, actor: Actor, ref: str) -> tuple[GatewayRow, str]:
+    """A new token for a gateway's agent, shown once; the one before is dead at once. Admins only. Raises NotFound."""
+    actor.require(ADMIN)
+    with broker.store.transaction() as session:
+        row = find(session, ref)
+        for old in session.scalars(select(TokenRow).where(TokenRow.gateway_id == row.id)):
+            session.delete(old)
+        secret = _add_token(broker, session, actor, row)
+        event.record(
             broker,
             session,
-            name=f"gateway-{name}",
-            project_id=actor.project_id,
-            role=GATEWAY,
-            gateway_id=row.id,
+            "gateway.token_renewed",
+            row.id,
+            f"gateway {row.name} has a new token, by {actor.name}",
         )
-        event.record(broker, session, "gateway.created", row.id, f"gateway {name} created by {actor.name}")
     return row, secret
 
 
@@ -219,6 +230,13 @@ def report(broker: Broker, actor: Actor, applied_generation: int, peers: Sequenc
         broker.signals.set("applied")
     for vm_id in waiting:
         broker.signals.set(f"{vm_id}.peer")
+
+
+def _add_token(broker: Broker, session: Session, actor: Actor, row: GatewayRow) -> str:
+    name = f"gateway-{row.name}"
+    return token.add(
+        broker, session, name=name, project_id=actor.project_id, role=GATEWAY, gateway_id=row.id
+    )[1]
 
 
 def _plan(session: Session, row: GatewayRow) -> GatewayDocument:

@@ -40,6 +40,15 @@ def get_gateway(broker: TheBroker, caller: Caller, ref: Ref) -> schema.Gateway:
     return _answer(broker, row, gateway.peer_counts(broker, caller))
 
 
+@router.post("/{ref}/token", status_code=201)
+def renew_gateway_token(broker: TheBroker, caller: Caller, ref: Ref) -> schema.GatewayCreated:
+    """Give the agent a new token, answered this once; the one before is dead at once. Admins only."""
+    row, secret = gateway.renew_token(broker, caller, ref)
+    return schema.GatewayCreated(
+        gateway=_answer(broker, row, gateway.peer_counts(broker, caller)), token=secret
+    )
+
+
 @router.delete("/{ref}", status_code=204)
 def delete_gateway(broker: TheBroker, caller: Caller, ref: Ref) -> None:
     """Remove a gateway without live peers. Admins only."""

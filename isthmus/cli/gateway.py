@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from isthmus.cli._options import Json, Name, NewName, noun
 from isthmus.cli._output import age, note, put, put_json, put_list, put_record
 from isthmus.cli._session import client_of
+
+if TYPE_CHECKING:
+    from isthmus.client.gateway import GatewayCreated
 
 app = noun("Gateways: where sites meet the tunnels.")
 
@@ -46,20 +49,28 @@ def create(
     """Add a gateway. Its agent's token is shown this once."""
     client = client_of(ctx)
     created = client.gateways.create(name, site=site, network=network, endpoint=endpoint)
-    if token_file:
-        _write_secret(token_file, created.token)
-        created.token = ""
-    if json:
-        put_json(created)
+    if _put_token(created, f"{created.gateway.name} is added ({created.gateway.id})", token_file, json):
         return
-    put(f"{created.gateway.name} is added ({created.gateway.id})")
-    if not token_file:
-        note("the agent's token, shown this once:")
-        put(created.token)
     note(
         "hint: on that machine: isthmus agent --broker https://BROKER:8770 --ca CA.PEM "
         f"--token-file {token_file or 'FILE'}"
     )
+
+
+@app.command()
+def renew_token(
+    ctx: typer.Context,
+    name: Name,
+    token_file: Annotated[
+        str | None,
+        typer.Option("--token-file", help="Write the new token there (0600) instead of showing it."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Give a gateway's agent a new token, shown this once. The one before is dead at once."""
+    renewed = client_of(ctx).gateways.renew_token(name)
+    if not _put_token(renewed, f"{renewed.gateway.name} has a new token", token_file, json):
+        note("hint: put it into the agent's --token-file on that machine, and start the agent again")
 
 
 @app.command("list")
@@ -97,6 +108,21 @@ def delete(ctx: typer.Context, name: Name) -> None:
     """Remove a gateway. Refused while VMs are reached through it."""
     client_of(ctx).gateways.delete(name)
     put(f"{name} is deleted")
+
+
+def _put_token(created: GatewayCreated, words: str, token_file: str | None, json: bool) -> bool:
+    """Show what was made, with the token unless it goes to a file; whether that was all, as JSON."""
+    if token_file:
+        _write_secret(token_file, created.token)
+        created.token = ""
+    if json:
+        put_json(created)
+        return True
+    put(words)
+    if not token_file:
+        note("the agent's token, shown this once:")
+        put(created.token)
+    return False
 
 
 def _write_secret(path: str, secret: str) -> None:

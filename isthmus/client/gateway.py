@@ -49,6 +49,10 @@ class Gateways(Collection[Gateway]):
         """All gateways."""
         return self._list()
 
+    def renew_token(self, ref: str) -> GatewayCreated:
+        """A new token for a gateway's agent, shown this once; the one before is dead at once."""
+        return self._http.post(GatewayCreated, f"{self._url(ref)}/token", repeat=False)
+
     def delete(self, ref: str) -> None:
         """Remove a gateway. Refused while VMs are reached through it."""
         self._http.delete(self._url(ref))

@@ -23,6 +23,7 @@ LEAST = {
         "get": READER,
         "list_gateways": READER,
         "peer_counts": READER,
+        "renew_token": ADMIN,
         "delete": ADMIN,
         "register": AGENT,
         "document": AGENT,

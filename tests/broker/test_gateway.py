@@ -6,7 +6,15 @@ import pytest
 from sqlalchemy import select
 
 from broker import gateway, network, peer, token, vm
-from broker.errors import Conflict, EnrolmentRefused, Exists, Forbidden, InUse, InvalidRequest
+from broker.errors import (
+    Conflict,
+    EnrolmentRefused,
+    Exists,
+    Forbidden,
+    InUse,
+    InvalidRequest,
+    Unauthenticated,
+)
 from broker.store import PeerRow
 from vpn import keys
 
@@ -252,6 +260,15 @@ def test_gateway_with_peers_is_kept_and_goes_with_its_token(hybrid):
     gateway.delete(hybrid.broker, hybrid.admin, "gate")
     with pytest.raises(Exception, match="gateway"):
         document(hybrid)
+
+
+def test_renewed_token_works_and_the_one_before_is_dead(hybrid):
+    broker, admin = hybrid.broker, hybrid.admin
+    row, first = gateway.renew_token(broker, admin, "gate")
+    _, second = gateway.renew_token(broker, admin, row.id)
+    with pytest.raises(Unauthenticated):
+        token.authenticate(broker, first)
+    assert gateway.document(broker, token.authenticate(broker, second)).gateway_id == row.id
 
 
 def test_document_is_for_agents_only(hybrid):

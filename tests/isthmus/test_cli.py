@@ -465,6 +465,18 @@ def test_a_gateways_token_is_written_to_a_file_only_its_owner_reads(
     assert capsys.readouterr().out.splitlines()[-1] == "ist_secret"
 
 
+def test_a_gateways_new_token_is_shown_once_or_written_to_a_file(
+    run: Run, broker: Any, capsys: Any, tmp_path: Path
+) -> None:
+    broker.on("POST", "/v1/gateways/gw/token", schema.GatewayCreated(gateway=GATEWAY, token="ist_new"))
+    assert run("gateway", "renew-token", "gw", "--token-file", str(tmp_path / "token")) == 0
+    printed = capsys.readouterr()
+    assert "ist_new" not in printed.out + printed.err
+    assert (tmp_path / "token").read_text() == "ist_new\n"
+    assert run("gateway", "renew-token", "gw") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "ist_new"
+
+
 def test_a_private_key_is_never_sent(run: Run, broker: Any, tmp_path: Path) -> None:
     (tmp_path / "id").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
     assert run("keypair", "create", "me", str(tmp_path / "id")) == 2

@@ -187,6 +187,7 @@ ADMINS_ONLY: list[tuple[str, str, Any]] = [
         "/v1/gateways",
         {"name": "gw", "site": "campus", "network": "lan", "endpoint": "203.0.113.2:51820"},
     ),
+    ("POST", "/v1/gateways/gw/token", None),
     ("PUT", "/v1/policy", {"text": "version: 1\n"}),
     ("POST", "/v1/projects", {"name": "mine"}),
     ("DELETE", "/v1/projects/other", None),
