@@ -44,7 +44,8 @@ def network_config(nics: Sequence[NICSpec]) -> str:
             f"      - {nic.address}/{nic.prefix_len}",
         ]
         if number == 0 and nic.network.gateway:
-            lines += ["    routes:", "      - to: 0.0.0.0/0", f"        via: {nic.network.gateway}"]
+            # Not a route: where ifupdown renders it, cloud-init would need net-tools for that, and say nothing.
+            lines.append(f"    gateway4: {nic.network.gateway}")
         if servers := _name_servers(nic):
             lines += ["    nameservers:", "      addresses:", *(f"        - {server}" for server in servers)]
     return "\n".join(lines) + "\n"

@@ -79,7 +79,7 @@ def test_network_is_static_by_mac_with_one_default_route(make_spec):
         "mtu": 1420,
         "dhcp4": False,
         "addresses": [f"{spec.nics[0].address}/24"],
-        "routes": [{"to": "0.0.0.0/0", "via": "10.77.0.1"}],
+        "gateway4": "10.77.0.1",
         "nameservers": {"addresses": ["10.77.0.1"]},
     }
     assert other == {
