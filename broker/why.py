@@ -10,8 +10,10 @@ from sqlalchemy import select
 from broker import policy, queue, vm
 from broker.actor import Actor
 from broker.broker import Broker
+from broker.errors import InvalidExpression
 from broker.store import EventRow, VMRow
 from placement import burst
+from placement.language import ExpressionError
 from placement.why import Explanation
 
 
@@ -30,9 +32,15 @@ class WhyView:
 
 
 def why(broker: Broker, actor: Actor, ref: str) -> WhyView:
-    """Explain one VM. Raises NotFound."""
+    """Explain one VM. Raises NotFound, InvalidExpression (with the policy's requirement its own is too long or too deep)."""
     row = vm.get(broker, actor, ref)
-    explanation, _hosts, _decision, seen = queue.why(broker, row)
+    try:
+        explanation, _hosts, _decision, seen = queue.why(broker, row)
+    except ExpressionError as error:
+        raise InvalidExpression(
+            f"the policy's requirement and that of {row.name} together: {error.message}",
+            hint=error.mend or "make it shorter, or have the policy's made shorter",
+        ) from None
     host = rank = runner_up = runner_up_rank = None
     summary = explanation.summary
     with broker.store.reading() as session:
