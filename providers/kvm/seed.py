@@ -17,6 +17,9 @@ from providers.port import NICSpec, VMSpec
 _PLAIN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9@+/=._-]*( [A-Za-z0-9@+/=._-]+)*$")
 """Texts that YAML reads back as the same text without quotes (given that they do not look like a number)."""
 
+_WORDS = frozenset({"false", "n", "no", "null", "off", "on", "true", "y", "yes"})
+"""What YAML 1.1, which cloud-init reads, takes for a truth or for nothing."""
+
 _EMPTY_USER_DATA = "#cloud-config\n{}\n"
 
 
@@ -79,4 +82,5 @@ def _name_servers(nic: NICSpec) -> Sequence[str]:
 
 def _scalar(text: str) -> str:
     """As a YAML scalar: plain where that is safe, else as JSON, which YAML includes."""
-    return text if _PLAIN.match(text) and not text[0].isdigit() else json.dumps(text)
+    plain = _PLAIN.fullmatch(text) and not text[0].isdigit() and text.lower() not in _WORDS
+    return text if plain else json.dumps(text)

@@ -62,7 +62,7 @@ def test_meta_data_names_the_vm_and_its_keys(make_spec):
     }
 
 
-@pytest.mark.parametrize("name", ["123", "1e5", "null-1", "web"])
+@pytest.mark.parametrize("name", ["true", "No", "null", "on", "123", "1e5", "null-1", "web"])
 def test_hostnames_stay_texts(make_spec, name):
     assert yaml(meta_data(make_spec(hostname=name)))["local-hostname"] == name
 
