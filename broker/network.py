@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
 from broker import event, site
@@ -223,42 +226,94 @@ def subnet_at(session: Session, network_id: str, site_id: str) -> SubnetRow | No
     )
 
 
-def lease(broker: Broker, session: Session, vm: VMRow, site_id: str) -> None:
-    """Lease an address per NIC at a site, in the caller's transaction. Leasing again changes nothing.
+class Leases:
+    """Leases addresses in the caller's transaction: many of a subnet for the price of reading its leases once.
 
-    Raises addresses.AddressError when a subnet is missing, full, or the wanted address is not to be had.
+    ``vm_ids`` are the VMs that may be leased to. One at a time on a database: lock before.
     """
-    have = {
-        row.subnet.network_id: row for row in session.scalars(select(LeaseRow).where(LeaseRow.vm_id == vm.id))
-    }
-    for position, network_id in enumerate(vm.networks):
-        subnet = subnet_at(session, network_id, site_id)
-        if subnet is None:
-            raise addresses.AddressError("this site has no subnet of the VM's network")
-        if network_id in have and have[network_id].subnet_id == subnet.id:
-            continue
-        now = broker.clock.now()
-        taken = {item for text in subnet.reserved for item in expand(text)}
-        for row in session.scalars(select(LeaseRow).where(LeaseRow.subnet_id == subnet.id)):
-            if row.vm_id is None and row.rests_until is not None and row.rests_until <= now:
-                session.delete(row)
-            else:
-                taken.add(row.address)
-        session.flush()
-        wanted = vm.wanted_address if position == 0 else None
-        address = addresses.free_address(subnet.cidr, taken, subnet.gateway, wanted)
-        session.add(
-            LeaseRow(
-                id=broker.new_id("eni"),
-                subnet_id=subnet.id,
-                address=address,
-                mac=addresses.mac_of(address),
-                vm_id=vm.id,
-                position=position,
-                rests_until=None,
+
+    def __init__(self, broker: Broker, session: Session, vm_ids: Sequence[str]) -> None:
+        self._broker = broker
+        self._session = session
+        self._subnets = {(row.network_id, row.site_id): row for row in session.scalars(select(SubnetRow))}
+        self._pools: dict[str, addresses.Pool] = {}
+        self._held = {
+            (vm_id, subnet_id)
+            for vm_id, subnet_id in session.execute(
+                select(LeaseRow.vm_id, LeaseRow.subnet_id).where(LeaseRow.vm_id.in_(vm_ids))
             )
-        )
-    session.flush()
+        }
+
+    def lease(self, vm: VMRow, site_id: str) -> None:
+        """Lease an address per NIC at a site, all or none. Leasing again changes nothing.
+
+        Raises addresses.AddressError when a subnet is missing, full, or the wanted address is not to be had.
+        """
+        made: list[tuple[addresses.Pool, LeaseRow]] = []
+        try:
+            for position, network_id in enumerate(vm.networks):
+                subnet = self._subnets.get((network_id, site_id))
+                if subnet is None:
+                    raise addresses.AddressError("this site has no subnet of the VM's network")
+                if (vm.id, subnet.id) in self._held:
+                    continue
+                pool = self._pool(subnet)
+                address = pool.take(vm.wanted_address if position == 0 else None)
+                row = LeaseRow(
+                    id=self._broker.new_id("eni"),
+                    subnet_id=subnet.id,
+                    address=address,
+                    mac=addresses.mac_of(address),
+                    vm_id=vm.id,
+                    position=position,
+                    rests_until=None,
+                )
+                made.append((pool, row))
+        except addresses.AddressError:
+            for pool, row in made:
+                pool.give_back(row.address)
+            raise
+        self._session.add_all(row for _, row in made)
+
+    def _pool(self, subnet: SubnetRow) -> addresses.Pool:
+        pool = self._pools.get(subnet.id)
+        if pool is None:
+            self._session.execute(
+                sql_delete(LeaseRow).where(LeaseRow.subnet_id == subnet.id, ~_in_use(self._broker))
+            )
+            leased = self._session.scalars(select(LeaseRow.address).where(LeaseRow.subnet_id == subnet.id))
+            reserved = (item for text in subnet.reserved for item in expand(text))
+            pool = self._pools[subnet.id] = addresses.Pool(
+                subnet.cidr, itertools.chain(leased, reserved), subnet.gateway
+            )
+        return pool
+
+
+def full_subnets(broker: Broker, session: Session) -> set[str]:
+    """Ids of the subnets without a free address."""
+    counts = session.execute(
+        select(SubnetRow.id, SubnetRow.cidr, SubnetRow.gateway, SubnetRow.reserved, func.count(LeaseRow.id))
+        .outerjoin(LeaseRow, (LeaseRow.subnet_id == SubnetRow.id) & _in_use(broker))
+        .group_by(SubnetRow.id)
+    )
+    return {
+        subnet_id
+        for subnet_id, cidr, gateway, reserved, leased in counts
+        if leased >= _room(cidr, gateway, tuple(reserved))
+    }
+
+
+@lru_cache(maxsize=4096)
+def _room(cidr: str, gateway: str, reserved: tuple[str, ...]) -> int:
+    """How many addresses a subnet has to lease; what is leased is never the gateway nor reserved."""
+    return len(addresses.Pool(cidr, (item for text in reserved for item in expand(text)), gateway))
+
+
+def _in_use(broker: Broker) -> ColumnElement[bool]:
+    """Leases of VMs, and those that rest."""
+    return or_(
+        LeaseRow.vm_id.is_not(None), LeaseRow.rests_until.is_(None), LeaseRow.rests_until > broker.clock.now()
+    )
 
 
 def release(broker: Broker, session: Session, vm_id: str) -> None:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import structlog
 from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from broker import event, gateway, host, network, operation, vm
 from broker import policy as policies
 from broker.broker import Broker
-from broker.store import GatewayRow, HostRow, LeaseRow, MetaRow, OperationRow, SubnetRow, VMRow
+from broker.store import GatewayRow, HostRow, MetaRow, OperationRow, SubnetRow, VMRow
 from placement import burst
 from placement.match import Decision, Matcher, Request, match
 from placement.policy import Policy
@@ -36,7 +36,7 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 _TRIES = 3
 _EXPLAINED = 50
-"""How many waiting VMs are told why in one round; the others say how many are before them."""
+"""How many waiting VMs are told why in one round, oldest first; the others keep what they were told."""
 _SAME_ROUND_S = 5.0
 _BURSTING = select(func.count()).select_from(VMRow).where(VMRow.elastic, VMRow.state != vm.TERMINATED)
 
@@ -96,6 +96,7 @@ def snapshot(broker: Broker, session: Session, *, also: VMRow | None = None) -> 
         (target, task)
         for target, task in session.execute(
             select(VMRow, OperationRow)
+            .options(lazyload(VMRow.nics), lazyload(VMRow.host), lazyload(VMRow.site))
             .join(OperationRow, OperationRow.id == VMRow.operation_id)
             .where(VMRow.host_id.is_(None), VMRow.state == vm.PENDING)
             .where(OperationRow.state == operation.RUNNING, OperationRow.phase == "place")
@@ -104,17 +105,21 @@ def snapshot(broker: Broker, session: Session, *, also: VMRow | None = None) -> 
     ]
     subnets = {(row.network_id, row.site_id): row for row in session.scalars(select(SubnetRow))}
     policy, state = policies.current(broker, session)
-    elastic = list(session.scalars(select(VMRow).where(VMRow.elastic, VMRow.state != vm.TERMINATED)))
+    bursting, burst_vcpus = session.execute(
+        select(func.count(), func.coalesce(func.sum(VMRow.vcpus), 0)).where(
+            VMRow.elastic, VMRow.state != vm.TERMINATED
+        )
+    ).one()
     return Snapshot(
         hosts=rows,
         table=HostTable.from_rows([_attributes(row, held, spent, also) for row in rows]),
         waiting=waiting,
         policy=policy,
         state=state,
-        bursting=len(elastic),
-        usage={"vms": float(len(elastic)), "vcpus": float(sum(target.vcpus for target in elastic))},
+        bursting=bursting,
+        usage={"vms": float(bursting), "vcpus": float(burst_vcpus)},
         subnets=subnets,
-        full={row.id for row in subnets.values() if _is_full(broker, session, row)},
+        full=network.full_subnets(broker, session),
         gateways={
             row.network_id: _gateway_refusal(broker, row) for row in session.scalars(select(GatewayRow))
         },
@@ -218,29 +223,29 @@ def _claim(broker: Broker, seen: Snapshot, decisions: Sequence[Decision]) -> tup
     chosen = {seen.hosts[decision.host].id for decision in decisions if decision.host is not None}
     if not chosen:
         return [], False
+    asked = [
+        row.id
+        for decision, (row, _) in zip(decisions, seen.waiting, strict=True)
+        if decision.host is not None
+    ]
     with broker.store.transaction() as session:
         # One matchmaker writes at a time: two that lease addresses in different orders would block each other.
         session.get(MetaRow, "broker_id", with_for_update=True)
         fresh = _taken(session, seen, chosen)
-        for decision, (row, task) in zip(decisions, seen.waiting, strict=True):
+        live = _still_waiting(session, asked)
+        leases = network.Leases(broker, session, asked)
+        for decision, (_row, task) in zip(decisions, seen.waiting, strict=True):
             if decision.host is None:
                 continue
             at = seen.hosts[decision.host]
             if at.id not in fresh:
                 lost = True
                 continue
-            target = session.get(VMRow, row.id, with_for_update={"of": VMRow}, populate_existing=True)
-            live = session.get(OperationRow, task.id, populate_existing=True)
-            if (
-                target is None
-                or live is None
-                or live.state != operation.RUNNING
-                or target.host_id is not None
-            ):
+            target = live.get(task.id)
+            if target is None:
                 continue
             try:
-                with session.begin_nested():
-                    network.lease(broker, session, target, at.site_id)
+                leases.lease(target, at.site_id)
             except addresses.AddressError as error:
                 target.status_reason = f"{at.site.name}: {error}"
                 continue
@@ -270,20 +275,40 @@ def _claim(broker: Broker, seen: Snapshot, decisions: Sequence[Decision]) -> tup
 
 def _taken(session: Session, seen: Snapshot, chosen: set[str]) -> set[str]:
     """Those of the chosen hosts that are as they were in the snapshot, with their generations moved on."""
-    hosts = sorted((row for row in seen.hosts if row.id in chosen), key=lambda row: row.id)
-    if session.scalar(_BURSTING) != seen.bursting:
-        # Somebody else burst meanwhile, and the policy's limits count all clouds together.
-        hosts = [row for row in hosts if not row.elastic]
-    fresh: set[str] = set()
-    for row in hosts:
-        bumped = session.execute(
-            update(HostRow)
-            .where(HostRow.id == row.id, HostRow.generation == row.generation, HostRow.state == host.UP)
-            .values(generation=row.generation + 1)
+    generations = {
+        row.id: row.generation
+        for row in session.execute(
+            select(HostRow.id, HostRow.generation)
+            .where(HostRow.id.in_(chosen), HostRow.state == host.UP)
+            .order_by(HostRow.id)
+            .with_for_update()
         )
-        if bumped.rowcount == 1:  # type: ignore[attr-defined]
-            fresh.add(row.id)
+    }
+    # When somebody else burst meanwhile no elastic host is fresh: the policy's limits count all clouds together.
+    alone = session.scalar(_BURSTING) == seen.bursting
+    fresh = {
+        row.id
+        for row in (seen.hosts[seen.index[host_id]] for host_id in generations)
+        if generations[row.id] == row.generation and (alone or not row.elastic)
+    }
+    session.execute(
+        update(HostRow).where(HostRow.id.in_(fresh)).values(generation=HostRow.generation + 1),
+        execution_options={"synchronize_session": False},
+    )
     return fresh
+
+
+def _still_waiting(session: Session, vm_ids: Sequence[str]) -> dict[str, VMRow]:
+    """Operation id -> its VM, locked, where the VM has no host still and the operation runs."""
+    rows = session.scalars(
+        select(VMRow)
+        .options(lazyload("*"))
+        .join(OperationRow, OperationRow.id == VMRow.operation_id)
+        .where(VMRow.id.in_(vm_ids), VMRow.host_id.is_(None), OperationRow.state == operation.RUNNING)
+        .order_by(VMRow.id)
+        .with_for_update(of=VMRow)
+    )
+    return {str(row.operation_id): row for row in rows}
 
 
 def _tell_waiting(
@@ -294,6 +319,7 @@ def _tell_waiting(
     reasons: Sequence[Reasons],
 ) -> None:
     told: dict[str, str] = {}
+    explained = 0
     for request, decision, why_not, (row, _task) in zip(
         requests, decisions, reasons, seen.waiting, strict=True
     ):
@@ -301,17 +327,19 @@ def _tell_waiting(
             continue
         if decision.error:
             text = decision.error
-        elif len(told) >= _EXPLAINED:
-            text = "waiting for a host"
+        elif explained >= _EXPLAINED:
+            text = row.status_reason or "waiting for a host"
         else:
             # Against what this round left: what an earlier VM took is not there for this one.
+            explained += 1
             text = explain(seen.table, request, eligible=_none(why_not), reasons=why_not.tolist()).summary
         if text != row.status_reason:
             told[row.id] = text
     if not told:
         return
     with broker.store.transaction() as session:
-        for target in session.scalars(select(VMRow).where(VMRow.id.in_(told))):
+        query = select(VMRow).options(lazyload("*")).where(VMRow.id.in_(told)).order_by(VMRow.id)
+        for target in session.scalars(query):
             if target.host_id is None and target.state == vm.PENDING:
                 if not target.status_reason:
                     event.record(
@@ -343,7 +371,7 @@ def _groups(rows: Sequence[HostRow]) -> list[list[int]]:
 
 
 def _none(reasons: Reasons) -> Mask:
-    return np.array([reason is None for reason in reasons], dtype=np.bool_)
+    return np.equal(reasons, None)
 
 
 def _attributes(
@@ -397,19 +425,6 @@ def _carries(broker: Broker, row: VMRow) -> bool:
     except UserDataError:
         return False
     return True
-
-
-def _is_full(broker: Broker, session: Session, row: SubnetRow) -> bool:
-    now = broker.clock.now()
-    taken = {item for text in row.reserved for item in network.expand(text)}
-    for lease in session.scalars(select(LeaseRow).where(LeaseRow.subnet_id == row.id)):
-        if lease.vm_id is not None or lease.rests_until is None or lease.rests_until > now:
-            taken.add(lease.address)
-    try:
-        addresses.free_address(row.cidr, taken, row.gateway)
-    except addresses.AddressError:
-        return True
-    return False
 
 
 def _gateway_refusal(broker: Broker, row: GatewayRow) -> str:

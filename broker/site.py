@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import func, inspect, select
 from sqlalchemy.orm import Session
 
 from broker import event, host
 from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Unavailable
-from broker.store import GatewayRow, HostRow, LeaseRow, SiteRow, SubnetRow, VMRow
-from providers.port import AuthenticationFailed, InvalidSpec, Provider, ProviderError, SiteContext
+from broker.store import SITE_SETTINGS, GatewayRow, HostRow, LeaseRow, SiteRow, SubnetRow, VMRow
+from providers.port import AuthenticationFailed, HostReport, InvalidSpec, Provider, ProviderError, SiteContext
 
 log = structlog.get_logger()
 
@@ -36,7 +38,18 @@ class Providers:
         self._watching = False
 
     def of(self, row: SiteRow) -> Provider:
-        """The provider of a site. Raises SealError, InvalidRequest (kind not installed), ProviderError (options)."""
+        """The provider of a site. Raises SealError, InvalidRequest (kind not installed), ProviderError (options).
+
+        A row that comes with its settings, as in each inventory, has the provider made anew when they changed.
+        """
+        bare = "options" in inspect(row).unloaded
+        with self._lock:
+            known = self._open.get(row.id)
+        if known is not None and bare:
+            return known[1]
+        if bare:
+            with self._broker.store.reading() as session:
+                row = session.get_one(SiteRow, row.id, options=[SITE_SETTINGS])
         mark = hashlib.sha256(
             json.dumps([row.kind, row.options, row.sealed_credentials], sort_keys=True).encode()
         ).hexdigest()
@@ -55,8 +68,8 @@ class Providers:
 
     def make(self, row: SiteRow) -> Provider:
         """A new provider for a row, not kept."""
-        cache = self._broker.settings.data_dir / "sites" / row.id
-        cache.mkdir(parents=True, exist_ok=True)
+        cache = self._cache(row.id)
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         credentials = json.loads(self._broker.sealer.open(row.sealed_credentials))
         return self._broker.kind(row.kind)(
             SiteContext(
@@ -79,11 +92,12 @@ class Providers:
             self._watch(provider)
 
     def drop(self, site_id: str) -> None:
-        """Close the provider of a site that is gone."""
+        """Close the provider of a site that is gone, and remove what it kept: ssh wants its key in a file."""
         with self._lock:
             known = self._open.pop(site_id, None)
         if known is not None:
             known[1].close()
+        shutil.rmtree(self._cache(site_id), ignore_errors=True)
 
     def close(self) -> None:
         """Close all."""
@@ -92,6 +106,9 @@ class Providers:
             self._open.clear()
         for provider in providers:
             provider.close()
+
+    def _cache(self, site_id: str) -> Path:
+        return self._broker.settings.data_dir / "sites" / site_id
 
     def _watch(self, provider: Provider) -> None:
         def notify(_vm_id: str) -> None:
@@ -140,6 +157,35 @@ def create(
         created_at=broker.clock.now(),
     )
     try:
+        reports = _reached(broker, row)
+        row.state = UP
+        with broker.store.transaction() as session:
+            if session.scalar(select(SiteRow).where(SiteRow.name == name)):
+                raise Exists("site", name)
+            session.add(row)
+            session.flush()
+            host.write_reports(broker, session, row, reports)
+            event.record(
+                broker,
+                session,
+                "site.created",
+                row.id,
+                f"site {name} added by {actor.name}",
+                hosts=len(reports),
+            )
+    except BaseException:
+        broker.providers.drop(row.id)
+        raise
+    broker.providers.of(row)
+    broker.signals.set("reconcile")
+    broker.signals.set("place")
+    return row
+
+
+def _reached(broker: Broker, row: SiteRow) -> Sequence[HostReport]:
+    """The hosts of a site that is to be added. Raises InvalidRequest, Unavailable."""
+    name, kind = row.name, row.kind
+    try:
         provider = broker.providers.make(row)
         try:
             provider.check()
@@ -158,25 +204,13 @@ def create(
     if reports and not any(report.reachable for report in reports):
         reasons = "; ".join(f"{report.name}: {report.reason}" for report in reports[:5])
         raise Unavailable(f"site {name}: no host answers ({reasons})", hint="check the addresses and logins")
-    row.state = UP
-    with broker.store.transaction() as session:
-        if session.scalar(select(SiteRow).where(SiteRow.name == name)):
-            raise Exists("site", name)
-        session.add(row)
-        session.flush()
-        host.write_reports(broker, session, row, reports)
-        event.record(
-            broker, session, "site.created", row.id, f"site {name} added by {actor.name}", hosts=len(reports)
-        )
-    broker.providers.of(row)
-    broker.signals.set("reconcile")
-    broker.signals.set("place")
-    return row
+    return reports
 
 
 def find(session: Session, ref: str) -> SiteRow:
     """A site by id or name. Raises NotFound."""
-    row = session.scalar(select(SiteRow).where((SiteRow.id == ref) | (SiteRow.name == ref)))
+    query = select(SiteRow).where((SiteRow.id == ref) | (SiteRow.name == ref))
+    row = session.scalar(query.options(SITE_SETTINGS))
     if row is None:
         raise NotFound("site", ref)
     return row
@@ -193,7 +227,7 @@ def list_sites(broker: Broker, actor: Actor) -> Sequence[SiteRow]:
     """All sites, by name."""
     actor.require(READER)
     with broker.store.reading() as session:
-        return list(session.scalars(select(SiteRow).order_by(SiteRow.name)))
+        return list(session.scalars(select(SiteRow).order_by(SiteRow.name).options(SITE_SETTINGS)))
 
 
 def host_counts(broker: Broker, actor: Actor) -> dict[str, int]:
@@ -219,6 +253,8 @@ def refresh(broker: Broker, actor: Actor, ref: str) -> SiteRow:
 
 def take_inventory(broker: Broker, row: SiteRow) -> SiteRow:
     """Ask the site for its hosts and write what it says; a site that does not answer is marked unreachable."""
+    with broker.store.reading() as session:
+        row = session.get(SiteRow, row.id, options=[SITE_SETTINGS]) or row
     try:
         reports = broker.providers.of(row).inventory()
         state, reason = UP, ""
@@ -227,7 +263,7 @@ def take_inventory(broker: Broker, row: SiteRow) -> SiteRow:
     except ProviderError as error:
         reports, state, reason = None, UNREACHABLE, str(error)
     with broker.store.transaction() as session:
-        fresh = session.get(SiteRow, row.id)
+        fresh = session.get(SiteRow, row.id, options=[SITE_SETTINGS])
         if fresh is None:
             return row
         before = host.up_hosts(session, fresh)

@@ -44,27 +44,73 @@ def contains(cidr: str, inner: str) -> bool:
     return _share(outer, net) and net.prefixlen >= outer.prefixlen
 
 
-def free_address(cidr: str, taken: Set[str], gateway: str | None = None, wanted: str | None = None) -> str:
-    """A free host address of the prefix: ``wanted`` when given, else the lowest.
+class Pool:
+    """The free addresses of one prefix; each is given out once.
 
     ``taken`` holds leases (and addresses in quarantine); ``gateway`` is never given out. The network and
     broadcast addresses of IPv4 prefixes shorter than /31 are not host addresses (RFC 3021), nor is the
     first address of an IPv6 prefix (the subnet-router anycast address, RFC 4291 2.6.1).
-    Raises AddressError in words: not in the subnet, network or broadcast address, taken, or subnet full.
+    Raises AddressError for a text that is no address or prefix.
     """
-    subnet = network_of(cidr)
-    used = {_address_of(text) for text in taken}
-    if gateway is not None:
-        used.add(_address_of(gateway))
-    if wanted is not None:
-        return str(_check(subnet, used, _address_of(wanted), gateway))
-    first, last = _host_range(subnet)
-    # At most len(used) candidates can be taken, so this ends soon also in an IPv6 /64.
-    for value in range(first, last + 1):
-        candidate = type(subnet.network_address)(value)
-        if candidate not in used:
-            return str(candidate)
-    raise AddressError(f"subnet {subnet} is full: all of its {last - first + 1} addresses are taken")
+
+    def __init__(self, cidr: str, taken: Iterable[str], gateway: str | None = None) -> None:
+        self._subnet = network_of(cidr)
+        self._gateway = gateway
+        self._used = {_address_of(text) for text in taken}
+        if gateway is not None:
+            self._used.add(_address_of(gateway))
+        self._first, self._last = _host_range(self._subnet)
+        self._lowest = self._first
+        """No address below is free."""
+
+    def __len__(self) -> int:
+        used = sum(1 for address in self._used if self._first <= int(address) <= self._last)
+        return self._last - self._first + 1 - used
+
+    def take(self, wanted: str | None = None) -> str:
+        """A free host address: ``wanted`` when given, else the lowest.
+
+        Raises AddressError in words: not in the subnet, network or broadcast address, taken, or subnet full.
+        """
+        address = self._find() if wanted is None else self._check(_address_of(wanted))
+        self._used.add(address)
+        return str(address)
+
+    def give_back(self, address: str) -> None:
+        """Make an address that was taken free again."""
+        freed = _address_of(address)
+        self._used.discard(freed)
+        self._lowest = min(self._lowest, int(freed))
+
+    def _find(self) -> Address:
+        # At most len(used) candidates can be taken, so this ends soon also in an IPv6 /64.
+        for value in range(self._lowest, self._last + 1):
+            candidate = type(self._subnet.network_address)(value)
+            if candidate not in self._used:
+                self._lowest = value + 1
+                return candidate
+        self._lowest = self._last + 1
+        total = self._last - self._first + 1
+        raise AddressError(f"subnet {self._subnet} is full: all of its {total} addresses are taken")
+
+    def _check(self, wanted: Address) -> Address:
+        subnet = self._subnet
+        if wanted not in subnet:
+            raise AddressError(f"{wanted} is not in subnet {subnet}")
+        if int(wanted) < self._first:
+            raise AddressError(f"{wanted} is the network address of subnet {subnet}")
+        if int(wanted) > self._last:
+            raise AddressError(f"{wanted} is the broadcast address of subnet {subnet}")
+        if self._gateway is not None and wanted == _address_of(self._gateway):
+            raise AddressError(f"{wanted} is the gateway of subnet {subnet}")
+        if wanted in self._used:
+            raise AddressError(f"{wanted} is taken")
+        return wanted
+
+
+def free_address(cidr: str, taken: Set[str], gateway: str | None = None, wanted: str | None = None) -> str:
+    """One free host address of the prefix, as ``Pool.take`` gives it. Raises AddressError."""
+    return Pool(cidr, taken, gateway).take(wanted)
 
 
 def mac_of(address: str) -> str:
@@ -97,18 +143,3 @@ def _host_range(subnet: Network) -> tuple[int, int]:
     if subnet.max_prefixlen - subnet.prefixlen <= 1:
         return first, last
     return first + 1, last - 1 if isinstance(subnet, IPv4Network) else last
-
-
-def _check(subnet: Network, used: Set[Address], wanted: Address, gateway: str | None) -> Address:
-    if wanted not in subnet:
-        raise AddressError(f"{wanted} is not in subnet {subnet}")
-    first, last = _host_range(subnet)
-    if int(wanted) < first:
-        raise AddressError(f"{wanted} is the network address of subnet {subnet}")
-    if int(wanted) > last:
-        raise AddressError(f"{wanted} is the broadcast address of subnet {subnet}")
-    if gateway is not None and wanted == _address_of(gateway):
-        raise AddressError(f"{wanted} is the gateway of subnet {subnet}")
-    if wanted in used:
-        raise AddressError(f"{wanted} is taken")
-    return wanted

@@ -6,10 +6,11 @@ from broker.store.image import FlavorRow, ImageRow, KeyPairRow
 from broker.store.network import GatewayRow, LeaseRow, NetworkRow, PeerRow, SubnetRow
 from broker.store.operation import BurstRow, DutyRow, EventRow, MetaRow, OperationRow, PolicyRow
 from broker.store.project import AccessKeyRow, IdempotencyRow, ProjectRow, TokenRow
-from broker.store.site import HostRow, SiteRow
+from broker.store.site import SITE_SETTINGS, HostRow, SiteRow
 from broker.store.vm import VMRow
 
 __all__ = [
+    "SITE_SETTINGS",
     "AccessKeyRow",
     "BurstRow",
     "DutyRow",

@@ -6,13 +6,17 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ForeignKey, UniqueConstraint
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship, undefer_group
 
 from broker.store.base import Row
 
 
 class SiteRow(Row):
-    """``state``: new, up or unreachable."""
+    """``state``: new, up or unreachable.
+
+    ``options`` name each host of a site, and hosts, VMs and subnets load their site with them: so the options
+    are not loaded unless asked for (``SITE_SETTINGS``). Read them elsewhere only inside a transaction.
+    """
 
     __tablename__ = "site"
 
@@ -21,11 +25,15 @@ class SiteRow(Row):
     kind: Mapped[str]
     state: Mapped[str]
     status_reason: Mapped[str] = mapped_column(default="")
-    options: Mapped[dict[str, Any]]
+    options: Mapped[dict[str, Any]] = mapped_column(deferred=True, deferred_group="settings")
     attributes: Mapped[dict[str, Any]]
-    host_attributes: Mapped[dict[str, Any]]
-    sealed_credentials: Mapped[str]
+    host_attributes: Mapped[dict[str, Any]] = mapped_column(deferred=True, deferred_group="settings")
+    sealed_credentials: Mapped[str] = mapped_column(deferred=True, deferred_group="settings")
     created_at: Mapped[datetime]
+
+
+SITE_SETTINGS = undefer_group("settings")
+"""For a query of sites: load what their providers are made from, too."""
 
 
 class HostRow(Row):
