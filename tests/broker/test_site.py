@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from broker import gateway, host, network, site, status, vm
@@ -117,3 +119,22 @@ def test_status_counts_what_the_caller_may_see(stage):
     assert (mine.sites, mine.hosts, mine.vms, mine.queue, mine.burst) == (1, 2, 1, 0, "off")
     every = status.status(stage.broker, stage.admin)
     assert (every.vms, every.queue) == (2, 1)
+
+
+def test_credentials_that_a_provider_wrote_to_a_file_go_with_the_site(bare_stage, monkeypatch):
+    broker, admin = bare_stage.broker, bare_stage.admin
+    made = SimulatedProvider.__init__
+
+    def making(provider, context, **more):
+        Path(context.cache_dir, "ssh.key").write_text("as ssh wants it")
+        made(provider, context, **more)
+
+    monkeypatch.setattr(SimulatedProvider, "__init__", making)
+    row = create(bare_stage)
+    kept = broker.settings.data_dir / "sites"
+    assert [path.name for path in kept.rglob("*.key")] == ["ssh.key"]
+    assert (kept / row.id).stat().st_mode & 0o077 == 0
+    with pytest.raises(InvalidRequest):
+        create(bare_stage, name="more", options={"hots": 2})
+    site.delete(broker, admin, row.id)
+    assert list(kept.rglob("*.key")) == []
