@@ -169,11 +169,11 @@ def enrol(step: Step) -> Outcome:
         if entry is not None and entry.state == peer.ENROLLED:
             return Done(f"enrolled at {entry.address}")
         expired = entry is None or entry.expires_at <= broker.clock.now()
-    if expired:
-        return Next(
-            "abandon", params={"why": "it did not enrol at the gateway while its bootstrap key was good"}
-        )
     host, site = placed(row)
+    if expired:
+        why = "it did not enrol at the gateway while its bootstrap key was good"
+        said = _last_words(step, host, site)
+        return Next("abandon", params={"why": f"{why}; its console says: {said}" if said else why})
     report = broker.providers.of(site).observe_vm(host, row.id, row.provider_ref or "")
     if report is None or report.state in (port.VMState.TERMINATED, port.VMState.TERMINATING):
         return unplace(step, f"{site.name}/{host} ended it before it enrolled")
@@ -348,6 +348,19 @@ def spec_of(step: Step, session: Session) -> port.VMSpec:
         instance_type=str(instance_type),
         labels=row.labels,
     )
+
+
+def _last_words(step: Step, host: str, site: SiteRow) -> str:
+    """What the joining script last said on the guest's console; empty when the provider cannot tell."""
+    provider = step.broker.providers.of(site)
+    if port.Capability.CONSOLE not in provider.capabilities:
+        return ""
+    try:
+        console = provider.console_log(host, step.vm.provider_ref or "").decode("utf-8", "replace")
+    except port.ProviderError:
+        return ""  # It only explains; the VM goes all the same.
+    said = [line.partition("isthmus: ")[2].strip() for line in console.splitlines() if "isthmus: " in line]
+    return "".join(sign for sign in said[-1] if sign.isprintable())[:200] if said else ""
 
 
 def _too_late(broker: Broker, entry: PeerRow) -> bool:

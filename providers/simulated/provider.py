@@ -198,6 +198,7 @@ class SimulatedProvider:
             text = "".join(f"[boot {number}] {vm.name} on {vm.host}\n" for number in range(1, vm.boots + 1))
             if vm.state == VMState.RUNNING:
                 text += "isthmus-guest ready\n"
+            text += vm.said
             return text.encode()[-_CONSOLE_BYTES:]
 
     def watch(self, notify: Callable[[str], None]) -> None:

@@ -48,6 +48,7 @@ class SimulatedVM:
     leases: list[list[str]] = field(default_factory=list)
     deaf: bool = False
     boots: int = 1
+    said: str = ""
 
     @property
     def live(self) -> bool:
@@ -231,6 +232,12 @@ class World:
             state.add(double)
             self.announce(vm_id)
             return double.ref
+
+    def say(self, vm_id: str, line: str) -> None:
+        """The guest writes a line to its console."""
+        with self.transaction() as state:
+            for vm in [vm for vm in state.vms.values() if vm.vm_id == vm_id]:
+                vm.said += f"{line}\n"
 
     def deafen_vm(self, vm_id: str) -> None:
         """The guest ignores shutdown requests from now on; only force stops it."""

@@ -296,9 +296,12 @@ def test_vm_that_never_comes_up_is_given_up(bare_stage):
 def test_burst_vm_that_never_enrols_is_given_up(hybrid):
     hybrid.agents[0].guests_enrol = False
     row, task = hybrid.request("web", requirements="elastic")
+    hybrid.drive(task, until=lambda: hybrid.operation(task.id).phase == "enrol")
+    hybrid.worlds["cloud"].say(row.id, "isthmus: cannot join: wg is missing")
     task = hybrid.drive(task)
     assert task.state == operation.FAILED
     assert "did not enrol" in hybrid.vm(row.id).status_reason
+    assert "its console says: cannot join: wg is missing" in hybrid.vm(row.id).status_reason
     hybrid.wait(3)
     assert hybrid.nothing_left(row.id)
 
