@@ -153,6 +153,11 @@ def _sockets(settings: Settings) -> dict[str, list[socket.socket]]:
         "ec2": [_bind(listen.host, listen.ec2_port)],
     }
     for face, passed in _passed_sockets().items():
+        address = passed.getsockname()
+        if not listen.tls_cert and not (isinstance(address, str) or _is_loopback(address[0])):
+            raise ListenError(
+                f"the socket passed for {face} listens on {address[0]}, which others can reach, and TLS is off"
+            )
         sockets.setdefault(face, []).append(passed)
     unknown = set(sockets) - {"native", "ec2"}
     if unknown:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -135,6 +137,13 @@ def replay(session: Session, project_id: str, token: str | None, print_of_reques
             hint="use a new key for a new request",
         )
     return row.resources
+
+
+def forget_idempotency_keys(broker: Broker, older_than: timedelta) -> None:
+    """Drop the keys of requests that were made longer ago than that."""
+    before = broker.clock.now() - older_than
+    with broker.store.transaction() as session:
+        session.execute(delete_rows(IdempotencyRow).where(IdempotencyRow.created_at < before))
 
 
 def remember(

@@ -23,6 +23,7 @@ from typing import Any
 import structlog
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
+from broker import project
 from broker.broker import Broker
 from broker.engine.drive import Driver
 
@@ -34,6 +35,7 @@ PROTOCOL = "1"
 _STEP_S = 300.0
 _STEPS = 12
 _KEEP_DAYS = 1
+_KEEP_KEYS_DAYS = 7
 _THREADS = 48
 
 _running: DbosEngine | None = None
@@ -108,10 +110,18 @@ class DbosEngine:
         self.broker.engine = None
         self.driver.stop()
         DBOS.destroy(workflow_completion_timeout_sec=0)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop)
         self._thread.join(timeout=10)
         self._thread = None
         _running = None
+
+    async def _end(self) -> None:
+        """End what sleeps, then the loop."""
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._loop.stop()
 
     async def _start(self, operation_id: str) -> None:
         with SetWorkflowID(f"{operation_id}.{secrets.token_hex(4)}"):
@@ -123,6 +133,7 @@ class DbosEngine:
             self.submit(operation_id)
 
     def _forget_finished(self) -> None:
+        """Drop workflows that are over, and idempotency keys that nobody repeats any more."""
         before = (self.broker.clock.now() - timedelta(days=_KEEP_DAYS)).isoformat()
         old = DBOS.list_workflows(
             status=["SUCCESS", "ERROR", "CANCELLED"],
@@ -133,6 +144,7 @@ class DbosEngine:
         )
         if old:
             DBOS.delete_workflows([status.workflow_id for status in old])
+        project.forget_idempotency_keys(self.broker, timedelta(days=_KEEP_KEYS_DAYS))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         def failed(done: Any) -> None:

@@ -35,7 +35,7 @@ class Policy(Answer):
 class PolicyText(Request):
     """``name`` is the file's name, for the positions in errors."""
 
-    text: str = Field(max_length=262_144)
+    text: str = Field(max_length=65_536)
     name: str = Field(default="policy.yaml", max_length=255)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ DEFAULT_INSTANCE_TYPES = (
 
 KNOWN = frozenset(
     {
+        "allow_plain_http",
         "endpoint",
         "region",
         "ca_file",
@@ -85,10 +87,18 @@ def read_options(context: SiteContext) -> Options:
     """The site's options. Raises InvalidSpec that names the option, what is wrong and the mend."""
     given = context.options
     if unknown := sorted(set(given) - KNOWN):
-        raise InvalidSpec(
-            f"site {context.site_name}: unknown option {unknown[0]!r}; an ec2 site knows {', '.join(sorted(KNOWN))}"
-        )
+        raise InvalidSpec(f"unknown option {unknown[0]!r}; an ec2 site knows {', '.join(sorted(KNOWN))}")
     endpoint = _text(given, "endpoint")
+    plain = urlsplit(endpoint)
+    if (
+        plain.scheme == "http"
+        and not _is_loopback(plain.hostname or "")
+        and given.get("allow_plain_http") is not True
+    ):
+        raise InvalidSpec(
+            f"option endpoint is {endpoint!r}: launches carry keys in their user data, which others could read on the "
+            "way. Use https://, or set allow_plain_http to true if nobody else is on that network"
+        )
     if endpoint and (urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname):
         raise InvalidSpec(
             f"option endpoint is {endpoint!r}, but must be a URL such as https://ec2.example.org:8773"
@@ -119,9 +129,7 @@ def read_credentials(context: SiteContext) -> Credentials:
     """The site's access key. Raises InvalidSpec when a part is missing."""
     for name in ("access_key_id", "secret_access_key"):
         if not context.credentials.get(name):
-            raise InvalidSpec(
-                f"site {context.site_name}: credential {name} is missing; give it when the site is added"
-            )
+            raise InvalidSpec(f"credential {name} is missing; give it when the site is added")
     return Credentials(
         context.credentials["access_key_id"],
         context.credentials["secret_access_key"],
@@ -187,3 +195,10 @@ def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not 0 <= number < float("inf"):
         raise InvalidSpec(f"option {name} must be a number that is not negative, not {value!r}")
     return number
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

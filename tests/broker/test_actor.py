@@ -44,7 +44,7 @@ LEAST = {
     },
     "operation": {"get": READER, "wait": READER, "list_operations": READER},
     "peer": {"enrol": AGENT, "list_peers": READER},
-    "policy": {"check": READER, "apply": ADMIN, "show": READER, "versions": READER},
+    "policy": {"check": MEMBER, "apply": ADMIN, "show": READER, "versions": READER},
     "project": {"create": ADMIN, "get": READER, "list_projects": READER, "delete": ADMIN},
     "site": {
         "create": ADMIN,

@@ -108,12 +108,12 @@ def test_bad_policy_never_replaces_a_good_one(stage):
 
 def test_site_that_does_not_exist_is_a_mistake_at_its_place(stage):
     text = DRAIN.replace("[cloud]", "[clowd]")
-    (problem,) = policy.check(stage.broker, stage.reader, text)
+    (problem,) = policy.check(stage.broker, stage.member, text)
     assert (problem.line, problem.column) == (3, 8)
     assert "clowd" in problem.message
     with pytest.raises(InvalidPolicy):
         apply(stage, text)
-    assert policy.check(stage.broker, stage.reader, DRAIN) == []
+    assert policy.check(stage.broker, stage.member, DRAIN) == []
 
 
 def test_only_an_admin_applies_a_policy(stage):
