@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from broker import event
@@ -97,12 +97,23 @@ def view(row: HostRow, held: Claims) -> HostView:
     )
 
 
-def list_hosts(broker: Broker, actor: Actor, *, site_ref: str | None = None) -> Sequence[HostView]:
-    """Hosts by site and name."""
+def list_hosts(
+    broker: Broker,
+    actor: Actor,
+    *,
+    site_ref: str | None = None,
+    after: tuple[str, str] | None = None,
+    limit: int | None = None,
+) -> Sequence[HostView]:
+    """Hosts by site and name; ``after`` names the site and host of the last one of the page before."""
     actor.require(READER)
     query = select(HostRow).join(SiteRow, HostRow.site_id == SiteRow.id).order_by(SiteRow.name, HostRow.name)
     if site_ref:
         query = query.where((SiteRow.id == site_ref) | (SiteRow.name == site_ref))
+    if after is not None:
+        query = query.where(tuple_(SiteRow.name, HostRow.name) > tuple_(*after))
+    if limit is not None:
+        query = query.limit(limit)
     with broker.store.reading() as session:
         if (
             site_ref
@@ -168,6 +179,7 @@ def write_reports(broker: Broker, session: Session, site: SiteRow, reports: Sequ
     """Write what a site's provider reported, in the caller's transaction. Signal ``place`` after the commit."""
     known = {row.name: row for row in session.scalars(select(HostRow).where(HostRow.site_id == site.id))}
     held = claims(session)
+    seen: list[str] = []
     for report in reports:
         row = known.pop(report.name, None)
         if row is None:
@@ -182,6 +194,14 @@ def write_reports(broker: Broker, session: Session, site: SiteRow, reports: Sequ
             row.status_reason, row.maintenance, row.generation = "", False, 0
             session.add(row)
         _write_report(broker, session, site, row, report)
+        if report.reachable:
+            seen.append(row.id)
+    session.flush()
+    # In one statement: it is all that there is to write of thousands of hosts at rest.
+    session.execute(
+        update(HostRow).where(HostRow.id.in_(seen)).values(seen_at=broker.clock.now()),
+        execution_options={"synchronize_session": False},
+    )
     for row in known.values():
         if held.get(row.id, Claims()).vms:
             _set_state(broker, session, row, UNREACHABLE, "the site no longer lists this host")
@@ -222,7 +242,6 @@ def _write_report(broker: Broker, session: Session, site: SiteRow, row: HostRow,
     row.mem_total_mb = 1e12 if report.elastic else _number(attributes, "mem_total_mb", 0.0)
     row.reserved_vcpus = report.reserved_vcpus
     row.reserved_mem_mb = report.reserved_mem_mb
-    row.seen_at = broker.clock.now()
     _set_state(broker, session, row, MAINTENANCE if row.maintenance else UP, "")
 
 

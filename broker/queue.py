@@ -38,6 +38,12 @@ _TRIES = 3
 _EXPLAINED = 50
 """How many waiting VMs are told why in one round, oldest first; the others keep what they were told."""
 _SAME_ROUND_S = 5.0
+_WAITING = (
+    select(VMRow, OperationRow)
+    .join(OperationRow, OperationRow.id == VMRow.operation_id)
+    .where(VMRow.host_id.is_(None), VMRow.state == vm.PENDING)
+    .where(OperationRow.state == operation.RUNNING, OperationRow.phase == "place")
+)
 _BURSTING = select(func.count()).select_from(VMRow).where(VMRow.elastic, VMRow.state != vm.TERMINATED)
 
 
@@ -95,12 +101,9 @@ def snapshot(broker: Broker, session: Session, *, also: VMRow | None = None) -> 
     waiting = [
         (target, task)
         for target, task in session.execute(
-            select(VMRow, OperationRow)
-            .options(lazyload(VMRow.nics), lazyload(VMRow.host), lazyload(VMRow.site))
-            .join(OperationRow, OperationRow.id == VMRow.operation_id)
-            .where(VMRow.host_id.is_(None), VMRow.state == vm.PENDING)
-            .where(OperationRow.state == operation.RUNNING, OperationRow.phase == "place")
-            .order_by(VMRow.created_at, VMRow.id)
+            _WAITING.options(lazyload(VMRow.nics), lazyload(VMRow.host), lazyload(VMRow.site)).order_by(
+                VMRow.created_at, VMRow.id
+            )
         ).all()
     ]
     subnets = {(row.network_id, row.site_id): row for row in session.scalars(select(SubnetRow))}
@@ -194,9 +197,9 @@ def gateway_of(session: Session, network_id: str) -> GatewayRow | None:
 def _round(broker: Broker) -> bool:
     """One round. False when another matchmaker was faster somewhere and it is worth trying again."""
     with broker.store.reading() as session:
+        if session.scalar(_WAITING.with_only_columns(VMRow.id).limit(1)) is None:
+            return True
         seen = snapshot(broker, session)
-    if not seen.waiting:
-        return True
     requests = [request_of(seen, row) for row, _ in seen.waiting]
     matcher = Matcher(seen.table)
     reasons: list[Reasons] = []
@@ -371,7 +374,8 @@ def _groups(rows: Sequence[HostRow]) -> list[list[int]]:
 
 
 def _none(reasons: Reasons) -> Mask:
-    return np.equal(reasons, None)
+    none: Mask = reasons == None  # noqa: E711 - of each element
+    return none
 
 
 def _attributes(

@@ -97,10 +97,16 @@ def _compare(broker: Broker, at: SiteRow, listing: Listing) -> list[VMRow]:
     missing: list[VMRow] = []
     doubles: list[tuple[str, VMReport]] = []
     with broker.store.reading() as session:
-        ids = list(
-            session.scalars(select(VMRow.id).where(VMRow.site_id == at.id, VMRow.state != vm.TERMINATED))
-        )
-    for vm_id in ids:
+        found_rows = session.execute(
+            select(
+                VMRow.id, VMRow.state, VMRow.elastic, VMRow.public_address, HostRow.name, OperationRow.state
+            )
+            .outerjoin(HostRow, HostRow.id == VMRow.host_id)
+            .outerjoin(OperationRow, OperationRow.id == VMRow.operation_id)
+            .where(VMRow.site_id == at.id, VMRow.state != vm.TERMINATED)
+        ).all()
+    # Nearly all are as they should be: they cost one query together, the others a transaction each.
+    for vm_id in [known[0] for known in found_rows if not _as_known(*known[1:], reports.get(known[0], []))]:
         with broker.store.transaction() as session:
             row = session.get_one(VMRow, vm_id, with_for_update={"of": VMRow})
             if (
@@ -131,6 +137,22 @@ def _compare(broker: Broker, at: SiteRow, listing: Listing) -> list[VMRow]:
     for name, double in doubles:
         _stop_double(broker, at, name, double)
     return missing
+
+
+def _as_known(
+    state: str,
+    elastic: bool,
+    address: str | None,
+    host: str | None,
+    task: str | None,
+    reports: list[VMReport],
+) -> bool:
+    """Whether a VM is at rest, and the site reports of it just what its row says."""
+    if task == operation.RUNNING or len(reports) != 1 or reports[0].host != host:
+        return False
+    report = reports[0]
+    same = (report.state, state) in ((VMState.RUNNING, vm.RUNNING), (VMState.STOPPED, vm.STOPPED))
+    return same and (not elastic or not report.address or report.address == address)
 
 
 def _moved(broker: Broker, session: Session, row: VMRow, report: VMReport) -> VMReport | None:
@@ -233,7 +255,11 @@ def _failed_lately(broker: Broker, session: Session, row: VMRow) -> bool:
 
 
 def _strangers(broker: Broker, at: SiteRow, listing: Listing) -> None:
+    with broker.store.reading() as session:
+        living = set(session.scalars(select(VMRow.id).where(VMRow.state != vm.TERMINATED)))
     for report in listing.vms:
+        if report.broker_id == broker.id and report.vm_id in living:
+            continue
         if report.broker_id != broker.id or not report.vm_id:
             _say_once(
                 broker,
@@ -285,11 +311,10 @@ def _say(broker: Broker, session: Session, row: VMRow, kind: str, message: str) 
 
 
 def _say_once(broker: Broker, kind: str, target: str, message: str) -> None:
+    said = select(EventRow.seq).where(EventRow.kind == kind, EventRow.target == target).limit(1)
+    with broker.store.reading() as session:
+        if session.scalar(said) is not None:
+            return
     with broker.store.transaction() as session:
-        if (
-            session.scalar(
-                select(EventRow.seq).where(EventRow.kind == kind, EventRow.target == target).limit(1)
-            )
-            is None
-        ):
+        if session.scalar(said) is None:
             event.record(broker, session, kind, target, message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.native.auth import Caller, TheBroker
-from api.native.paging import Limit, Ref, Text, Token, cut
+from api.native.paging import Limit, Ref, Text, Token, cut, last_texts
 from broker import host
 from broker.host import HostView
 from isthmus import schema
@@ -18,8 +18,9 @@ def list_hosts(
     broker: TheBroker, caller: Caller, site: Text = None, limit: Limit = 100, page: Token = None
 ) -> schema.Page[schema.Host]:
     """Hosts, by site and name."""
-    views = host.list_hosts(broker, caller, site_ref=site)
-    rows, following = cut(views, lambda view: (view.row.site.name, view.row.name), limit, page)
+    after = last_texts(page) if page else None
+    views = host.list_hosts(broker, caller, site_ref=site, after=after, limit=limit + 1)
+    rows, following = cut(views, lambda view: (view.row.site.name, view.row.name), limit, None)
     return schema.Page(items=[_answer(view) for view in rows], next=following)
 
 

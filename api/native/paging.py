@@ -53,6 +53,14 @@ def opened(token: str) -> tuple[Any, ...]:
     return tuple(last)
 
 
+def last_texts(token: str) -> tuple[str, str]:
+    """The two texts that name the item before that page. Raises InvalidRequest for a token of another list."""
+    last = opened(token)
+    if len(last) != 2 or not all(isinstance(part, str) and "\x00" not in part for part in last):
+        raise _stale()
+    return last[0], last[1]
+
+
 def _comparable(last: tuple[Any, ...], key: Callable[[Row], tuple[Any, ...]], rows: Sequence[Row]) -> bool:
     return not rows or [type(part) for part in last] == [type(part) for part in key(rows[0])]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,15 @@ class Store:
                 parsed = parsed.set(drivername="postgresql+psycopg")
             self.engine = create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        # SQLite has one writer at a time and lets the others poll: of many threads some would wait beyond the timeout.
+        # So those of this process queue up before it.
+        self._writing: AbstractContextManager[Any] = threading.RLock() if self.is_sqlite else nullcontext()
         self._lock_file: int | None = None
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """A transaction that commits at the end or leaves nothing behind. Make no network call inside."""
-        with self._sessions.begin() as session:
+        with self._writing, self._sessions.begin() as session:
             yield session
 
     @contextmanager
