@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from broker import policy, reconcile
+from broker import policy, queue, reconcile
 from broker.broker import Broker
 from broker.engine.port import Engine
+
+_PLACE_S = 10.0
+"""How often the queue is looked at without a signal: another broker on the same database signals in its own process."""
 
 
 def start(broker: Broker, engine: Engine) -> None:
@@ -12,6 +15,7 @@ def start(broker: Broker, engine: Engine) -> None:
     timing = broker.settings.timing
     engine.schedule("reconcile", timing.reconcile_s, lambda: reconcile.reconcile(broker, patience_s=5.0))
     engine.schedule("policy", timing.policy_s, lambda: policy.tick(broker))
+    engine.schedule("place", _PLACE_S, lambda: queue.place_pending(broker))
     engine.start()
     broker.providers.watch()
 

@@ -34,7 +34,8 @@ def place(step: Step) -> Outcome:
     queue.place_pending(step.broker)
     row = fresh(step)
     if row.host is None or row.site is None:
-        return Wait(15.0, row.status_reason or "waiting for a host", signals=("place",))
+        # Not woken by "place": of a thousand that wait, each would look for the room of one. The round wakes whom it places.
+        return Wait(30.0, row.status_reason or "waiting for a host")
     return Next("image", f"placed on {row.site.name}/{row.host.name}")
 
 

@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.loaders import JSONFileLoader
 
 from api.ec2 import create_app
-from broker import accesskey, flavor, image, keypair, network, project, site
+from broker import accesskey, flavor, image, keypair, network, project, queue, site
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
 from broker.engine.drive import Driver
@@ -42,6 +42,8 @@ class Loop:
         self._loop.set_default_executor(ThreadPoolExecutor(8))
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
+        placing = self._driver.duty("place", 10.0, lambda: queue.place_pending(broker))
+        asyncio.run_coroutine_threadsafe(placing, self._loop)
 
     def submit(self, operation_id: str) -> None:
         asyncio.run_coroutine_threadsafe(self._driver.drive(operation_id, 600), self._loop)

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 import isthmus
 from api.native import create_app
-from broker import project, token
+from broker import project, queue, token
 from broker.actor import ADMIN, SYSTEM, Actor
 from broker.broker import Broker
 from broker.engine.drive import Driver
@@ -32,13 +32,15 @@ class Threaded:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+        placing = self.driver.duty("place", 10.0, lambda: queue.place_pending(broker))
+        asyncio.run_coroutine_threadsafe(placing, self._loop)
 
     def submit(self, operation_id: str) -> None:
         if not self._stopped.is_set() and not self.driver.is_driving(operation_id):
             asyncio.run_coroutine_threadsafe(self.driver.drive(operation_id, 60), self._loop)
 
     def schedule(self, name: str, every_s: float, duty: Callable[[], None]) -> None:
-        raise AssertionError("no duties in these tests")
+        raise AssertionError("no other duties in these tests")
 
     def start(self) -> None:
         raise AssertionError("runs already")
