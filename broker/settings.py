@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 
@@ -110,20 +114,64 @@ class Settings(BaseSettings):
 
 
 def load(path: Path) -> Settings:
-    """Settings of a config file. Raises SettingsError with the file, the setting and the mend."""
+    """Settings of a config file. Raises SettingsError: file, line, column, what is wrong, and the mend."""
     try:
         text = path.read_text()
     except FileNotFoundError:
         raise SettingsError(
             f"{path} does not exist: run `isthmus init` first, or name it with --config"
         ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from None
     try:
         values: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path}: {error}") from None
+        raise SettingsError(_toml_mistake(path, text, str(error))) from None
     values.setdefault("data_dir", str(path.parent))
     try:
         return Settings(**values)
     except ValidationError as error:
-        lines = [f"{path}: {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
-        raise SettingsError("\n".join(lines)) from None
+        raise SettingsError("\n".join(_mistake(path, text, one) for one in error.errors())) from None
+
+
+def _toml_mistake(path: Path, text: str, message: str) -> str:
+    found = re.search(r"\(at line (\d+), column (\d+)\)$", message)
+    if found is None:  # "at end of document"
+        line = text.count("\n") + 1
+        return f'{path}:{line}:1: {message}; texts are in quotes, as in host = "127.0.0.1"'
+    words = message[: found.start()].strip()
+    return f'{path}:{found[1]}:{found[2]}: {words}; texts are in quotes, as in host = "127.0.0.1"'
+
+
+def _mistake(path: Path, text: str, error: ErrorDetails) -> str:
+    names = [str(part) for part in error["loc"]]
+    line, column = _place(text, names)
+    where = f"{path}:{line}:{column}: " if line else f"{path}, or the environment: "
+    name = ".".join(names)
+    if error["type"] != "extra_forbidden":
+        return f"{where}{name}: {error['msg']}"
+    section: type[BaseModel] = Settings
+    for part in names[:-1]:
+        inner = section.model_fields[part].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return f"{where}{name}: {error['msg']}"
+        section = inner
+    near = difflib.get_close_matches(names[-1], section.model_fields, n=1)
+    mend = f"did you mean {near[0]}?" if near else f"there are: {', '.join(section.model_fields)}"
+    return f"{where}there is no setting {name}; {mend}"
+
+
+def _place(text: str, names: Sequence[str]) -> tuple[int, int]:
+    """Line and column of a setting in the file, from 1; (0, 0) when it is not there (it came from the environment)."""
+    section: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        header = re.match(r"^\s*\[([^\[\]]+)\]", line)
+        if header:
+            section = [part.strip() for part in header[1].split(".")]
+            if section == list(names):
+                return number, line.index("[") + 1
+            continue
+        key = re.match(r"^(\s*)([A-Za-z0-9_.-]+)\s*=", line)
+        if key and [*section, *key[2].split(".")] == list(names[: len(section) + 1 + key[2].count(".")]):
+            return number, len(key[1]) + 1
+    return 0, 0
