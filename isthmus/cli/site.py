@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from isthmus import schema
 from isthmus.cli._options import Json, Name, NewName, noun, pairs, read_text, values
 from isthmus.cli._output import put, put_json, put_list, put_record
 from isthmus.cli._progress import Progress
@@ -104,10 +105,7 @@ def add(
     if json:
         put_json(site)
     else:
-        put(
-            f"{site.name} is {site.state}, {site.hosts} hosts"
-            + (f": {site.status_reason}" if site.status_reason else "")
-        )
+        put(_standing(site))
 
 
 @app.command("list")
@@ -146,10 +144,7 @@ def refresh(ctx: typer.Context, name: Name, json: Json = False) -> None:
     if json:
         put_json(site)
     else:
-        put(
-            f"{site.name} is {site.state}, {site.hosts} hosts"
-            + (f": {site.status_reason}" if site.status_reason else "")
-        )
+        put(_standing(site))
 
 
 @app.command()
@@ -158,6 +153,11 @@ def remove(ctx: typer.Context, name: Name) -> None:
     with Progress(f"removing {name}"):
         client_of(ctx).sites.delete(name)
     put(f"{name} is removed")
+
+
+def _standing(site: schema.Site) -> str:
+    hosts = "1 host" if site.hosts == 1 else f"{site.hosts} hosts"
+    return f"{site.name} is {site.state}, {hosts}" + (f": {site.status_reason}" if site.status_reason else "")
 
 
 def _host(text: str) -> str | dict[str, str]:

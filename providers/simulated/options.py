@@ -45,6 +45,7 @@ _KNOWN = frozenset(
         "hosts",
         "attributes",
         "elastic",
+        "addresses",
         "zones",
         "types",
         "quota_vcpus",
@@ -117,6 +118,7 @@ class Options:
 
     hosts: Mapping[str, Mapping[str, AttributeValue]] = field(default_factory=dict)
     elastic: bool = False
+    addresses: bool = True
     zones: tuple[str, ...] = ()
     types: Mapping[str, InstanceType] = field(default_factory=dict)
     quota_vcpus: float | None = None
@@ -156,6 +158,7 @@ class Options:
         return cls(
             hosts=hosts,
             elastic=elastic,
+            addresses=bool(given.get("addresses", not elastic)),
             zones=zones,
             types=types,
             quota_vcpus=None if quota is None else _number("quota_vcpus", quota),

@@ -80,10 +80,11 @@ class SimulatedProvider:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        common = {Capability.STOP, Capability.REBOOT, Capability.CONSOLE, Capability.EVENTS}
-        if self._options.elastic:
-            return frozenset(common | {Capability.ELASTIC})
-        return frozenset(common | {Capability.ADDRESSES, Capability.DIRECT_KERNEL})
+        found = {Capability.STOP, Capability.REBOOT, Capability.CONSOLE, Capability.EVENTS}
+        found.add(Capability.ELASTIC if self._options.elastic else Capability.DIRECT_KERNEL)
+        if self._options.addresses:
+            found.add(Capability.ADDRESSES)
+        return frozenset(found)
 
     def check(self) -> None:
         """Raises Unreachable when the whole site is."""

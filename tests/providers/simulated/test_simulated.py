@@ -192,6 +192,11 @@ def test_elastic_hosts_are_zones_times_types_with_a_price(make_site):
     assert all(report.elastic and report.attributes["price_hour"] == 0.01 for report in reports)
 
 
+def test_cloud_may_give_addresses_so_that_a_trial_needs_no_gateway(make_site):
+    provider, _ = make_site(elastic=True, addresses=True, types=TYPES)
+    assert {Capability.ELASTIC, Capability.ADDRESSES} <= provider.capabilities
+
+
 def test_elastic_quota_and_capacity_refuse(make_site, make_spec):
     types = {"small": TYPES["small"], "big": {"vcpus": 8, "mem_mb": 1, "price_hour": 1, "capacity": 0}}
     provider, _ = make_site(elastic=True, zones=["z"], types=types)
