@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -158,14 +159,14 @@ def test_an_address_that_changes_owner_moves_in_one_command(bench: Bench) -> Non
         "wg set {interface} peer {stranger} allowed-ips 10.10.2.66/32",
         "wg set {interface} peer {stranger} allowed-ips 10.10.2.5/32",
         "wg set {interface} listen-port 4",
-        "sysctl -qw net.ipv4.ip_forward=0",
+        "sh -c 'echo 0 >/proc/sys/net/ipv4/ip_forward'",
     ],
 )
 def test_what_somebody_breaks_is_repaired_in_one_pass(bench: Bench, damage: str) -> None:
     node = _node(5)
     bench.hold(node)
     bench.reconcile()
-    words = damage.format(interface=bench.interface, stranger=BOOT).split()
+    words = shlex.split(damage.format(interface=bench.interface, stranger=BOOT))
     bench.machine.inside(lambda: run(words))
     assert bench.reconcile()
     assert not bench.reconcile()
