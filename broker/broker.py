@@ -63,6 +63,7 @@ class Broker:
         self.reconciling: set[str] = set()
         self.reconciling_lock = threading.Lock()
         self.last_round = (-1, 0.0)
+        self.round_rests_until = 0.0
         self.policy_file_text = self.policy_file_problem = ""
         self.id = self._own_id()
 
