@@ -61,8 +61,12 @@ def why(broker: Broker, actor: Actor, ref: str) -> WhyView:
             now = broker.clock.now().timestamp()
             decision = burst.decide(seen.policy, seen.state, policy.metrics(broker, session), now)
             clauses = [decision.reason]
-            told = decision.open_clauses if not decision.state.open else decision.close_clauses
-            clauses += [str(clause) for clause in told if str(clause) not in decision.reason]
+            word, told = (
+                ("closes on", decision.close_clauses)
+                if decision.state.open
+                else ("opens on", decision.open_clauses)
+            )
+            clauses += [f"{word} {clause}" for clause in told if str(clause) not in decision.reason]
     if row.host is None and row.state != vm.PENDING:
         summary = f"it is {row.state}" + (f": {row.status_reason}" if row.status_reason else "")
     return WhyView(row, summary, host, rank, runner_up, runner_up_rank, explanation, clauses)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -191,15 +192,25 @@ def _show(seen: Status) -> None:
         typer.echo(f"{name:8}  {broker.url}  {how if broker.answers else 'does not answer'}")
 
 
+def _isthmus() -> str:
+    """How the person who runs this can type the command: its path, when it is not on theirs."""
+    own = Path(sys.executable).with_name("isthmus")
+    if (found := shutil.which("isthmus")) and Path(found).resolve() == own.resolve():
+        return "isthmus"
+    return shlex.quote(str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own))
+
+
 def _look_around(directory: Path) -> None:
+    isthmus = _isthmus()
     option = "" if directory == DEFAULT_DIRECTORY.resolve() else f" --dir {shlex.quote(str(directory))}"
     here = "" if directory == DEFAULT_DIRECTORY.resolve() else f"  ({BURST} is the burst VM)"
     lines = (
-        ("a shell that speaks to the campus", f"isthmus lab shell{option}"),
-        ("the same for the cloud", f"isthmus lab shell cloud{option}"),
+        ("a shell that speaks to the campus", f"{isthmus} lab shell{option}"),
+        ("the same for the cloud", f"{isthmus} lab shell cloud{option}"),
         ("in there", f"isthmus vm list; isthmus vm why NAME; isthmus event follow{here}"),
-        ("a shell on the gateway", f"isthmus lab shell --node gw{option}"),
-        ("take it down", f"isthmus lab down{option}"),
+        ("a shell on the gateway", f"{isthmus} lab shell --node gw{option}"),
+        ("take it down", f"{isthmus} lab down{option}"),
+        ("more", "docs/how-to/lab.md"),
     )
     for what, how in lines:
         _put(f"  {what + ':':36}{how}")

@@ -204,6 +204,15 @@ def test_vm_waits_until_the_policy_opens_and_then_bursts(stage):
     assert any("local.cpu_used" in line for line in view.policy)
 
 
+def test_why_says_what_an_open_policy_closes_on(stage):
+    apply(stage, NEVER.replace("> 60", ">= 0"))
+    row = stage.create("web")
+    assert why.why(stage.broker, stage.member, row.id).policy == [
+        "open: queue.wait_p95 >= 0 (now 0)",
+        "closes on local.cpu_used < 0.60 (now 0.125)",
+    ]
+
+
 def test_policy_stays_open_until_its_close_held_long_enough(stage):
     local, _ = full_and_bursting(stage, NEVER)
     empty(stage, local)

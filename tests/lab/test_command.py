@@ -48,6 +48,21 @@ def test_a_shell_without_a_lab_says_what_to_do(run) -> None:
     assert "`isthmus lab up` brings one up" in done.stderr
 
 
+def test_commands_to_look_around_are_shown_as_they_can_be_typed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "isthmus").write_text("#!/bin/sh\n")
+    (programs / "isthmus").chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(programs / "python"))
+    monkeypatch.chdir(tmp_path)
+    for path, shown in (("/usr/bin", ".venv/bin/isthmus lab down"), (str(programs), "  isthmus lab down")):
+        monkeypatch.setenv("PATH", path)
+        command._look_around(tmp_path)
+        assert shown in capsys.readouterr().out
+
+
 def test_two_commands_on_one_lab_are_one_too_many(run, tmp_path: Path) -> None:
     with only_one(tmp_path / "lab"):
         done = run("down")
