@@ -12,7 +12,8 @@ from copy import copy
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from importlib import resources
-from typing import Any, Literal
+from threading import Lock
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
@@ -20,6 +21,7 @@ from lark.exceptions import VisitError
 
 from placement import tree
 from placement.column import Bools, Floats, Mask
+from placement.program import Program, spread
 from placement.tree import Columns, Node, Scope
 from placement.value import Value
 
@@ -30,6 +32,9 @@ MAX_LENGTH = 8192
 
 _SHORT = 256
 """Expressions up to so many characters, as people write them, are remembered in larger numbers than longer ones."""
+
+_SHAPES_LENGTH = 500_000
+"""How many characters of shapes are remembered in all."""
 
 _SHOWN = 100
 """How much of a long line an error shows around its place."""
@@ -84,13 +89,50 @@ class ExpressionError(ValueError):
         return type(self), (self.message, self.offset, self.text, self.mend)
 
 
-class Expression:
-    """A parsed expression. Immutable; ``parse`` answers the same one for the same text."""
+class Shape:
+    """What texts have in common that differ in their literals only, parsed and compiled once for all of them."""
 
-    def __init__(self, root: Node, source: str, text: str | None = None) -> None:
+    def __init__(self, root: Node) -> None:
         self.root = root
+
+    @cached_property
+    def truth(self) -> Program:
+        """Where it is true."""
+        return Program(self.root, "true")
+
+    @cached_property
+    def number(self) -> Program:
+        """The number it is worth."""
+        return Program(self.root, "number")
+
+
+class Term(NamedTuple):
+    """One term of a top-level ``&&``: its shape, and the literals that stand in it."""
+
+    shape: Shape
+    literals: tuple[float | str, ...] = ()
+
+    def scope(self, table: Columns, vm: Mapping[str, Any]) -> Scope:
+        """What its nodes and programs are evaluated with."""
+        return Scope(table, vm, literals=self.literals)
+
+
+class Expression:
+    """A parsed expression. Immutable; ``parse`` answers the same one for the same text.
+
+    ``terms`` are what decisions use. ``root``, the tree with its places in the text, is for those who explain; it is
+    parsed when somebody asks for it, as most texts only differ in their literals from one that was parsed before.
+    """
+
+    def __init__(
+        self, root: Node | None, source: str, text: str | None = None, terms: tuple[Term, ...] = ()
+    ) -> None:
+        if root is not None:
+            self.root = root
+            terms = (Term(Shape(root)),)
         self.source = source
         self.text = source if text is None else text
+        self.terms = terms
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
@@ -101,15 +143,20 @@ class Expression:
     def __hash__(self) -> int:
         return hash(self.text)
 
-    @property
+    @cached_property
+    def root(self) -> Node:
+        """The whole tree."""
+        return build(_parser(), self.source)
+
+    @cached_property
     def host_names(self) -> frozenset[str]:
         """The host attributes (or metrics) that are read."""
-        return self.root.hosts
+        return frozenset().union(*(term.shape.root.hosts for term in self.terms))
 
-    @property
+    @cached_property
     def vm_names(self) -> frozenset[str]:
         """The VM attributes that are read, without ``vm.``."""
-        return self.root.vms
+        return frozenset().union(*(term.shape.root.vms for term in self.terms))
 
     @cached_property
     def left(self) -> Expression | None:
@@ -131,19 +178,31 @@ class Expression:
     def truth(self, table: Columns, vm: Mapping[str, Any]) -> Bools:
         """Where this is true; neither false nor undefined is. Do not write to the result: it may be kept."""
         with np.errstate(all="ignore"):
-            return _full(self.root.true(Scope(table, vm)), table.rows)
+            return spread(self._true(table, vm), table.rows)
 
     def undefined(self, table: Columns, vm: Mapping[str, Any]) -> Bools:
         """Where this is undefined: an attribute it needs is missing, or of another kind."""
-        scope = Scope(table, vm)
         with np.errstate(all="ignore"):
-            return ~(_full(self.root.true(scope), table.rows) | _full(self.root.false(scope), table.rows))
+            true, false = self._true(table, vm), self._false(table, vm)
+            return ~(spread(true, table.rows) | spread(false, table.rows))
 
     def score(self, table: Columns, vm: Mapping[str, Any]) -> Floats:
         """The number on each host, NaN where undefined. Do not write to the result: it may be kept."""
         with np.errstate(all="ignore"):
-            numbers = self.root.numbers(Scope(table, vm))
+            if len(self.terms) > 1:
+                true, false = (
+                    spread(mask, table.rows) for mask in (self._true(table, vm), self._false(table, vm))
+                )
+                return np.where(true, 1.0, np.where(false, 0.0, np.nan))
+            (term,) = self.terms
+            numbers = term.shape.root.numbers(term.scope(table, vm))
         return numbers if isinstance(numbers, np.ndarray) else np.full(table.rows, numbers)
+
+    def _true(self, table: Columns, vm: Mapping[str, Any]) -> Mask:
+        return tree.every(term.shape.root.true(term.scope(table, vm)) for term in self.terms)
+
+    def _false(self, table: Columns, vm: Mapping[str, Any]) -> Mask:
+        return tree.some(term.shape.root.false(term.scope(table, vm)) for term in self.terms)
 
     def interpret(self, host: Mapping[str, Any], vm: Mapping[str, Any]) -> Value:
         """The value on one host: float, text, tuple of texts, or None for undefined. Truths are 1.0 and 0.0."""
@@ -166,11 +225,13 @@ def _parse(text: str, dialect: Dialect) -> Expression:
         from placement import opennebula  # it builds on this module
 
         return Expression(opennebula.parse(text), text)
-    return Expression(build(_parser(), text), text)
+    terms = _terms(text)
+    # What does not come apart is parsed as a whole, mistakes among it: then their places are right.
+    return Expression(None if terms else build(_parser(), text), text, terms=terms or ())
 
 
 # Some 200 bytes are kept for each character. Who sends ever new expressions must not fill our memory with them: each
-# of the two keeps 200 MB at most.
+# of the two keeps 200 MB at most, and shapes take another 100 MB.
 _parse_short = lru_cache(maxsize=4096)(_parse)
 _parse_long = lru_cache(maxsize=128)(_parse)
 
@@ -227,8 +288,105 @@ def build(parser: Lark, text: str) -> Node:
 
 @lru_cache(maxsize=1)
 def _parser() -> Lark:
+    return _lark(TreeBuilder())
+
+
+@lru_cache(maxsize=1)
+def _shape_parser() -> tuple[Lark, _ShapeBuilder]:
+    builder = _ShapeBuilder()
+    return _lark(builder), builder
+
+
+def _lark(builder: TreeBuilder) -> Lark:
     grammar = resources.files("placement").joinpath("grammar.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", transformer=TreeBuilder(), maybe_placeholders=False)
+    return Lark(grammar, parser="lalr", transformer=builder, maybe_placeholders=False)
+
+
+_TEXT = r'"(?:\\.|[^"\\])*"|' + r"'(?:\\.|[^'\\])*'"
+_LITERALS = re.compile(rf"({_TEXT}|(?<![\w.])(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)")
+_STRUCTURE = re.compile(rf"{_TEXT}|[][()?]|&&|\|\|")
+
+
+class _Shapes:
+    """The shapes seen last, up to ``_SHAPES_LENGTH`` characters of them. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, ...], Shape] = {}
+        self.length = 0
+        self.lock = Lock()
+
+    def of(self, key: tuple[str, ...], piece: str, literals: int) -> Shape | None:
+        """The shape of ``piece``; ``key`` is the same for all of its texts. None when it has none of its own."""
+        return self.known.get(key) or self._parse(key, piece, literals)
+
+    def _parse(self, key: tuple[str, ...], piece: str, literals: int) -> Shape | None:
+        with self.lock:
+            if key in self.known:
+                return self.known[key]
+            parser, builder = _shape_parser()
+            builder.literals = 0
+            try:
+                root = build(parser, piece)
+            except ExpressionError:
+                return None
+            if builder.literals != literals:
+                return None  # one of them is no operand, but the key in vm.labels["key"]
+            self.known[key] = shape = Shape(root)
+            self.length += sum(map(len, key))
+            while self.length > _SHAPES_LENGTH:
+                oldest = next(iter(self.known))
+                self.length -= sum(map(len, oldest))
+                del self.known[oldest]
+            return shape
+
+
+_shapes = _Shapes()
+
+
+def _terms(text: str) -> tuple[Term, ...] | None:
+    """The terms of the top-level ``&&``, by shapes; None when this way is not sure to mean what the grammar says."""
+    if len(text) > MAX_LENGTH:
+        return None
+    terms = []
+    pieces = _pieces(text)
+    for piece in pieces:
+        # Texts that are equal but for their literals, one by one of the same kind, have the same tree.
+        parts = _LITERALS.split(piece)
+        literals = tuple(map(_literal, parts[1::2]))
+        parts[1::2] = ["0" if type(literal) is float else '""' for literal in literals]
+        key = tuple(parts)
+        shape = _shapes.of(key, piece, len(literals)) if len(piece) <= _SHORT else None
+        if shape is None or (len(pieces) > 1 and shape.root.depth >= MAX_DEPTH):
+            return None
+        terms.append(Term(shape, literals))
+    return tuple(terms)
+
+
+def _pieces(text: str) -> list[str]:
+    """The text, cut at its top-level ``&&``; in one piece when a weaker operator is at the top."""
+    if "&&" not in text:
+        return [text]
+    pieces, begin, depth = [], 0, 0
+    for found in _STRUCTURE.finditer(text):
+        word = found[0]
+        if word in ("(", "["):
+            depth += 1
+        elif word in (")", "]"):
+            depth -= 1
+        elif depth == 0 and word in ("||", "?"):
+            return [text]
+        elif depth == 0 and word == "&&":
+            pieces.append(text[begin : found.start()])
+            begin = found.end()
+        if depth < 0:
+            return [text]
+    return [*pieces, text[begin:]]
+
+
+def _literal(word: str) -> float | str:
+    if word[0] not in "\"'":
+        return float(word)
+    return text_of(word) if "\\" in word else word[1:-1]
 
 
 class _Mistake(Exception):
@@ -255,7 +413,7 @@ def spanning(node: Node, start: int, end: int) -> Node:
     return wider
 
 
-def text_of(token: Token) -> str:
+def text_of(token: str) -> str:
     """What a quoted text stands for."""
     escapes = {"n": "\n", "t": "\t"}
     return re.sub(r"\\(.)", lambda found: escapes.get(found[1], found[1]), str(token)[1:-1], flags=re.DOTALL)
@@ -364,15 +522,30 @@ class TreeBuilder(Transformer[Token, Node]):
         return spanning(inner, start_of(opening), end_of(closing))
 
 
+@v_args(inline=True)
+class _ShapeBuilder(TreeBuilder):
+    """The same tree with places for its literals, numbered in the order of the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.literals = 0
+
+    def number(self, token: Token) -> Node:
+        return self._place(token, numeric=True)
+
+    def text(self, token: Token) -> Node:
+        return self._place(token, numeric=False)
+
+    def _place(self, token: Token, *, numeric: bool) -> Node:
+        index, self.literals = self.literals, self.literals + 1
+        return tree.Literal(start_of(token), end_of(token), index, numeric=numeric)
+
+
 def _flat(kind: type[tree.And] | type[tree.Or], left: Node, right: Node) -> Node:
     parts: list[Node] = []
     for side in (left, right):
         parts.extend(side.children if type(side) is kind and side.children else (side,))
     return kind(left.start, right.end, parts)
-
-
-def _full(mask: Mask, rows: int) -> Bools:
-    return mask if isinstance(mask, np.ndarray) else np.full(rows, mask, dtype=np.bool_)
 
 
 def _once(errors: list[ExpressionError]) -> list[ExpressionError]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from placement.column import Column, Floats
-from placement.tree import CONSUMED, Node
+from placement.tree import CONSUMED, Kept
 from placement.value import AttributeValue, Value
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class HostTable:
     def __init__(self, rows: int, columns: Mapping[str, Column]) -> None:
         self._rows = rows
         self._columns = dict(columns)
-        self._kept: dict[tuple[int, str], tuple[Node, Any]] = {}
+        self._kept: Kept = {}
         for name in CONSUMED & columns.keys():
             self._columns[name] = Column(numbers=_numbers(columns[name], rows))
 
@@ -52,7 +52,7 @@ class HostTable:
         return frozenset(self._columns)
 
     @property
-    def kept(self) -> dict[tuple[int, str], tuple[Node, Any]]:
+    def kept(self) -> Kept:
         """Results of expressions that only read what never changes; shared by all copies."""
         return self._kept
 

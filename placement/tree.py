@@ -11,7 +11,7 @@ undefined where neither holds. Each mask is computed only when somebody asks for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -21,6 +21,11 @@ from placement.value import Value, arithmetic, compare, glob, member, normal, nu
 
 CONSUMED = frozenset({"cpu_free", "mem_free_mb", "disk_free_gb", "gpu_free", "running_vms"})
 """The host attributes that change when a VM is placed. All others are the same for a whole round."""
+
+
+Kept = dict[tuple[object, ...], tuple[object, Any]]
+"""Results by the identity of what computed them, what was asked of it, and the literals in it; each with that whose
+identity it is."""
 
 
 class Columns(Protocol):
@@ -34,31 +39,58 @@ class Columns(Protocol):
         """An attribute of all hosts, None when no host has it."""
 
     @property
-    def kept(self) -> dict[tuple[int, str], tuple[Node, Any]]:
+    def kept(self) -> Kept:
         """Results that hold as long as the table's unconsumed attributes do."""
 
 
 class Scope:
-    """The hosts and the VM that an expression is evaluated for."""
+    """The hosts, the VM and the literals that an expression is evaluated for."""
 
-    __slots__ = ("keep", "table", "vm")
+    __slots__ = ("_found", "keep", "literals", "table", "vm")
 
-    def __init__(self, table: Columns, vm: Mapping[str, Any], *, keep: bool = True) -> None:
+    def __init__(
+        self,
+        table: Columns,
+        vm: Mapping[str, Any],
+        *,
+        literals: Sequence[float | str] = (),
+        keep: bool = True,
+    ) -> None:
         self.table = table
         self.vm = vm
+        self.literals = literals
         self.keep = keep
+        self._found: dict[tuple[Node, str], Any] = {}
+
+    def once(self, node: Node, meaning: str, compute: Callable[[Scope], Any]) -> Any:
+        """The result of a node, computed once for this scope."""
+        key = (node, meaning)
+        if key not in self._found:
+            self._found[key] = compute(self)
+        return self._found[key]
 
     def kept(self, node: Node, meaning: str, compute: Callable[[Scope], Any]) -> Any:
         """The result of a node that nothing consumed or of the VM goes into: computed once per table."""
-        key = (id(node), meaning)
+        key = (id(node), meaning, *[self.literals[index] for index in node.literals])
         found = self.table.kept.get(key)
         if found is None:
-            # The node is stored along with its result, so that its id cannot be given to another one.
-            found = (node, compute(Scope(self.table, self.vm, keep=False)))
-            if len(self.table.kept) >= max(64, 32_000_000 // max(1, self.table.rows)):
-                self.table.kept.clear()
-            self.table.kept[key] = found
+            alone = Scope(self.table, self.vm, literals=self.literals, keep=False)
+            return keep(self.table, key, node, compute(alone))
         return found[1]
+
+
+_SHALLOW = 6
+"""Nodes above more levels than this are evaluated once only in a scope: a condition is asked both where it is true
+and where it is false, and so is each condition in it; without an end to that, the time doubles with every level."""
+
+
+def keep(table: Columns, key: tuple[object, ...], owner: object, result: Any) -> Any:
+    """Keep a result whose key begins with the id of ``owner``, which is kept along with it: so nobody else gets that
+    id meanwhile. Answers the result."""
+    if len(table.kept) >= max(64, 32_000_000 // max(1, table.rows)):
+        table.kept.clear()
+    table.kept[key] = (owner, result)
+    return result
 
 
 class Node:
@@ -67,7 +99,7 @@ class Node:
     Subclasses define ``interpret`` and either ``_value`` (numbers, texts) or ``_true``/``_false`` (truths).
     """
 
-    __slots__ = ("children", "depth", "end", "hosts", "start", "static", "vms")
+    __slots__ = ("children", "depth", "end", "hosts", "literals", "start", "static", "vms")
     constant: ClassVar[bool] = False
 
     def __init__(self, start: int, end: int, children: Iterable[Node] = ()) -> None:
@@ -76,6 +108,7 @@ class Node:
         self.children = tuple(children)
         self.hosts: frozenset[str] = frozenset().union(*(child.hosts for child in self.children))
         self.vms: frozenset[str] = frozenset().union(*(child.vms for child in self.children))
+        self.literals: tuple[int, ...] = tuple(index for child in self.children for index in child.literals)
         self.depth: int = 1 + max((child.depth for child in self.children), default=0)
         self.static = bool(self.children and self.hosts) and not self.vms and not self.hosts & CONSUMED
 
@@ -93,18 +126,24 @@ class Node:
         """Where this is certainly true."""
         if self.static and scope.keep:
             return scope.kept(self, "true", self._true)  # type: ignore[no-any-return]
+        if self.depth > _SHALLOW:
+            return scope.once(self, "true", self._true)  # type: ignore[no-any-return]
         return self._true(scope)
 
     def false(self, scope: Scope) -> Mask:
         """Where this is certainly false."""
         if self.static and scope.keep:
             return scope.kept(self, "false", self._false)  # type: ignore[no-any-return]
+        if self.depth > _SHALLOW:
+            return scope.once(self, "false", self._false)  # type: ignore[no-any-return]
         return self._false(scope)
 
     def value(self, scope: Scope) -> Values:
         """The value on each host."""
         if self.static and scope.keep:
             return scope.kept(self, "value", self._value)  # type: ignore[no-any-return]
+        if self.depth > _SHALLOW:
+            return scope.once(self, "value", self._value)  # type: ignore[no-any-return]
         return self._value(scope)
 
     def numbers(self, scope: Scope) -> Floats | float:
@@ -157,6 +196,21 @@ class Constant(Node):
         return self.constant_value
 
 
+class Literal(Node):
+    """The place of a number or a text in a tree that many texts share; the scope says which one stands there."""
+
+    __slots__ = ("index", "numeric")
+
+    def __init__(self, start: int, end: int, index: int, *, numeric: bool) -> None:
+        super().__init__(start, end)
+        self.index = index
+        self.numeric = numeric
+        self.literals = (index,)
+
+    def _value(self, scope: Scope) -> Values:
+        return scope.literals[self.index]
+
+
 class HostName(Node):
     """An attribute of the host."""
 
@@ -205,10 +259,10 @@ class And(Truth):
         return number_of(False if False in truths else None if None in truths else True)
 
     def _true(self, scope: Scope) -> Mask:
-        return _all(child.true(scope) for child in self.children)
+        return every(child.true(scope) for child in self.children)
 
     def _false(self, scope: Scope) -> Mask:
-        return _any(child.false(scope) for child in self.children)
+        return some(child.false(scope) for child in self.children)
 
 
 class Or(Truth):
@@ -221,10 +275,10 @@ class Or(Truth):
         return number_of(True if True in truths else None if None in truths else False)
 
     def _true(self, scope: Scope) -> Mask:
-        return _any(child.true(scope) for child in self.children)
+        return some(child.true(scope) for child in self.children)
 
     def _false(self, scope: Scope) -> Mask:
-        return _all(child.false(scope) for child in self.children)
+        return every(child.false(scope) for child in self.children)
 
 
 class Not(Truth):
@@ -458,7 +512,8 @@ def _column(numbers: Any, scope: Scope) -> Values:
     return None if math.isnan(number) else number
 
 
-def _all(masks: Iterable[Mask]) -> Mask:
+def every(masks: Iterable[Mask]) -> Mask:
+    """Where all of them hold."""
     result: Mask = True
     for mask in masks:
         if mask is False:
@@ -467,7 +522,8 @@ def _all(masks: Iterable[Mask]) -> Mask:
     return result
 
 
-def _any(masks: Iterable[Mask]) -> Mask:
+def some(masks: Iterable[Mask]) -> Mask:
+    """Where at least one of them holds."""
     result: Mask = False
     for mask in masks:
         if mask is True:

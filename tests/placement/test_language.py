@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from placement import language
-from placement.language import FUNCTIONS, ExpressionError, parse, unknown_names
+from placement.language import FUNCTIONS, Expression, ExpressionError, parse, unknown_names
+from placement.program import Program
 from placement.table import HostTable
 from placement.value import truth_of
 
@@ -173,6 +174,77 @@ def assert_agree(text: str, rows: list, vm: dict) -> None:
         assert expression.truth(table, vm).tolist() == [truth is True for truth in truths]
         assert expression.undefined(table, vm).tolist() == [truth is None for truth in truths]
         np.testing.assert_array_equal(expression.score(table, vm), scores)
+    assert_programs_agree(expression, table, vm, truths, scores)
+
+
+def assert_programs_agree(
+    expression: Expression, table: HostTable, vm: dict, truths: list, scores: list
+) -> None:
+    """What decisions use says the same: for all hosts, for some, and for some of those."""
+    rows = np.arange(len(table))[::2]
+    with np.errstate(all="ignore"):
+        for wanted, meaning in ((True, "true"), (False, "false")):
+            program = Program(expression.root, meaning)
+            expected = np.array([truth is wanted for truth in truths])
+            for _ in range(2):
+                assert np.broadcast_to(program.whole(table, (), vm), len(table)).tolist() == expected.tolist()
+            some = program.bind(table, (), vm, rows)
+            assert np.broadcast_to(some.now(), len(rows)).tolist() == expected[rows].tolist()
+            fewer = some.narrow(np.array([0]))
+            assert np.broadcast_to(fewer.now(), 1).tolist() == expected[:1].tolist()
+        number = Program(expression.root, "number")
+        some = number.bind(table, (), vm, rows)
+        np.testing.assert_array_equal(np.broadcast_to(some.now(), len(rows)), np.array(scores)[rows])
+        np.testing.assert_array_equal(np.broadcast_to(some.narrow(np.array([0])).now(), 1), scores[:1])
+        together = np.ones(len(table), dtype=bool)
+        for term in expression.terms:  # these have places for literals
+            together &= term.shape.truth.whole(table, term.literals, vm)
+        assert together.tolist() == [truth is True for truth in truths]
+        if len(expression.terms) == 1:
+            term = expression.terms[0]
+            numbers = term.shape.number.bind(table, term.literals, vm, rows).now()
+            np.testing.assert_array_equal(np.broadcast_to(numbers, len(rows)), np.array(scores)[rows])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("n < 1 && s == 'a'", 'n < 2.5e1 && s == "b"'),
+        ("-1 - -n", "-2 - -n"),
+        ("n / 2", "n / 0"),
+        ('"a" in l', '"b" in l'),
+        ("(n > 1 ? 2 : 3) % 4", "(n > 7 ? 0 : 1) % 0"),
+        (r's == "a\"b"', 's == "1 && 2"'),
+        ('vm.labels["a"] == "1"', 'vm.labels["b"] == "1"'),
+        ("n in [1, 2]", "n in [3, 4]"),
+        ('n == 1 || s == "a"', 'n == 2 || s == "b"'),
+    ],
+)
+def test_texts_that_differ_in_literals_only_do_not_take_each_others_values(first: str, second: str) -> None:
+    rows = [
+        {"n": number, "s": text, "l": [text]}
+        for number, text in ((1, "a"), (2, "b"), (3, "1 && 2"), (8, 'a"b'))
+    ]
+    vm = {"labels": {"a": "1", "b": "2"}}
+    for text in (first, second, first):
+        assert_agree(text, rows, vm)
+
+
+def test_texts_of_one_shape_share_their_code() -> None:
+    first, second = parse("cpu_free > 1 && site == 'a'"), parse("cpu_free > 22 && site == 'other'")
+    assert [term.shape for term in first.terms] == [term.shape for term in second.terms]
+    assert [term.literals for term in second.terms] == [(22.0,), ("other",)]
+    third = parse("cpu_free > 'a' && site == 'other'")
+    assert third.terms[0].shape is not first.terms[0].shape, "another kind of literal"
+
+
+def test_the_place_in_a_text_is_its_own_though_its_shape_was_seen() -> None:
+    parse("nonsuch < 1")
+    (warning,) = unknown_names(parse("4 > 123456 && nonsuch < 2"), {"cpu_free"})
+    assert (warning.offset, warning.column) == (14, 15)
+    with pytest.raises(ExpressionError) as caught:
+        parse("cpu_free > 123456 && cpu_free > && 1")
+    assert caught.value.offset == 32
 
 
 def test_conjuncts_are_the_terms_of_the_top_level_and_with_their_own_text() -> None:
@@ -264,6 +336,14 @@ def test_absurd_nesting_is_an_error_or_a_value_but_never_a_crash(text: str) -> N
         assert expression.interpret({}, {}) == 1.0
 
 
+@pytest.mark.parametrize("level", ["({} ? b : c)", "({} == b)", "(!{} || b)", "({} + b > c)"])
+def test_nested_conditions_do_not_take_twice_as_long_with_every_level(level: str) -> None:
+    text = "cpu_free"
+    for _ in range(45):
+        text = level.format(text)
+    assert_agree(text, [{"cpu_free": 1, "b": 1, "c": 0}, {"cpu_free": 0, "b": 1}], {})
+
+
 def test_expression_that_is_too_long_is_refused() -> None:
     with pytest.raises(ExpressionError, match="longer than 8192 characters"):
         parse("a" * 8193)
@@ -312,7 +392,11 @@ def test_the_memory_of_parsed_expressions_is_bounded() -> None:
     """Anybody who may ask for a VM may send ever new expressions: 200 bytes are kept for each character."""
     most = language._SHORT * language._parse_short.cache_parameters()["maxsize"]
     most += language.MAX_LENGTH * language._parse_long.cache_parameters()["maxsize"]
-    assert 200 * most <= 450e6
+    assert 200 * (most + language._SHAPES_LENGTH) <= 550e6
+    for number in range(3 * language._SHAPES_LENGTH // 200):
+        parse(f"{'a' * 180}{number} > 1")
+    assert language._shapes.length <= language._SHAPES_LENGTH
+    assert language._shapes.length == sum(len(part) for key in language._shapes.known for part in key)
     long = " || ".join(["a"] * 200)
     assert parse(long) is parse(long)
     assert parse("a > 1") is parse("a > 1")
