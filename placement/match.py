@@ -3,20 +3,25 @@
 Sequential semantics: every placement sees the ones before it. Every host is considered. Ties go to the lowest
 index, so that equal input gives equal output. A pure function of its arguments, but for the table, which it
 consumes: pass ``table.copy()``.
+
+How it is fast: what equal requests share is a ``_Kind``, which keeps the hosts that can still come into question and
+all of the rank that stands still on them. Its invariant: *every feasible host is among its rows*. It holds without
+any care for what other kinds do, because during a round hosts only get fuller. A row may be there in vain; so the
+best one is looked at once more before it is taken, and dropped when it has become too full.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from placement.column import Bools, Floats
-from placement.language import Expression, ExpressionError, parse
+from placement.language import ExpressionError, Shape, Term, parse
+from placement.program import Bound, Indices
 from placement.table import HostTable
-from placement.tree import CONSUMED
 
 CAPACITY = ("cpu_free", "mem_free_mb", "disk_free_gb", "gpu_free")
 """What a VM takes of a host."""
@@ -68,138 +73,325 @@ Eligible = Callable[[Request], Bools | None] | Bools | None
 """Which hosts may be looked at: a mask, a mask per request, or None for all."""
 
 
-def match(table: HostTable, requests: Sequence[Request], *, eligible: Eligible = None) -> list[Decision]:
-    """Decide for each request in turn. Consumes ``table``; one Decision per request, in their order."""
-    matcher = Matcher(table)
-    decisions = []
-    for request in requests:
-        mask = eligible(request) if callable(eligible) else eligible
-        decisions.append(matcher.place(request, mask))
-    return decisions
+def match(
+    table: HostTable, requests: Sequence[Request], *, eligible: Eligible = None, runners_up: bool = True
+) -> list[Decision]:
+    """Decide for each request in turn. Consumes ``table``; one Decision per request, in their order.
+
+    ``runners_up=False`` does not look for the second best.
+    """
+    matcher = Matcher(table, runners_up=runners_up)
+    if callable(eligible):
+        return [matcher.place(request, eligible(request)) for request in requests]
+    return matcher.place_all(requests, eligible)
 
 
 def feasible(table: HostTable, request: Request) -> Bools:
     """Which hosts have the capacity and satisfy the requirement now. Raises ExpressionError."""
-    return _Judgement(table, request).feasible(table)
-
-
-class _Judgement:
-    """What equal requests share: the part of the answer that no placement changes, and the rest as code."""
-
-    __slots__ = ("attributes", "changing", "needs", "rank", "still", "still_score")
-
-    def __init__(self, table: HostTable, request: Request) -> None:
-        self.attributes = request.attributes
-        self.needs: list[tuple[Floats, float]] = []
-        self.changing: list[Expression] = []
-        self.still: Bools = np.ones(len(table), dtype=np.bool_)
-        for name, amount in request.needs():
-            if amount <= 0:
-                continue
-            numbers = table.numbers(name)
-            if numbers is None:
-                self.still = np.zeros(len(table), dtype=np.bool_)  # a capacity nobody reports is nowhere
-            else:
-                self.needs.append((numbers, amount))
-            limit = table.numbers(LIMITS[name]) if name in LIMITS else None
-            if limit is not None:
-                self.still &= ~(limit < amount)
-        for term in parse(request.requirement).conjuncts() if request.requirement else ():
-            if term.host_names & CONSUMED:
-                self.changing.append(term)
-            else:
-                self.still &= term.truth(table, request.attributes)
-        self.rank = parse(request.rank) if request.rank else None
-        self.still_score: Floats | None = None
-        if self.rank is None:
-            self.still_score = np.zeros(len(table))
-        elif not self.rank.host_names & CONSUMED:
-            self.still_score = _lowest_for_undefined(self.rank.score(table, request.attributes))
-
-    def feasible(self, table: HostTable) -> Bools:
-        mask = self.still.copy()
-        for numbers, amount in self.needs:
-            mask &= numbers >= amount  # NaN, undefined, is never enough
-        for term in self.changing:
-            mask &= term.truth(table, self.attributes)
-        return mask
-
-    def score(self, table: HostTable) -> Floats:
-        if self.still_score is not None:
-            return self.still_score
-        assert self.rank is not None  # noqa: S101 - no rank is a score that stands still
-        return _lowest_for_undefined(self.rank.score(table, self.attributes))
+    wish = _Wish(request)
+    mask = _Room(table, {}, [amount for _, amount in request.needs()]).mask
+    with np.errstate(all="ignore"):
+        for term in (*wish.still, *wish.changing):
+            mask = mask & term.shape.truth.whole(table, term.literals, request.attributes)
+    return mask
 
 
 class Matcher:
     """A round over one table, for callers that must act between two requests (``match`` for all others).
 
-    Keeps what equal requests share, so that a queue of many VMs of few kinds costs little. Consumes ``table``.
+    Keeps what equal requests share, so that a queue of many VMs of few kinds costs little. Consumes ``table``; nobody
+    else may make its hosts emptier meanwhile. ``runners_up=False`` does not look for the second best.
     """
 
-    def __init__(self, table: HostTable) -> None:
+    def __init__(self, table: HostTable, *, runners_up: bool = True) -> None:
         self.table = table
-        self.judgements: dict[object, _Judgement] = {}
-        self.vm_names: dict[tuple[str | None, str | None], frozenset[str]] = {}
-        self.keep = max(64, 256_000_000 // max(1, 9 * len(table)))
+        self.runners_up = runners_up
+        names = (*CAPACITY, "running_vms")
+        self._cells = {
+            name: _cells(numbers) for name in names if (numbers := table.numbers(name)) is not None
+        }
+        self._wishes: dict[tuple[str | None, str | None], _Wish] = {}
+        self._kinds: dict[object, _Kind | None] = {}
+        self._held = 0
+        self._rooms: dict[tuple[float, ...], _Room] = {}
+        self._placed = 0
+
+    def compile(self, request: Request) -> None:
+        """Read and compile its expressions ahead of its turn. Raises ExpressionError."""
+        self._wish(request)
 
     def place(self, request: Request, eligible: Bools | None = None) -> Decision:
         """Decide for one request. ``eligible``: which hosts may be looked at, None for all."""
-        if not len(self.table):
-            return Decision(request.id, None)
+        with np.errstate(all="ignore"):
+            return self._place(request, eligible)
+
+    def place_all(self, requests: Sequence[Request], eligible: Bools | None = None) -> list[Decision]:
+        """Decide for each in turn."""
+        with np.errstate(all="ignore"):
+            return [self._place(request, eligible) for request in requests]
+
+    def _place(self, request: Request, eligible: Bools | None) -> Decision:
         try:
-            judgement = self._judgement(request)
+            kind = self._kind(request)
         except ExpressionError as error:
             return Decision(request.id, None, error=str(error))
-        candidates = judgement.feasible(self.table)
-        if eligible is not None:
-            candidates &= eligible
-        score = judgement.score(self.table)
-        ordered = np.where(candidates, score, -np.inf)
-        host = _best(ordered, candidates)
-        if host is None:
+        if not kind.rows.size:
             return Decision(request.id, None)
-        ordered[host] = -np.inf
-        candidates[host] = False
-        runner_up = _best(ordered, candidates)
-        ranks = [_rank(score, index) if request.rank else None for index in (host, runner_up)]
-        self.table.take(host, request)
-        return Decision(request.id, host, ranks[0], runner_up, ranks[1])
+        values = kind.values(eligible)
+        rank = second = second_rank = None
+        at = kind.best(values)
+        if at is None:
+            # Nobody is left whose rank is more than minus infinity. Who has none comes last, but comes.
+            host = kind.unranked(eligible)
+            if host is None:
+                return Decision(request.id, None)
+            if self.runners_up:
+                second = kind.unranked(eligible, but=host)
+        else:
+            host, rank = kind.rows.item(at), values.item(at)
+            if self.runners_up:
+                values[at] = -np.inf
+                next_at = kind.best(values)
+                if next_at is not None:
+                    second, second_rank = kind.rows.item(next_at), values.item(next_at)
+                else:
+                    second = kind.unranked(eligible, but=host)
+                values[at] = rank
+        kind.take(host)
+        self._placed += 1
+        if not request.rank:
+            rank = second_rank = None
+        return Decision(request.id, host, rank, second, second_rank)
 
-    def _judgement(self, request: Request) -> _Judgement:
+    def _wish(self, request: Request) -> _Wish:
         texts = (request.requirement, request.rank)
-        names = self.vm_names.get(texts)
-        if names is None:
-            expressions = [parse(text) for text in texts if text]
-            names = self.vm_names[texts] = frozenset().union(*(found.vm_names for found in expressions))
-        read = tuple((name, _frozen(request.attributes.get(name))) for name in names)
-        key = (request.cpu, request.mem_mb, request.disk_gb, request.gpus, texts, read)
-        found = self.judgements.get(key)
+        found = self._wishes.get(texts)
         if found is None:
-            if len(self.judgements) >= self.keep:
-                self.judgements.clear()
-            found = self.judgements[key] = _Judgement(self.table, request)
+            found = self._wishes[texts] = _Wish(request)
         return found
 
+    def _kind(self, request: Request) -> _Kind:
+        amounts = (request.cpu, request.mem_mb, request.disk_gb, request.gpus)
+        key: tuple[object, ...] = (request.requirement, request.rank, amounts)
+        kind = self._kinds.get(key)
+        if kind is None:
+            wish = self._wish(request)
+            if wish.vm_names:
+                key = (*key, *[_frozen(request.attributes.get(name)) for name in wish.vm_names])
+                kind = self._kinds.get(key)
+        if kind is not None:
+            if kind.stale or len(kind.full) >= _MOST_FULL:
+                kind.refresh()
+            return kind
+        kind = _Kind(self.table, wish, request, self._room(amounts))
+        # Who comes for the first time is not kept: most expressions of somebody's own do not come again.
+        again = key in self._kinds
+        self._kinds[key] = kind if again else None
+        if again:
+            self._held += kind.size
+            if self._held > _MOST_HELD:
+                self._kinds.clear()
+                self._held = 0
+        return kind
 
-def _best(ordered: Floats, candidates: Bools) -> int | None:
-    """The lowest index of the highest score among the candidates; others have minus infinity."""
-    index = int(ordered.argmax())
-    if candidates[index]:
-        return index
-    # A candidate may itself score minus infinity (undefined); then the first of them wins.
-    index = int(candidates.argmax())
-    return index if candidates[index] else None
+    def _room(self, amounts: tuple[float, ...]) -> _Room:
+        room = self._rooms.get(amounts)
+        if room is None:
+            if len(self._rooms) >= _MOST_ROOMS:
+                self._rooms.clear()
+            room = self._rooms[amounts] = _Room(self.table, self._cells, amounts)
+        if room.looked + _ROOM_AGE < self._placed:
+            room.look()
+            room.looked = self._placed
+        return room
 
 
-def _rank(score: Floats, index: int | None) -> float | None:
-    if index is None or score[index] == -np.inf:
-        return None
-    return float(score[index])
+_MOST_HELD = 64_000_000
+"""How many numbers the kinds of a round may hold in all."""
+
+_MOST_ROOMS = 1000
+
+_ROOM_AGE = 128
+"""After so many placements it is worth looking again who has room."""
+
+_MOST_FULL = 8
+"""After so many rows that turned out too full, it is worth dropping all that are."""
+
+Cells = MutableSequence[float]
+"""A column for reading and writing single cells, which is three times as fast as through numpy."""
 
 
-def _lowest_for_undefined(score: Floats) -> Floats:
-    return np.where(np.isnan(score), -np.inf, score)
+class _Wish:
+    """A requirement and a rank, read: the terms that stand still, and those that placements change."""
+
+    __slots__ = ("changing", "rank", "still", "vm_names")
+
+    def __init__(self, request: Request) -> None:
+        requirement = parse(request.requirement) if request.requirement else None
+        rank = parse(request.rank) if request.rank else None
+        terms = requirement.terms if requirement else ()
+        self.still = tuple(term for term in terms if not term.shape.truth.changes)
+        self.changing = tuple(term for term in terms if term.shape.truth.changes)
+        self.rank: Term | None = None
+        if rank:
+            self.rank = rank.terms[0] if len(rank.terms) == 1 else Term(Shape(rank.root))
+            _ = self.rank.shape.number  # compiled now, not when somebody waits
+        read = [expression.vm_names for expression in (requirement, rank) if expression]
+        self.vm_names = tuple(sorted(frozenset[str]().union(*read)))
+
+
+class _Room:
+    """The hosts with room for certain amounts. ``mask`` is as of ``looked`` placements; no other host has room now."""
+
+    __slots__ = ("_limits", "_needs", "looked", "mask", "needs", "takes")
+
+    def __init__(self, table: HostTable, cells: Mapping[str, Cells], amounts: Sequence[float]) -> None:
+        asked = tuple(zip(CAPACITY, amounts, strict=True))
+        takes = ((name, amount) for name, amount in (*asked, ("running_vms", -1.0)) if amount)
+        self.takes = [(cells[name], amount) for name, amount in takes if name in cells]
+        self.needs = [(column, amount) for column, amount in self.takes if amount > 0]
+        self._needs: list[tuple[Floats, float]] = []
+        self._limits = np.ones(len(table), dtype=np.bool_)
+        self.looked = 0
+        for name, amount in asked:
+            if amount <= 0:
+                continue
+            numbers = table.numbers(name)
+            if numbers is None:
+                self._limits[:] = False  # a capacity nobody reports is nowhere
+            else:
+                self._needs.append((numbers, amount))
+            limit = table.numbers(LIMITS[name]) if name in LIMITS else None
+            if limit is not None:
+                self._limits &= ~(limit < amount)
+        self.look()
+
+    def look(self) -> None:
+        """See who has room now."""
+        self.mask = self._limits
+        for numbers, amount in self._needs:
+            self.mask = self.mask & (numbers >= amount)  # NaN, undefined, is never enough
+
+    def at(self, rows: Indices) -> Bools:
+        """Which of these hosts, that once had room, have it now."""
+        mask = np.ones(rows.size, dtype=np.bool_)
+        for numbers, amount in self._needs:
+            mask &= numbers.take(rows) >= amount
+        return mask
+
+
+class _Kind:
+    """What equal requests share: the hosts in question, and what of the rank stands still on them.
+
+    ``rows``: every host that could be chosen is among them, lowest index first.
+    """
+
+    __slots__ = ("_changing", "_rank", "_room", "_values", "full", "rows", "stale")
+
+    def __init__(self, table: HostTable, wish: _Wish, request: Request, room: _Room) -> None:
+        vm = request.attributes
+        mask = room.mask
+        for term in wish.still:
+            mask = mask & term.shape.truth.whole(table, term.literals, vm)
+        self.rows: Indices = mask.nonzero()[0]
+        self.full: list[int] = []
+        self.stale = False
+        self._room = room
+        self._changing: list[Bound] = []
+        self._rank: Bound | None = None
+        self._values: Floats | None = None
+        if not self.rows.size:
+            return
+        for term in wish.changing:
+            self._changing.append(term.shape.truth.bind(table, term.literals, vm, self.rows))
+        if wish.rank is None:
+            self._values = np.zeros(self.rows.size)
+            return
+        number = wish.rank.shape.number
+        self._rank = number.bind(table, wish.rank.literals, vm, self.rows)
+        if not number.changes:
+            # Its own copy, as rows are written off in it.
+            self._values, self._rank = np.array(self._ranks()), None
+
+    @property
+    def size(self) -> int:
+        """About how many numbers it holds."""
+        return self.rows.size * (4 + 2 * len(self._changing))
+
+    def refresh(self) -> None:
+        """Drop the rows that have become too full."""
+        self.full, self.stale = [], False
+        which = self._room.at(self.rows).nonzero()[0]
+        self.rows = self.rows.take(which)
+        self._changing = [truth.narrow(which) for truth in self._changing]
+        if self._rank is not None:
+            self._rank = self._rank.narrow(which)
+        if self._values is not None:
+            self._values = self._values.take(which)
+
+    def values(self, eligible: Bools | None) -> Floats:
+        """The rank of each row now; minus infinity for those that are out of the question, NaN where undefined."""
+        if self._values is not None:
+            values = self._values
+        else:
+            values = self._ranks()
+            if self.full:
+                values[self.full] = -np.inf
+        for truth in self._changing:
+            values = np.where(truth.now(), values, -np.inf)
+        if eligible is not None:
+            values = np.where(eligible.take(self.rows), values, -np.inf)
+        return values
+
+    def best(self, values: Floats) -> int | None:
+        """Which row has the highest rank and room; None when none has more than minus infinity.
+
+        Rows that are found out to be without rank or room are written off in ``values``.
+        """
+        while True:
+            at = int(values.argmax())
+            value = values.item(at)
+            if value == -np.inf:
+                return None
+            if value != value:
+                values[np.isnan(values)] = -np.inf
+                continue
+            host = self.rows.item(at)
+            for cells, amount in self._room.needs:
+                if not cells[host] >= amount:
+                    break
+            else:
+                return at
+            values[at] = -np.inf
+            self._room.mask[host] = False
+            self.full.append(at)
+
+    def unranked(self, eligible: Bools | None, but: int | None = None) -> int | None:
+        """The first host that could be chosen if ranks did not matter."""
+        which = self._room.at(self.rows)
+        self.stale = True
+        for truth in self._changing:
+            which &= truth.now()
+        if eligible is not None:
+            which &= eligible.take(self.rows)
+        if but is not None:
+            which &= self.rows != but
+        at = int(which.argmax())
+        return self.rows.item(at) if which[at] else None
+
+    def _ranks(self) -> Floats:
+        assert self._rank is not None  # noqa: S101 - without a rank the values stand still
+        ranks = self._rank.now()
+        return ranks if isinstance(ranks, np.ndarray) else np.full(self.rows.size, ranks, dtype=np.float64)
+
+    def take(self, host: int) -> None:
+        """Place a VM."""
+        for cells, amount in self._room.takes:
+            cells[host] -= amount
+
+
+def _cells(numbers: Floats) -> Cells:
+    return cast(Cells, memoryview(numbers))  # type: ignore[arg-type]
 
 
 def _frozen(value: object) -> object:

@@ -114,6 +114,68 @@ def test_match_equals_the_plain_greedy(rows: list, requests: list, eligible: lis
     assert [matcher.place(request, mask) for request in requests] == expected
 
 
+requirements = [
+    None,
+    "running_vms < 4",
+    'cpu_free > 1 && site != "cloud"',
+    "cpu_free % 2 == 1",  # true again when one more is taken
+    '(cpu_free > 2 ? site : "campus") == "campus"',  # a text that changes: no numpy code
+    "mem_free_mb / cpu_free >= vm.share",
+    'site in vm.labels || defined(price_hour) && "avx2" in cpu_flags',
+]
+ranks = [
+    None,
+    "1 / running_vms",  # undefined on an empty host
+    "cpu_free - 0.5 * mem_free_mb",
+    "-cpu_free % 3",
+    "price_hour",
+    "price_hour > 0.01 ? min(cpu_free, mem_free_mb) : -1e999",
+    "size(cpu_flags) * cpu_free",
+    '(cpu_free > 2 ? site : "campus") == "cloud"',
+    "1e999 - 1e999",
+    "2",
+]
+repeated = st.lists(
+    st.builds(
+        Request,
+        id=st.just("vm"),
+        cpu=st.integers(0, 2),
+        mem_mb=st.integers(0, 2),
+        gpus=st.sampled_from([0, 0, 1]),
+        requirement=st.sampled_from(requirements),
+        rank=st.sampled_from(ranks),
+        attributes=st.sampled_from([{}, {"share": 1, "labels": {"cloud": "x"}}]),
+    ),
+    min_size=1,
+    max_size=3,
+).flatmap(lambda kinds: st.lists(st.sampled_from(kinds), max_size=40))
+
+
+@settings(max_examples=400, deadline=None)
+@given(rows_strategy, repeated, st.booleans())
+def test_kinds_that_come_again_are_placed_as_if_they_were_new(
+    rows: list, requests: list, masked: bool
+) -> None:
+    mask = np.arange(len(rows)) % 3 != 1 if masked else None
+    eligible = [not masked or index % 3 != 1 for index in range(len(rows))]
+    expected = greedy(rows, requests, eligible)
+    table = HostTable.from_rows(rows)
+    assert match(table.copy(), requests, eligible=mask) == expected
+    alone = match(table.copy(), requests, eligible=mask, runners_up=False)
+    assert [(d.host, d.rank) for d in alone] == [(d.host, d.rank) for d in expected]
+    assert all(decision.runner_up is None for decision in alone)
+
+
+def test_kind_keeps_its_order_while_hosts_fill_up_and_rows_are_dropped() -> None:
+    rows = [{"cpu_free": 1 + index % 5, "mem_free_mb": 50, "price_hour": index % 7} for index in range(60)]
+    wants = ["cpu_free - price_hour", "-cpu_free", "-price_hour"]
+    requests = [
+        Request(str(number), 1 + number % 2, 1, rank=wants[number % 3], requirement="price_hour < 6")
+        for number in range(150)
+    ]
+    assert match(HostTable.from_rows(rows), requests) == greedy(rows, requests, [True] * 60)
+
+
 def hosts(*free: float, **more: object) -> HostTable:
     return HostTable.from_rows([{"cpu_free": cpu, "mem_free_mb": 1000, **more} for cpu in free])
 
