@@ -3,10 +3,10 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/isthmus/lab
 
-.PHONY: help setup demo test lint bench clean root
+.PHONY: help setup demo test lint bench bench-placement clean root
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: ## install what is missing: Debian packages (as root) and .venv
 	@scripts/setup
@@ -28,6 +28,9 @@ bench: root setup ## how long things take, against the goals; wants an idle mach
 
 root:
 	@[ "$$(id -u)" -eq 0 ] || { echo 'This makes network name spaces and needs root: sudo make $(MAKECMDGOALS)' >&2; exit 1; }
+
+bench-placement: setup ## the match beside a plain greedy in numpy and in C, every answer replayed; CLASSADS=1 adds HTCondor's
+	@$(PY) -m bench.placement $(if $(CLASSADS),--classads)
 
 clean: ## remove .venv, caches and the lab's guest image
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache $(CACHE)
