@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from broker import event, host, operation, vm
 from broker.actor import ADMIN, MEMBER, READER, SYSTEM, Actor
 from broker.broker import Broker
 from broker.errors import BrokerError, InvalidPolicy, NotFound
-from broker.store import BurstRow, HostRow, OperationRow, PolicyRow, VMRow
+from broker.store import BurstRow, HostRow, OperationRow, PolicyRow, SiteRow, VMRow
 from placement import burst
 from placement.burst import BurstDecision
 from placement.policy import Policy, PolicyError, Problem, parse
@@ -262,8 +263,6 @@ def _word(policy: Policy | None, state: burst.BurstState) -> str:
 
 def _unknown_sites(session: Session, policy: Policy) -> list[Problem]:
     """Sites of ``burst.to`` that do not exist, at their place in the file."""
-    from broker.store import SiteRow
-
     if policy.burst is None:
         return []
     known = set(session.scalars(select(SiteRow.name)))
@@ -276,16 +275,15 @@ def _unknown_sites(session: Session, policy: Policy) -> list[Problem]:
     return found
 
 
-def _position(text: str, word: str) -> tuple[int, int]:
-    for number, line in enumerate(text.split("\n"), 1):
-        place = line.find(word)
-        if place >= 0 and "to" in line:
-            return number, place + 1
-    for number, line in enumerate(text.split("\n"), 1):
-        place = line.find(word)
-        if place >= 0:
-            return number, place + 1
-    return 1, 1
+def _position(text: str, site: str) -> tuple[int, int]:
+    """Line and column of a site's name in the list ``to``, from 1."""
+    to = re.search(r"(?<![\w.-])to\s*:", text)
+    name = re.compile(rf"(?<![\w.-]){re.escape(site)}(?![\w.-])")
+    found = name.search(text, to.end() if to is not None else 0)
+    if found is None:
+        return 1, 1
+    before = text[: found.start()]
+    return before.count("\n") + 1, found.start() - before.rfind("\n")
 
 
 def _invalid(problems: Sequence[Problem]) -> InvalidPolicy:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
-from broker import event, flavor, image, keypair, network, operation, project
+from broker import event, flavor, image, keypair, network, operation, project, site
 from broker.actor import MEMBER, READER, Actor
 from broker.broker import Broker
 from broker.errors import (
@@ -268,8 +268,6 @@ def list_vms(
         query = query.where(VMRow.state == state)
     with broker.store.reading() as session:
         if site_ref:
-            from broker import site
-
             query = query.where(VMRow.site_id == site.find(session, site_ref).id)
         if after:
             last = session.get(VMRow, after)
