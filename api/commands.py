@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -59,6 +60,7 @@ burst:
 _ONLY_MINE = 0o077
 """The umask: nobody else reads the database, the images or the config, also where the data directory is open."""
 
+_LOCAL, _NATIVE_PORT, _EC2_PORT = "127.0.0.1", 8770, 8773
 _FLAVORS = (("small", 1, 1024, 10), ("medium", 2, 4096, 20), ("large", 4, 8192, 40))
 
 
@@ -80,9 +82,9 @@ def init(
         Path | None,
         typer.Option(help="Where the broker keeps its database, key and images.", show_default=False),
     ] = None,
-    listen: Annotated[str, typer.Option(help="Address the faces listen on.")] = "127.0.0.1",
-    native_port: Annotated[int, typer.Option(help="Port of the native API.")] = 8770,
-    ec2_port: Annotated[int, typer.Option(help="Port of the EC2 Query face.")] = 8773,
+    listen: Annotated[str, typer.Option(help="Address the faces listen on.")] = _LOCAL,
+    native_port: Annotated[int, typer.Option(help="Port of the native API.")] = _NATIVE_PORT,
+    ec2_port: Annotated[int, typer.Option(help="Port of the EC2 Query face.")] = _EC2_PORT,
     region: Annotated[str, typer.Option(help="The region's name in the EC2 face.")] = "isthmus-1",
     tls_name: Annotated[
         list[str] | None,
@@ -99,7 +101,7 @@ def init(
 ) -> None:
     """Make a broker's data directory: key file, database, config, an example policy, first admin and token.
 
-    Run again it changes nothing that is there.
+    Run again it changes nothing that is there, and says what an existing config file lacks of what is asked for.
     """
     server.configure_logging("warning", "text")
     os.umask(_ONLY_MINE)
@@ -161,8 +163,35 @@ def init(
         if client:
             typer.echo(f"client   {_write_client(url, secret, ca)}  (0600)")
         typer.echo(f"token    {secret}  (shown once)")
+    if lacks := _lacks(settings, listen, native_port, ec2_port, tls_name, folder):
+        typer.echo(f"\n{config} is kept as it is. For what you ask, write under [listen] in it:")
+        for line in lacks:
+            typer.echo(f"  {line}")
+        typer.echo("Then run `isthmus init --new-token`, which writes the client's file anew.")
     named = "" if config == default_config() else f" --config {config}"
     typer.echo(f"\nNext: isthmus serve{named}")
+
+
+def _lacks(
+    settings: Settings,
+    listen: str,
+    native_port: int,
+    ec2_port: int,
+    tls_names: Sequence[str] | None,
+    folder: Path,
+) -> list[str]:
+    """The lines of [listen] that a config file from before would need. An option at its default asks for nothing."""
+    there = settings.listen
+    lines = []
+    if listen not in (_LOCAL, there.host):
+        lines.append(f'host = "{listen}"')
+    if native_port not in (_NATIVE_PORT, there.native_port):
+        lines.append(f"native_port = {native_port}")
+    if ec2_port not in (_EC2_PORT, there.ec2_port):
+        lines.append(f"ec2_port = {ec2_port}")
+    if tls_names and not there.tls_cert:
+        lines += [f'tls_cert = "{folder}/tls/server.pem"', f'tls_key = "{folder}/tls/server.key"']
+    return lines
 
 
 def serve(

@@ -37,6 +37,19 @@ def test_nobody_else_reads_what_init_writes(tmp_path: Path) -> None:
     assert [path for path in files if path.stat().st_mode & 0o077] == []
 
 
+def test_init_again_says_what_the_config_lacks_of_what_is_asked(tmp_path: Path) -> None:
+    assert "kept as it is" not in init(tmp_path)
+    config = tmp_path / "data" / "isthmus.toml"
+    said = init(tmp_path, "--listen", "0.0.0.0", "--tls-name", "broker.example.org")
+    lines = [line.strip() for line in said.split("write under [listen] in it:\n")[1].splitlines()[:3]]
+    assert lines[0] == 'host = "0.0.0.0"'
+    kept = config.read_text().replace('host = "127.0.0.1"\n', "")
+    config.write_text(kept.replace("[listen]\n", "\n".join(["[listen]", *lines, ""])))
+    again = init(tmp_path, "--listen", "0.0.0.0", "--tls-name", "broker.example.org", "--new-token")
+    assert "kept as it is" not in again
+    assert 'url = "https://127.0.0.1:8770"' in (tmp_path / ".config" / "isthmus" / "client.toml").read_text()
+
+
 def test_init_again_changes_nothing_and_tells_no_secret(tmp_path: Path) -> None:
     init(tmp_path)
     before = {
