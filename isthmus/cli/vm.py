@@ -243,7 +243,7 @@ def _put_why(why: schema.Why) -> None:
             undefined = f" ({term.undefined} of them for want of an attribute)" if term.undefined else ""
             put(f"  refused {term.refused} of {site.hosts}: {cell(term.text)}{undefined}")
         if site.nearest is not None:
-            put(f"  nearest: {cell(site.nearest.host)}, lacks {cell(site.nearest.lacks)}")
+            put(f"  nearest: {cell(site.nearest.host)}, refused: {cell(site.nearest.lacks)}")
     if why.policy:
         put()
         put("burst policy:")

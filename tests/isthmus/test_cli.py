@@ -372,7 +372,7 @@ def test_why_is_told_per_site(run: Run, broker: Any, capsys: Any) -> None:
         "",
         "campus:",
         "  refused 2 of 2: cpu_free >= 4 (1 of them for want of an attribute)",
-        "  nearest: a, lacks 2 more cores",
+        "  nearest: a, refused: 2 more cores",
         "",
         "burst policy:",
         "  open: queue.wait_p95 > 60 (now 12)",
