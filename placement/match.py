@@ -22,6 +22,7 @@ from placement.column import Bools, Floats
 from placement.language import ExpressionError, Shape, Term, parse
 from placement.program import Bound, Indices
 from placement.table import HostTable
+from placement.tree import every
 
 CAPACITY = ("cpu_free", "mem_free_mb", "disk_free_gb", "gpu_free")
 """What a VM takes of a host."""
@@ -57,7 +58,7 @@ class Request:
 class Decision:
     """Where a VM goes. ``host`` and ``runner_up`` are rows of the table, None when there is none.
 
-    Ranks are None where undefined or not asked for. ``error`` says why a request could not be judged at all
+    Ranks are None where undefined, minus infinity (which comes last just as well) or not asked for. ``error`` says why a request could not be judged at all
     (an expression that does not parse); it never keeps other requests from being placed.
     """
 
@@ -337,17 +338,17 @@ class _Kind:
             values = self._ranks()
             if self.full:
                 values[self.full] = -np.inf
-        for truth in self._changing:
-            values = np.where(truth.now(), values, -np.inf)
+        allowed = [truth.now() for truth in self._changing]
         if eligible is not None:
-            values = np.where(eligible.take(self.rows), values, -np.inf)
-        return values
+            allowed.append(eligible.take(self.rows))
+        return np.where(every(allowed), values, -np.inf) if allowed else values
 
     def best(self, values: Floats) -> int | None:
         """Which row has the highest rank and room; None when none has more than minus infinity.
 
         Rows that are found out to be without rank or room are written off in ``values``.
         """
+        needs = self._room.needs
         while True:
             at = int(values.argmax())
             value = values.item(at)
@@ -357,7 +358,7 @@ class _Kind:
                 values[np.isnan(values)] = -np.inf
                 continue
             host = self.rows.item(at)
-            for cells, amount in self._room.needs:
+            for cells, amount in needs:
                 if not cells[host] >= amount:
                     break
             else:

@@ -32,7 +32,7 @@ def greedy(rows: list[dict], requests: list[Request], eligible: list[bool]) -> l
                 if truth_of(value) is not True:
                     continue
             rank = parse(request.rank).interpret(row, request.attributes) if request.rank else None
-            rank = rank if isinstance(rank, float) else None
+            rank = rank if isinstance(rank, float) and rank > -np.inf else None
             found.append((-np.inf if rank is None else rank, index, rank))
         found.sort(key=lambda candidate: (-candidate[0], candidate[1]))
         if not found:
