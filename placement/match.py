@@ -287,7 +287,7 @@ class _Kind:
     ``rows``: every host that could be chosen is among them, lowest index first.
     """
 
-    __slots__ = ("_changing", "_rank", "_room", "_values", "full", "rows", "stale")
+    __slots__ = ("_changing", "_rank", "_ranked", "_room", "_values", "full", "rows", "stale")
 
     def __init__(self, table: HostTable, wish: _Wish, request: Request, room: _Room) -> None:
         vm = request.attributes
@@ -301,18 +301,21 @@ class _Kind:
         self._changing: list[Bound] = []
         self._rank: Bound | None = None
         self._values: Floats | None = None
+        self._ranked = False
         if not self.rows.size:
             return
         for term in wish.changing:
             self._changing.append(term.shape.truth.bind(table, term.literals, vm, self.rows))
         if wish.rank is None:
             self._values = np.zeros(self.rows.size)
+            self._ranked = True
             return
         number = wish.rank.shape.number
         self._rank = number.bind(table, wish.rank.literals, vm, self.rows)
         if not number.changes:
             # Its own copy, as rows are written off in it.
             self._values, self._rank = np.array(self._ranks()), None
+            self._ranked = bool(self._values.min() > -np.inf)
 
     @property
     def size(self) -> int:
@@ -332,16 +335,15 @@ class _Kind:
 
     def values(self, eligible: Bools | None) -> Floats:
         """The rank of each row now; minus infinity for those that are out of the question, NaN where undefined."""
-        if self._values is not None:
-            values = self._values
-        else:
-            values = self._ranks()
-            if self.full:
-                values[self.full] = -np.inf
+        values = self._ranks() if self._values is None else self._values
         allowed = [truth.now() for truth in self._changing]
         if eligible is not None:
             allowed.append(eligible.take(self.rows))
-        return np.where(every(allowed), values, -np.inf) if allowed else values
+        if allowed:
+            values = np.where(every(allowed), values, -np.inf)
+        if self.full and values is not self._values:
+            values[self.full] = -np.inf
+        return values
 
     def best(self, values: Floats) -> int | None:
         """Which row has the highest rank and room; None when none has more than minus infinity.
@@ -369,8 +371,11 @@ class _Kind:
 
     def unranked(self, eligible: Bools | None, but: int | None = None) -> int | None:
         """The first host that could be chosen if ranks did not matter."""
+        if not self._changing and eligible is None:
+            self.stale = True  # it is room that they lack, and that for good
+        if self._ranked if self._values is not None else self._ranks().min() > -np.inf:
+            return None
         which = self._room.at(self.rows)
-        self.stale = True
         for truth in self._changing:
             which &= truth.now()
         if eligible is not None:
