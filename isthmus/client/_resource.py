@@ -57,7 +57,8 @@ class Collection(Generic[M]):
         page: Page[M]
         token: str | None = None
         while True:
-            page = self._http.get(Page[self._model], path or self._path, {**(query or {}), "page": token})  # type: ignore[name-defined]
+            asked = {"limit": PAGE, **(query or {}), "page": token}
+            page = self._http.get(Page[self._model], path or self._path, asked)  # type: ignore[name-defined]
             yield from page.items
             token = page.next
             if token is None:
@@ -72,6 +73,9 @@ def segment(ref: str) -> str:
         )
     return quote(ref, safe="")
 
+
+PAGE = 1000
+"""Items of a page: as many as the API gives, because each page costs a request."""
 
 R = TypeVar("R", bound=Request)
 

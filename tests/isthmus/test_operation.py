@@ -70,4 +70,4 @@ def test_what_is_over_is_not_asked_about_again(client: Any, broker: Any, make: A
 def test_operations_are_listed_by_target_and_state(client: Any, broker: Any, make: Any) -> None:
     broker.on("GET", "/v1/operations", [make["operation"]()])
     assert [op.id for op in client.operations.list(target="vm-1", state="running")] == ["op-1"]
-    assert broker.asked[0].query == [("target", "vm-1"), ("state", "running")]
+    assert broker.asked[0].query == [("limit", "1000"), ("target", "vm-1"), ("state", "running")]

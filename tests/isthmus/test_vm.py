@@ -109,4 +109,10 @@ def test_a_list_is_filtered_by_the_broker(client: Any, broker: Any, make: Any) -
     broker.on("GET", "/v1/vms", [make["vm"]()])
     found = list(client.vms.list(state="pending", labels={"a": "1", "b": "2"}, all=True))
     assert [vm.name for vm in found] == ["web"]
-    assert broker.asked[0].query == [("state", "pending"), ("label", "a=1"), ("label", "b=2"), ("all", "1")]
+    assert broker.asked[0].query == [
+        ("limit", "1000"),
+        ("state", "pending"),
+        ("label", "a=1"),
+        ("label", "b=2"),
+        ("all", "1"),
+    ]
