@@ -22,7 +22,7 @@ lint: setup ## format and lint the sources, mending what can be mended
 	@.venv/bin/ruff check --fix .
 
 bench: root setup ## how long things take, against the goals; wants an idle machine, and root
-	@missed=; for each in bench/[a-z]*.py; do echo "== $$each"; \
+	@missed=; for each in $(filter-out bench/placement.py,$(wildcard bench/[a-z]*.py)); do echo "== $$each"; \
 	  $(PY) -m bench.$$(basename $$each .py) || missed="$$missed $$each"; done; \
 	[ -z "$$missed" ] || { echo "not met:$$missed (a busy machine is no measure)"; exit 1; }
 
