@@ -64,6 +64,8 @@ _BY_WORDS: tuple[tuple[str, type[ProviderError], str], ...] = (
     ("permission denied", AuthenticationFailed, "check the user, the key and the group of libvirt's socket"),
     ("authentication failed", AuthenticationFailed, ""),
     ("failed to connect socket", Unreachable, "does libvirtd run there?"),
+    # libvirt keeps an error's words per thread, and sometimes loses them while several connections open at once.
+    ("virconnectopen() failed", Unreachable, "does libvirtd run there?"),
     ("cannot recv data", Unreachable, ""),
     ("cannot write data", Unreachable, ""),
     ("end of file while reading", Unreachable, ""),

@@ -149,3 +149,9 @@ def test_host_that_refuses_connections_is_unreachable_in_words(tmp_path):
     connection = Connection(f"qemu+unix:///system?socket={tmp_path}/none", "node1", 10.0)
     with pytest.raises(Unreachable, match=r"host node1: .*does libvirtd run there"):
         connection.call(lambda _: None)
+
+
+def test_connection_that_fails_without_words_is_no_answer():
+    error = driver.translate(driver.LibvirtError("virConnectOpen() failed"), "node1")
+    assert type(error) is Unreachable
+    assert "does libvirtd run there" in str(error)
