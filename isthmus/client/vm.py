@@ -38,6 +38,7 @@ class VM(Bound, schema.VM):
         wanted = schema.VMState(state)
         deadline = None if timeout is None else client._clock() + timeout
         operation: Operation | None = None
+        over = ""
         while True:
             patiently(client, self.refresh, deadline)
             joining = self.state is schema.VMState.RUNNING and self.elastic and self.enrolled_at is None
@@ -63,6 +64,9 @@ class VM(Bound, schema.VM):
                 )
             if self.state is wanted and (operation is None or operation.ended):
                 return self
+            if operation is not None and operation.ended and over != operation.id:
+                over = operation.id  # it ended after the VM was read: read it again at once
+                continue
             if operation is None or operation.ended:
                 client._sleep(poll if left is None else min(poll, left))
                 continue

@@ -60,6 +60,15 @@ def test_a_vm_can_be_waited_for_until_it_is_gone(vm: isthmus.VM, broker: Any, ma
     assert time.slept == [2.0]
 
 
+def test_a_vm_whose_operation_ended_meanwhile_is_read_again_at_once(
+    vm: isthmus.VM, broker: Any, make: Any, time: Any
+) -> None:
+    broker.on("GET", "/v1/vms/vm-1", make["vm"](), make["vm"](state="running", host="a"))
+    broker.on("GET", "/v1/operations/op-1", make["operation"](state="done"))
+    assert vm.wait_until("running").host == "a"
+    assert time.slept == []
+
+
 def test_a_vm_that_waits_for_a_host_runs_into_the_timeout(
     vm: isthmus.VM, broker: Any, make: Any, time: Any
 ) -> None:
