@@ -38,6 +38,14 @@ class Links:
 
     def look(self, interface: str) -> LiveLink | None:
         """The interface as it is, None when there is none."""
+        try:
+            return self._look(interface)
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:  # it went between two questions
+                return None
+            raise
+
+    def _look(self, interface: str) -> LiveLink | None:
         with IPRoute() as netlink:
             index = _index(netlink, interface)
             if index is None:
