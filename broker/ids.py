@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import uuid
 from collections.abc import Callable
@@ -10,17 +9,10 @@ from collections.abc import Callable
 Ids = Callable[[str], str]
 """Makes a new id for a prefix."""
 
-_PATTERN = re.compile(r"^[a-z]+-[0-9a-f]{17}$")
-
 
 def random_id(prefix: str) -> str:
     """A new id such as ``vm-0123456789abcdef0``."""
     return f"{prefix}-{secrets.token_hex(9)[:17]}"
-
-
-def is_id(text: str) -> bool:
-    """Whether ``text`` has the form of an id (it may still name nothing)."""
-    return bool(_PATTERN.match(text))
 
 
 def vm_uuid(broker_id: str, vm_id: str) -> str:

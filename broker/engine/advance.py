@@ -220,7 +220,7 @@ def _give_up(phases: Mapping[str, Mapping[str, Phase]], row: OperationRow, why: 
 
 def _signal_names(row: OperationRow) -> tuple[str, ...]:
     # Counted before the phase looks at anything: a signal that comes while it works is then not slept over.
-    return (row.id, f"{row.target}.peer", "place", "applied", f"{row.target}.seen")
+    return (row.id, f"{row.target}.peer", "applied", f"{row.target}.seen")
 
 
 def _write(
