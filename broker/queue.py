@@ -22,8 +22,10 @@ from broker import policy as policies
 from broker.broker import Broker
 from broker.store import GatewayRow, HostRow, MetaRow, OperationRow, SubnetRow, VMRow
 from placement import burst
-from placement.match import Decision, Matcher, Request, match
+from placement import round as rounds
+from placement.match import Decision, Request
 from placement.policy import Policy
+from placement.pool import Pool, Waiting
 from placement.table import HostTable
 from placement.why import Explanation, explain
 from vpn import address as addresses
@@ -165,6 +167,16 @@ def request_of(seen: Snapshot, row: VMRow) -> Request:
     )
 
 
+def waiting_of(seen: Snapshot, row: VMRow) -> Waiting:
+    """The VM as one that looks for a host."""
+    return Waiting(
+        request=request_of(seen, row),
+        project=row.project.name,
+        since=row.created_at.timestamp(),
+        local_only=row.local_only,
+    )
+
+
 def refusals(broker: Broker, seen: Snapshot, row: VMRow, task: OperationRow | None) -> Reasons:
     """Per host: why it may not even be looked at for this VM, or None."""
     found = seen.down.copy()
@@ -186,13 +198,24 @@ def why(broker: Broker, row: VMRow) -> tuple[Explanation, list[HostRow], Decisio
     with broker.store.reading() as session:
         task = session.get(OperationRow, row.operation_id) if row.operation_id else None
         seen = snapshot(broker, session, also=row)
-    request = request_of(seen, row)
+    waiting = waiting_of(seen, row)
+    request = waiting.request
     reasons = refusals(broker, seen, row, task)
     if row.host_id in seen.index:
         # Its own claim is not in its way.
         reasons[seen.index[row.host_id]] = None
+    decided = rounds.run(
+        Pool(seen.table.copy()),
+        [waiting],
+        seen.now,
+        policy=seen.policy,
+        gate=_gate(seen),
+        refusals=lambda _: reasons,
+    )
+    decision, reasons = decided.decisions[0], decided.reasons[0]
+    if row.host_id in seen.index:
+        reasons[seen.index[row.host_id]] = None
     mask = _none(reasons)
-    decision = match(seen.table.copy(), [request], eligible=mask)[0]
     explanation = explain(seen.table, request, eligible=mask, reasons=reasons.tolist(), decision=decision)
     return explanation, seen.hosts, decision, seen
 
@@ -208,18 +231,18 @@ def _round(broker: Broker) -> bool:
         if session.scalar(_WAITING.with_only_columns(VMRow.id).limit(1)) is None:
             return True
         seen = snapshot(broker, session)
-    requests = [request_of(seen, row) for row, _ in seen.waiting]
-    matcher = Matcher(seen.table)
-    reasons: list[Reasons] = []
-    decisions: list[Decision] = []
-    for request, (row, task) in zip(requests, seen.waiting, strict=True):
-        reasons.append(refusals(broker, seen, row, task))
-        decision = matcher.place(request, _none(reasons[-1]))
-        decisions.append(decision)
-        if decision.host is not None and seen.hosts[decision.host].elastic:
-            # The policy's limits hold within a round too.
-            seen.usage["vms"] += 1.0
-            seen.usage["vcpus"] += row.vcpus
+    tasks = {row.id: (row, task) for row, task in seen.waiting}
+    queue = [waiting_of(seen, row) for row, _ in seen.waiting]
+    decided = rounds.run(
+        Pool(seen.table),
+        queue,
+        seen.now,
+        policy=seen.policy,
+        gate=_gate(seen),
+        refusals=lambda waiting: refusals(broker, seen, *tasks[waiting.request.id]),
+    )
+    requests = [waiting.request for waiting in queue]
+    decisions, reasons = decided.decisions, decided.reasons
     placed, lost = _claim(broker, seen, decisions)
     for task_id in placed:
         broker.submit(task_id)
@@ -374,6 +397,10 @@ def _down(rows: Sequence[HostRow]) -> Reasons:
     return found
 
 
+def _gate(seen: Snapshot) -> burst.Gate | None:
+    return burst.Gate(seen.policy, seen.state, seen.usage) if seen.policy is not None else None
+
+
 def _groups(rows: Sequence[HostRow]) -> list[list[int]]:
     groups: dict[tuple[str, bool], list[int]] = {}
     for index, row in enumerate(rows):
@@ -418,14 +445,9 @@ def _group_refusal(seen: Snapshot, row: VMRow, at: HostRow, carries: bool) -> st
             return f"{row.wanted_address} is not of this site's subnet {subnet.cidr}"
     if not at.elastic:
         return None
-    if row.local_only:
-        return "the VM has come home and stays"
     if not row.image.sites.get(at.site.name):
         return f"image {row.image.name} is not mapped to an image of this site"
-    if seen.policy is None:
-        return "no policy is in force, so nothing may burst"
-    verdict = burst.may_burst(seen.policy, seen.state, vm.attributes(row), seen.usage, at.site.name)
-    return None if verdict.ok else verdict.reason
+    return None
 
 
 def _carries(broker: Broker, row: VMRow) -> bool:

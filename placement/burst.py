@@ -11,8 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from placement.language import Expression
 from placement.policy import Burst, Condition, Policy, show_duration
+from placement.pool import Waiting
+from placement.table import HostTable
 from placement.value import show, truth_of
 
 BOUNDARY_MARGIN_S = 300.0
@@ -77,6 +82,35 @@ class Leaver:
     id: str
     how: Literal["drain", "recreate"]
     reason: str
+
+
+class Gate:
+    """What may burst in one round: the policy with what is in clouds, this round's own decisions included."""
+
+    def __init__(self, policy: Policy, state: BurstState, usage: Mapping[str, float]) -> None:
+        self.policy = policy
+        self.state = state
+        self.usage = dict(usage)
+
+    def refusals(self, waiting: Waiting, table: HostTable) -> NDArray[np.object_]:
+        """Per host why the VM may not burst there, or None; of no meaning for hosts that are not elastic."""
+        found: NDArray[np.object_] = np.full(len(table), None, dtype=np.object_)
+        if waiting.local_only:
+            found[:] = "the VM has come home and stays"
+            return found
+        sites = table.column("site")
+        if sites is None or sites.codes is None:
+            return found
+        for code, site in enumerate(sites.values):
+            verdict = may_burst(self.policy, self.state, waiting.request.attributes, self.usage, str(site))
+            if not verdict.ok:
+                found[sites.codes == code] = verdict.reason
+        return found
+
+    def take(self, waiting: Waiting, table: HostTable, host: int) -> None:
+        """Count a VM that was placed on an elastic host: the policy's limits hold within a round too."""
+        self.usage["vms"] = self.usage.get("vms", 0.0) + 1.0
+        self.usage["vcpus"] = self.usage.get("vcpus", 0.0) + waiting.request.cpu
 
 
 def decide(policy: Policy, state: BurstState, metrics: Mapping[str, float], now: float) -> BurstDecision:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -32,6 +32,30 @@ class VMState(StrEnum):
     SHUTTING_DOWN = "shutting-down"
     TERMINATED = "terminated"
     ERROR = "error"
+
+
+class AffinityRule(Request):
+    """Where a VM stands to the others of its group: the VMs of its project whose rules name the same ``group``.
+
+    ``affinity``: in one ``scope`` with them; ``anti-affinity``: in another than each of them; ``spread``: evenly over the
+    scopes, where no scope holds more than ``skew`` VMs more than another. A ``hard`` rule is kept or the VM waits; one
+    that is not is kept where that is possible. ``scope`` is ``host`` or a host attribute: ``rack``, ``zone``, ``site``.
+    """
+
+    kind: Literal["affinity", "anti-affinity", "spread"]
+    group: Annotated[str, StringConstraints(min_length=1, max_length=63)]
+    scope: Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]{0,62}$")] = "host"
+    hard: bool = True
+    skew: int = Field(default=1, ge=1, le=1000)
+
+
+class Tuning(Request):
+    """What a VM asks of its host's hardware. ``numa: single``: all of it on one NUMA node. ``cpus: dedicated``: cores of
+    the host that are its own. ``hugepages``: its memory in huge pages."""
+
+    numa: Literal["any", "single"] = "any"
+    cpus: Literal["shared", "dedicated"] = "shared"
+    hugepages: bool = False
 
 
 class NIC(Answer):
@@ -65,6 +89,15 @@ class VM(Answer):
     labels: dict[str, str] = Field(default_factory=dict)
     requirements: str | None = None
     rank: str | None = None
+    gpus: int = 0
+    priority: int = 0
+    preemptible: bool = False
+    runtime_s: float | None = None
+    deadline: datetime | None = None
+    affinity: list[AffinityRule] = Field(default_factory=list)
+    tuning: Tuning = Field(default_factory=Tuning)
+    reservation: str | None = Field(default=None, description="The reservation in whose room it stands.")
+    interruptions: int = Field(default=0, description="How often a cloud took it back.")
     provider_ref: str | None = None
     operation: str | None = None
     created_at: datetime
@@ -91,6 +124,17 @@ class VMCreate(Request):
     labels: Labels = Field(default_factory=dict, max_length=50, description=_LABELS)
     requirements: str | None = Field(default=None, max_length=4096)
     rank: str | None = Field(default=None, max_length=4096)
+    gpus: int = Field(default=0, ge=0, le=64)
+    priority: int = Field(default=0, ge=-100, le=100, description="Higher ones are placed first.")
+    preemptible: bool = Field(default=False, description="It may be suspended to make room.")
+    immediate: bool = Field(default=False, description="It fails when no host has room for it now.")
+    runtime_s: float | None = Field(
+        default=None, gt=0, description="Seconds that it will run, as far as known."
+    )
+    deadline: datetime | None = Field(default=None, description="When it must be done; needs runtime_s.")
+    affinity: list[AffinityRule] = Field(default_factory=list, max_length=8)
+    tuning: Tuning = Field(default_factory=Tuning)
+    reservation: str | None = Field(default=None, description="A reservation of the project, for its room.")
 
 
 class VMUpdate(Request):

@@ -1,0 +1,35 @@
+"""Rows of usage records."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from broker.store.base import Row
+
+
+class UsageRow(Row):
+    """A VM's stay on one host: written with its claim, ended when the claim is given up. Never deleted with the VM.
+
+    ``price_hour`` is what an hour of it costs, None where that is not known (a host of one's own without a price).
+    """
+
+    __tablename__ = "usage"
+    __table_args__ = (Index("ix_usage_live", "ended_at", "elastic"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    vm_id: Mapped[str] = mapped_column(index=True)
+    project_id: Mapped[str] = mapped_column(index=True)
+    project: Mapped[str]
+    site: Mapped[str]
+    host: Mapped[str]
+    elastic: Mapped[bool]
+    spot: Mapped[bool] = mapped_column(default=False)
+    vcpus: Mapped[int]
+    mem_mb: Mapped[int]
+    gpus: Mapped[int] = mapped_column(default=0)
+    price_hour: Mapped[float | None]
+    started_at: Mapped[datetime] = mapped_column(index=True)
+    ended_at: Mapped[datetime | None]
