@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,13 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import event, host, operation, vm
+from broker import event, host, operation, usage, vm
 from broker.actor import ADMIN, MEMBER, READER, SYSTEM, Actor
 from broker.broker import Broker
 from broker.errors import BrokerError, InvalidPolicy, NotFound
-from broker.store import BurstRow, HostRow, OperationRow, PolicyRow, SiteRow, VMRow
+from broker.store import BurstRow, HostRow, OperationRow, PolicyRow, ProjectRow, SiteRow, UsageRow, VMRow
 from placement import burst
+from placement.budget import Ledger
 from placement.burst import BurstDecision
 from placement.policy import Policy, PolicyError, Problem, parse
 
@@ -181,6 +182,28 @@ def metrics(broker: Broker, session: Session) -> dict[str, float]:
     }
 
 
+def cloud_use(broker: Broker, session: Session) -> burst.CloudUse:
+    """What is in clouds now, and how many VMs were started there in the last hour."""
+    found = burst.CloudUse()
+    for name, vms, vcpus in session.execute(
+        select(ProjectRow.name, func.count(), func.coalesce(func.sum(VMRow.vcpus), 0))
+        .join(VMRow, VMRow.project_id == ProjectRow.id)
+        .where(VMRow.elastic, VMRow.state != vm.TERMINATED)
+        .group_by(ProjectRow.name)
+    ):
+        found.projects[name] = (vms, float(vcpus))
+        found.vms, found.vcpus = found.vms + vms, found.vcpus + float(vcpus)
+    found.launches = (
+        session.scalar(
+            select(func.count())
+            .select_from(UsageRow)
+            .where(UsageRow.elastic, UsageRow.started_at > broker.clock.now() - timedelta(hours=1))
+        )
+        or 0
+    )
+    return found
+
+
 def tick(broker: Broker) -> None:
     """Evaluate the policy: open or close the burst, and send home whose time has come."""
     _reload_file(broker)
@@ -227,11 +250,14 @@ def _send_home(
             launched_at=row.launched_at.timestamp() if row.launched_at else None,
             vcpus=float(row.vcpus),
             price_hour=_price(row),
+            mem_mb=float(row.mem_mb),
         )
         for row in rows.values()
     ]
+    ledger = usage.ledger(broker, session, policy)
+    started = _broke(broker, session, ledger, rows)
     if not candidates:
-        return []
+        return started
     held = host.claims(session)
     room = sum(
         host.view(row, held.get(row.id, host.Claims())).vcpus_free
@@ -239,14 +265,25 @@ def _send_home(
             select(HostRow).where(HostRow.elastic.is_(False), HostRow.state == host.UP)
         )
     )
-    started: list[str] = []
-    for leaver in burst.leavers(policy, state, candidates, now.timestamp(), room):
+    for leaver in burst.leavers(policy, state, candidates, now.timestamp(), room, ledger):
         row = rows[leaver.id]
         if leaver.how == "drain":
             task = vm.begin_delete(broker, session, row, reason=f"drained: {leaver.reason}", graceful=True)
         else:
             task = vm.begin_return(broker, session, row, reason=leaver.reason)
         started.append(task.id)
+    return started
+
+
+def _broke(
+    broker: Broker, session: Session, ledger: Ledger | None, at_rest: Mapping[str, VMRow]
+) -> list[str]:
+    """Delete those that the budget no longer carries and that are in the middle of something, such as a launch."""
+    started: list[str] = []
+    for vm_id, reason in ledger.leavers() if ledger is not None else ():
+        row = session.get(VMRow, vm_id, with_for_update={"of": VMRow}) if vm_id not in at_rest else None
+        if row is not None and row.elastic and row.desired != vm.TERMINATED and row.state != vm.STOPPING:
+            started.append(vm.begin_delete(broker, session, row, reason=reason).id)
     return started
 
 

@@ -8,7 +8,7 @@ generation changed and tries again, so no host is ever over-committed.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +17,16 @@ import structlog
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, lazyload
 
-from broker import event, gateway, host, network, operation, vm
+from broker import event, gateway, host, network, operation, usage, vm
 from broker import policy as policies
 from broker.broker import Broker
-from broker.store import GatewayRow, HostRow, MetaRow, OperationRow, SubnetRow, VMRow
+from broker.store import GatewayRow, HostRow, MetaRow, OperationRow, ProjectRow, SubnetRow, VMRow
 from placement import burst
 from placement import round as rounds
+from placement.budget import Ledger
 from placement.match import Decision, Request
-from placement.policy import Policy
-from placement.pool import Pool, Waiting
+from placement.policy import Policy, Queue
+from placement.pool import Pool, Resident, Rule, Waiting
 from placement.table import HostTable
 from placement.why import Explanation, explain
 from vpn import address as addresses
@@ -60,8 +61,14 @@ class Snapshot:
     waiting: list[tuple[VMRow, OperationRow]]
     policy: Policy | None
     state: burst.BurstState
-    usage: dict[str, float]
-    """What is in clouds, this round's own decisions included."""
+    use: burst.CloudUse
+    """What is in clouds before this round."""
+    ledger: Ledger | None
+    """The budget, None without one."""
+    residents: list[Resident]
+    """The VMs that hold room, where anybody asks who they are."""
+    used: dict[str, float]
+    """What each project used lately, in core-seconds; empty when only one waits."""
     bursting: int
     """How many VMs were in clouds before this round."""
     subnets: dict[tuple[str, str], SubnetRow]
@@ -118,11 +125,7 @@ def snapshot(broker: Broker, session: Session, *, also: VMRow | None = None) -> 
     ]
     subnets = {(row.network_id, row.site_id): row for row in session.scalars(select(SubnetRow))}
     policy, state = policies.current(broker, session)
-    bursting, burst_vcpus = session.execute(
-        select(func.count(), func.coalesce(func.sum(VMRow.vcpus), 0)).where(
-            VMRow.elastic, VMRow.state != vm.TERMINATED
-        )
-    ).one()
+    bursting = session.scalar(_BURSTING) or 0
     return Snapshot(
         hosts=rows,
         table=HostTable.from_rows([_attributes(row, held, spent, also) for row in rows]),
@@ -130,7 +133,10 @@ def snapshot(broker: Broker, session: Session, *, also: VMRow | None = None) -> 
         policy=policy,
         state=state,
         bursting=bursting,
-        usage={"vms": float(bursting), "vcpus": float(burst_vcpus)},
+        use=policies.cloud_use(broker, session),
+        ledger=usage.ledger(broker, session, policy),
+        residents=_residents(session, rows) if any(target.affinity for target, _ in waiting) else [],
+        used=_used(broker, session, policy, waiting),
         subnets=subnets,
         full=network.full_subnets(broker, session),
         gateways={
@@ -173,7 +179,12 @@ def waiting_of(seen: Snapshot, row: VMRow) -> Waiting:
         request=request_of(seen, row),
         project=row.project.name,
         since=row.created_at.timestamp(),
+        priority=row.priority,
+        runtime_s=row.runtime_s,
+        deadline=row.deadline.timestamp() if row.deadline else None,
+        rules=_rules(row.affinity),
         local_only=row.local_only,
+        interruptions=row.interruptions,
     )
 
 
@@ -205,7 +216,7 @@ def why(broker: Broker, row: VMRow) -> tuple[Explanation, list[HostRow], Decisio
         # Its own claim is not in its way.
         reasons[seen.index[row.host_id]] = None
     decided = rounds.run(
-        Pool(seen.table.copy()),
+        _pool(seen, seen.table.copy(), without=row.id),
         [waiting],
         seen.now,
         policy=seen.policy,
@@ -234,7 +245,7 @@ def _round(broker: Broker) -> bool:
     tasks = {row.id: (row, task) for row, task in seen.waiting}
     queue = [waiting_of(seen, row) for row, _ in seen.waiting]
     decided = rounds.run(
-        Pool(seen.table),
+        _pool(seen),
         queue,
         seen.now,
         policy=seen.policy,
@@ -286,6 +297,7 @@ def _claim(broker: Broker, seen: Snapshot, decisions: Sequence[Decision]) -> tup
             target.host_id, target.site_id, target.elastic = at.id, at.site_id, at.elastic
             target.launch += 1
             target.status_reason = ""
+            usage.begin(broker, session, target, at)
             rank = "" if decision.rank is None else f", rank {decision.rank:g}"
             second = "" if decision.runner_up is None else seen.hosts[decision.runner_up].name
             event.record(
@@ -398,7 +410,59 @@ def _down(rows: Sequence[HostRow]) -> Reasons:
 
 
 def _gate(seen: Snapshot) -> burst.Gate | None:
-    return burst.Gate(seen.policy, seen.state, seen.usage) if seen.policy is not None else None
+    if seen.policy is None:
+        return None
+    return burst.Gate(seen.policy, seen.state, seen.use, seen.now, ledger=seen.ledger)
+
+
+def _pool(seen: Snapshot, table: HostTable | None = None, *, without: str = "") -> Pool:
+    residents = [resident for resident in seen.residents if resident.id != without]
+    return Pool(seen.table if table is None else table, residents, usage=seen.used)
+
+
+def _residents(session: Session, hosts: Sequence[HostRow]) -> list[Resident]:
+    index = {row.id: number for number, row in enumerate(hosts)}
+    rows = session.execute(
+        select(
+            VMRow.id,
+            ProjectRow.name,
+            VMRow.host_id,
+            VMRow.vcpus,
+            VMRow.mem_mb,
+            VMRow.priority,
+            VMRow.affinity,
+            VMRow.elastic,
+        )
+        .join(ProjectRow, ProjectRow.id == VMRow.project_id)
+        .where(VMRow.host_id.is_not(None), VMRow.state != vm.TERMINATED)
+    )
+    return [
+        Resident(
+            vm_id,
+            owner,
+            index[at],
+            float(vcpus),
+            float(mem),
+            priority=priority,
+            rules=_rules(rules),
+            elastic=elastic,
+        )
+        for vm_id, owner, at, vcpus, mem, priority, rules, elastic in rows
+        if at in index
+    ]
+
+
+def _rules(rules: Sequence[Mapping[str, Any]]) -> tuple[Rule, ...]:
+    return tuple(Rule(**rule) for rule in rules)
+
+
+def _used(
+    broker: Broker, session: Session, policy: Policy | None, waiting: Sequence[tuple[VMRow, OperationRow]]
+) -> dict[str, float]:
+    if len({row.project_id for row, _ in waiting}) < 2:
+        return {}
+    rules = policy.queue if policy is not None else Queue()
+    return usage.decayed(broker, session, rules.half_life_s)
 
 
 def _groups(rows: Sequence[HostRow]) -> list[list[int]]:

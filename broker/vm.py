@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -38,6 +40,20 @@ _MOST_USER_DATA = 16384
 """What EC2 takes, in bytes before base64 (RunInstances, ``UserData``)."""
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """How a VM stands in the queue, and to other VMs.
+
+    ``runtime_s``: how long it will run, as its owner says; ``deadline``: when it must have run. ``affinity``: rules as in
+    ``isthmus.schema.AffinityRule``.
+    """
+
+    priority: int = 0
+    runtime_s: float | None = None
+    deadline: datetime | None = None
+    affinity: Sequence[Mapping[str, Any]] = ()
+
+
 def create(
     broker: Broker,
     actor: Actor,
@@ -52,6 +68,7 @@ def create(
     labels: Mapping[str, str] | None = None,
     requirements: str | None = None,
     rank: str | None = None,
+    wishes: Wishes = Wishes(),
     token: str | None = None,
 ) -> tuple[VMRow, OperationRow]:
     """Ask for one VM: see ``create_many``."""
@@ -69,6 +86,7 @@ def create(
         labels=labels,
         requirements=requirements,
         rank=rank,
+        wishes=wishes,
         token=token,
     )[0]
 
@@ -88,6 +106,7 @@ def create_many(
     labels: Mapping[str, str] | None = None,
     requirements: str | None = None,
     rank: str | None = None,
+    wishes: Wishes = Wishes(),
     token: str | None = None,
 ) -> list[tuple[VMRow, OperationRow]]:
     """Ask for ``count`` equal VMs, all or none, in one reservation. They are ``pending`` until a host is found.
@@ -100,6 +119,7 @@ def create_many(
     _check_expression("requirements", requirements)
     _check_expression("rank", rank)
     _check_user_data(user_data)
+    _check_wishes(broker, wishes)
     if count < 1:
         raise InvalidRequest(f"{count} VMs cannot be made", hint="ask for one or more")
     if address is not None and count != 1:
@@ -117,6 +137,7 @@ def create_many(
             dict(labels or {}),
             requirements,
             rank,
+            *_said(wishes),
         ]
     )
     try:
@@ -172,6 +193,16 @@ def create_many(
                     requirements=requirements,
                     rank=rank,
                     local_only=False,
+                    priority=wishes.priority,
+                    runtime_s=wishes.runtime_s,
+                    deadline=wishes.deadline,
+                    affinity=[dict(rule) for rule in wishes.affinity],
+                    tuning={},
+                    binding={},
+                    gpus=0,
+                    preemptible=False,
+                    immediate=False,
+                    interruptions=0,
                     provider_ref=None,
                     launch=0,
                     reservation=reservation,
@@ -444,6 +475,9 @@ def attributes(row: VMRow) -> dict[str, Any]:
         "mem_mb": float(row.mem_mb),
         "disk_gb": float(row.disk_gb),
         "labels": dict(row.labels),
+        "priority": float(row.priority),
+        "runtime_s": row.runtime_s,
+        "deadline": row.deadline.timestamp() if row.deadline else None,
     }
 
 
@@ -558,6 +592,31 @@ def _check_expression(field: str, text: str | None) -> None:
                 "mend": error.mend,
             },
         ) from None
+
+
+def _check_wishes(broker: Broker, wishes: Wishes) -> None:
+    if wishes.deadline is None:
+        return
+    if wishes.deadline.tzinfo is None:
+        raise InvalidRequest("the deadline has no time zone", hint="such as 2026-12-24T18:00:00+01:00")
+    if wishes.runtime_s is None:
+        raise InvalidRequest(
+            "a deadline needs to know how long the VM runs", hint="give runtime_s, --runtime"
+        )
+    left = (wishes.deadline - broker.clock.now()).total_seconds()
+    if left < wishes.runtime_s:
+        raise InvalidRequest(
+            f"the VM runs {wishes.runtime_s:g} s and its deadline is in {left:.0f} s",
+            hint="it cannot be met: move the deadline",
+        )
+
+
+def _said(wishes: Wishes) -> list[Any]:
+    """What was wished, for the fingerprint of a request; nothing when nothing was, as in requests of before."""
+    if wishes == Wishes():
+        return []
+    deadline = wishes.deadline.isoformat() if wishes.deadline else None
+    return [wishes.priority, wishes.runtime_s, deadline, [dict(rule) for rule in wishes.affinity]]
 
 
 def _check_user_data(text: str) -> None:

@@ -1,11 +1,12 @@
 """The burst policy file: text in, a checked ``Policy`` out, or every mistake in it at its place.
 
-``docs/reference/policy.md`` describes the file to users. A key whose effect this version does not have is a
-mistake, not silence.
+``docs/reference/policy.md`` describes the file to users.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,17 +37,26 @@ METRICS: dict[str, str] = {
 FRACTIONS = frozenset({"local.cpu_used", "local.mem_used"})
 
 VM_ATTRIBUTES = frozenset(
-    {"id", "name", "project", "image", "flavor", "vcpus", "mem_mb", "disk_gb", "labels"}
+    {
+        "id",
+        "name",
+        "project",
+        "image",
+        "flavor",
+        "vcpus",
+        "mem_mb",
+        "disk_gb",
+        "labels",
+        "priority",
+        "runtime_s",
+        "deadline",
+    }
 )
 """What ``vm.*`` may name in a policy."""
 
-NOT_YET = {
-    "budget": "budgets",
-    "spot": "spot instances",
-    "deadline": "deadlines",
-}
-
 Return = Literal["drain", "recreate", "never"]
+Backfill = Literal["none", "aggressive", "conservative"]
+Interruption = Literal["relaunch", "fallback", "none"]
 T = TypeVar("T")
 
 
@@ -92,10 +102,87 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that may be in clouds at once; None is no limit."""
+    """The most that may be in clouds at once, and ``per_hour`` be launched there in an hour; None is no limit."""
 
     vms: int | None = None
     vcpus: int | None = None
+    per_hour: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectBurst:
+    """What holds for one project: the sites it may burst to, None for all of ``burst.to``, and limits of its own."""
+
+    to: tuple[str, ...] | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """Money: beyond ``soft`` nothing new is bought but for deadlines and priorities, ``hard`` is never passed."""
+
+    soft: float | None = None
+    hard: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be spent in clouds: in an hour (``hourly``: the rate of all VMs there together), and in a calendar month
+    (UTC) in all and by each project. ``projects`` are the months' caps of projects that have one of their own."""
+
+    currency: str = "USD"
+    hourly: Cap = field(default_factory=Cap)
+    monthly: Cap = field(default_factory=Cap)
+    per_project: float | None = None
+    projects: Mapping[str, float] = field(default_factory=dict)
+
+    def project_cap(self, project: str) -> float | None:
+        """The most that a project may spend in a month, None without a limit."""
+        return self.projects.get(project, self.per_project)
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Whether spare capacity is bought that a cloud may take back, and for at most which part of the on-demand price.
+
+    ``on_interruption``: ``relaunch`` anywhere, ``fallback`` on demand, ``none``: the VM is gone. After
+    ``max_interruptions`` a VM is bought on demand.
+    """
+
+    use: bool = False
+    max_price_ratio: float = 1.0
+    on_interruption: Interruption = "relaunch"
+    max_interruptions: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """``slack_s``: so long before the last moment a VM with a deadline may burst though the burst is closed."""
+
+    slack_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """In which order those that wait are looked at, and what may be done to make room for them.
+
+    ``shares``: the fair share of projects that have not 1; what was used counts half after ``half_life_s``.
+    ``aging_s``: waiting so long raises a VM by one priority, 0 never. ``repair``: how many moves a round may try for those
+    it left behind. ``preempt``: whether preemptible VMs are suspended for VMs of higher priority. ``backfill``: who may
+    start before a VM that waits for room: ``aggressive``: who does not delay the first that waits; ``conservative``: who
+    delays nobody; ``none``: nobody.
+    """
+
+    shares: Mapping[str, float] = field(default_factory=dict)
+    half_life_s: float = 86400.0
+    aging_s: float = 3600.0
+    repair: int = 0
+    preempt: bool = False
+    backfill: Backfill = "aggressive"
+
+    def share(self, project: str) -> float:
+        """A project's share."""
+        return self.shares.get(project, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +201,13 @@ class Burst:
     returns: Return = "drain"
     billing_boundary_s: float | None = None
     limits: Limits = field(default_factory=Limits)
+    max_price_hour: float | None = None
+    projects: Mapping[str, ProjectBurst] = field(default_factory=dict)
+
+    def sites_of(self, project: str) -> tuple[str, ...]:
+        """The sites that a project may burst to."""
+        own = self.projects.get(project)
+        return self.to if own is None or own.to is None else own.to
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +219,10 @@ class Policy:
     burst: Burst | None
     text: str
     filename: str
+    queue: Queue = field(default_factory=Queue)
+    budget: Budget | None = None
+    spot: Spot = field(default_factory=Spot)
+    deadline: Deadline | None = None
 
     def requirement_for(self, own: str | None) -> str | None:
         """A VM's requirement under this policy: its own and the policy's, both."""
@@ -168,7 +266,8 @@ def show_duration(seconds: float) -> str:
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
-_INTEGER, _STRING, _NULL = "tag:yaml.org,2002:int", "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
+_INTEGER, _FLOAT, _NULL = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:null"
+_FIELDS = {"half_life": "half_life_s", "aging": "aging_s"}
 _SITE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 
 
@@ -196,13 +295,32 @@ class _Reader:
         values = self.mapping(
             root,
             "the policy",
-            {"version": self.version, "placement": self.placement, "burst": self.burst},
+            {
+                "version": self.version,
+                "placement": self.placement,
+                "queue": self.queue,
+                "burst": self.burst,
+                "budget": self.budget,
+                "spot": self.spot,
+                "deadline": self.deadline,
+            },
             required={"version": "add version: 1"},
-            not_yet=NOT_YET,
         )
-        placement = values.get("placement") or Placement()
+        for key, what in (("budget", "spend"), ("spot", "buy"), ("deadline", "start VMs in")):
+            if key in values and "burst" not in values and not self.problems:
+                self.problem(
+                    root, f'there is "{key}", but no "burst"', f"without one there is nothing to {what}"
+                )
         return Policy(
-            values.get("version") or VERSION, placement, values.get("burst"), self.text, self.filename
+            values.get("version") or VERSION,
+            values.get("placement") or Placement(),
+            values.get("burst"),
+            self.text,
+            self.filename,
+            values.get("queue") or Queue(),
+            values.get("budget"),
+            values.get("spot") or Spot(),
+            values.get("deadline"),
         )
 
     def _root(self) -> Node | None:
@@ -255,6 +373,8 @@ class _Reader:
                 "return": self.returns,
                 "billing_boundary": self.positive_duration,
                 "limits": self.limits,
+                "max_price_hour": self.amount,
+                "projects": lambda node: self.by_name(node, "projects", self.project_burst),
             },
             required={
                 "to": "name the sites that may take bursts, as in to: [aws-eu]",
@@ -273,8 +393,11 @@ class _Reader:
             returns=values.get("return") or "drain",
             billing_boundary_s=values.get("billing_boundary"),
             limits=values.get("limits") or Limits(),
+            max_price_hour=values.get("max_price_hour"),
+            projects=values.get("projects") or {},
         )
         self._contradictions(node, burst)
+        self._project_sites(node, burst)
         return burst if len(self.problems) == before else None
 
     def sites(self, node: Node) -> tuple[str, ...] | None:
@@ -325,8 +448,108 @@ class _Reader:
         return known.get(word)
 
     def limits(self, node: Node) -> Limits | None:
-        values = self.mapping(node, "limits", {"vms": self.count, "vcpus": self.count})
-        return Limits(values.get("vms"), values.get("vcpus"))
+        values = self.mapping(
+            node, "limits", {"vms": self.count, "vcpus": self.count, "per_hour": self.count}
+        )
+        return Limits(values.get("vms"), values.get("vcpus"), values.get("per_hour"))
+
+    def project_burst(self, node: Node) -> ProjectBurst:
+        values = self.mapping(node, "a project", {"to": self.sites, "limits": self.limits})
+        return ProjectBurst(values.get("to"), values.get("limits") or Limits())
+
+    def queue(self, node: Node) -> Queue:
+        values = self.mapping(
+            node,
+            "queue",
+            {
+                "shares": lambda node: self.by_name(node, "shares", self.positive),
+                "half_life": self.positive_duration,
+                "aging": self.duration,
+                "repair": self.count,
+                "preempt": self.truth,
+                "backfill": lambda node: self.word(node, ("none", "aggressive", "conservative")),
+            },
+        )
+        return Queue(
+            **{_FIELDS.get(key, key): value for key, value in values.items()},
+        )
+
+    def budget(self, node: Node) -> Budget | None:
+        before = len(self.problems)
+        values = self.mapping(
+            node,
+            "budget",
+            {
+                "currency": self.currency,
+                "hourly": lambda node: self.cap(node, "hourly"),
+                "monthly": lambda node: self.cap(node, "monthly"),
+            },
+        )
+        if len(self.problems) > before:
+            return None
+        if not values.keys() & {"hourly", "monthly"}:
+            self.problem(node, "budget limits nothing", "give it hourly or monthly")
+            return None
+        monthly, per_project, projects = values.get("monthly") or (Cap(), None, {})
+        hourly = (values.get("hourly") or (Cap(), None, {}))[0]
+        return Budget(values.get("currency") or "USD", hourly, monthly, per_project, projects)
+
+    def currency(self, node: Node) -> str | None:
+        word = self.string(node, "a currency")
+        if word is not None and not re.fullmatch("[A-Z]{3}", word):
+            self.problem(node, f'"{word}" is no currency', "three letters, as in USD")
+            return None
+        return word
+
+    def cap(self, node: Node, name: str) -> tuple[Cap, float | None, Mapping[str, float]] | None:
+        """A number is a hard limit."""
+        if isinstance(node, ScalarNode):
+            hard = self.amount(node)
+            return None if hard is None else (Cap(None, hard), None, {})
+        before = len(self.problems)
+        readers: dict[str, Callable[[Node], Any]] = {"soft": self.amount, "hard": self.amount}
+        if name == "monthly":
+            readers["per_project"] = self.per_project
+        values = self.mapping(node, name, readers)
+        if len(self.problems) > before:
+            return None
+        soft, hard = values.get("soft"), values.get("hard")
+        if not values:
+            self.problem(node, f"{name} limits nothing", "give it soft, hard or both")
+            return None
+        if soft is not None and hard is not None and soft > hard:
+            self.problem(node, f"the soft limit {soft:g} is above the hard one {hard:g}", "exchange them")
+            return None
+        each = values.get("per_project")
+        one, some = (None, each) if isinstance(each, dict) else (each, {})
+        for amount in (*([] if one is None else [one]), *some.values()):
+            if hard is not None and amount > hard:
+                message = f"a project may spend {amount:g}, which is above the hard limit {hard:g} of all"
+                self.problem(node, message, "lower per_project, or raise hard")
+                return None
+        return Cap(soft, hard), one, some
+
+    def per_project(self, node: Node) -> float | dict[str, float] | None:
+        if isinstance(node, ScalarNode):
+            return self.amount(node)
+        return self.by_name(node, "per_project", self.amount)
+
+    def spot(self, node: Node) -> Spot:
+        values = self.mapping(
+            node,
+            "spot",
+            {
+                "use": self.truth,
+                "max_price_ratio": self.positive,
+                "on_interruption": lambda node: self.word(node, ("relaunch", "fallback", "none")),
+                "max_interruptions": self.count,
+            },
+        )
+        return Spot(**values)
+
+    def deadline(self, node: Node) -> Deadline:
+        values = self.mapping(node, "deadline", {"slack": self.duration})
+        return Deadline(values.get("slack") or 0.0)
 
     # Kinds of values
 
@@ -337,7 +560,6 @@ class _Reader:
         readers: Mapping[str, Callable[[Node], Any]],
         *,
         required: Mapping[str, str] | None = None,
-        not_yet: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """The values of a mapping's known keys; keys whose value had a problem are left out."""
         if not isinstance(node, MappingNode):
@@ -358,11 +580,8 @@ class _Reader:
                 value = readers[key](value_node)
                 if value is not None:
                     values[key] = value
-            elif not_yet and key in not_yet:
-                message = f'"{key}" is not supported in this version: {not_yet[key]} would be ignored'
-                self.problem(key_node, message, f'remove "{key}"')
             else:
-                mend = nearest(key, [*readers, *(not_yet or ())]) or "keys are " + ", ".join(readers)
+                mend = nearest(key, list(readers)) or "keys are " + ", ".join(readers)
                 self.problem(key_node, f'unknown key "{key}" in {what}', mend)
             seen.add(key)
         for key, mend in (required or {}).items():
@@ -399,6 +618,55 @@ class _Reader:
             self.problem(node, "must not be negative", "0 allows none; leave it out for no limit")
             return None
         return number
+
+    def amount(self, node: Node) -> float | None:
+        """A number that is not negative."""
+        if isinstance(node, ScalarNode) and str(node.tag) in (_INTEGER, _FLOAT):
+            with contextlib.suppress(ValueError):
+                number = float(str(node.value).replace("_", ""))
+                if math.isfinite(number) and number >= 0:
+                    return number
+        self.problem(node, f"must be a number, 0 or more, not {_kind(node)}")
+        return None
+
+    def positive(self, node: Node) -> float | None:
+        number = self.amount(node)
+        if number == 0:
+            self.problem(node, "must be more than 0")
+            return None
+        return number
+
+    def truth(self, node: Node) -> bool | None:
+        text = str(node.value).lower() if isinstance(node, ScalarNode) else ""
+        if text not in ("true", "false"):
+            self.problem(node, f"must be true or false, not {_kind(node)}")
+            return None
+        return text == "true"
+
+    def word(self, node: Node, words: Sequence[str]) -> str | None:
+        word = self.string(node, " or ".join(words))
+        if word is not None and word not in words:
+            self.problem(
+                node, f'"{word}" is not known here', nearest(word, words) or "one of " + ", ".join(words)
+            )
+            return None
+        return word
+
+    def by_name(self, node: Node, what: str, read: Callable[[Node], T | None]) -> dict[str, T] | None:
+        """A mapping from names of the user's own."""
+        if not isinstance(node, MappingNode):
+            self.problem(node, f"{what} must be a mapping, not {_kind(node)}", "write NAME: VALUE")
+            return None
+        found: dict[str, T] = {}
+        for key_node, value_node in node.value:
+            name = self.string(key_node, "a name")
+            if name is not None and name in found:
+                self.problem(key_node, f'"{name}" is there twice', "keep one")
+                continue
+            value = read(value_node)
+            if name is not None and value is not None:
+                found[name] = value
+        return found
 
     def duration(self, node: Node) -> float | None:
         text = str(node.value) if isinstance(node, ScalarNode) else ""
@@ -463,6 +731,14 @@ class _Reader:
         assert isinstance(node, ScalarNode)  # noqa: S101 - an expression was read from it
         index = _index(self.text, node, offset)
         return self.text.count("\n", 0, index) + 1, index - self.text.rfind("\n", 0, index)
+
+    def _project_sites(self, node: Node, burst: Burst) -> None:
+        nodes = {key.value: value for key, value in node.value if isinstance(key, ScalarNode)}
+        for name, own in burst.projects.items():
+            strange = [site for site in own.to or () if site not in burst.to]
+            if strange:
+                message = f'project {name} may burst to "{strange[0]}", which is not in burst.to'
+                self.problem(nodes["projects"], message, f"add {strange[0]} to burst.to")
 
     def _contradictions(self, node: Node, burst: Burst) -> None:
         """Conditions that can never hold, and open and close that can hold at once on one metric."""

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from placement.match import Request
 from placement.table import HostTable
 
@@ -137,3 +140,7 @@ class Pool:
     residents: Sequence[Resident] = ()
     reserved: Sequence[Reserved] = ()
     usage: Mapping[str, float] = field(default_factory=dict)
+    suspends: NDArray[np.bool_] | None = None
+    """The hosts where a VM can be suspended; None for all."""
+    making_room: frozenset[str] = frozenset()
+    """Ids of those for whom somebody is being suspended just now."""

@@ -1,20 +1,29 @@
 """A round: who of those that wait goes where, now.
 
-Pure. The broker's queue and the simulator both call ``run``, so that what is simulated is what will be done.
+Pure. The broker's queue and the simulator both call ``run``, so that what is simulated is what will be done. A round asks
+in this order, and each answer is a reason that ``why`` can show: what the caller knows to be in the way, what may burst,
+what is reserved, who may stand near whom; then the match, by requirement, room and rank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from placement import preempt, repair
+from placement.affinity import Affinity
 from placement.burst import Gate
+from placement.column import Bools, Floats
+from placement.language import ExpressionError, parse
+from placement.lease import Backfilling, Book
 from placement.match import Decision, Matcher
-from placement.policy import Policy
-from placement.pool import Binding, Pool, Waiting
+from placement.order import order
+from placement.policy import Policy, Queue
+from placement.pool import Pool, Resident, Waiting
+from placement.table import HostTable
 
 Reasons = NDArray[np.object_]
 """A text or None per host: why a VM may not go there."""
@@ -22,16 +31,6 @@ Reasons = NDArray[np.object_]
 Refusals = Callable[[Waiting], Reasons]
 
 _NO_GATE = "no policy is in force, so nothing may burst"
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A running VM that gives way to another host of its site. ``reason`` in words."""
-
-    id: str
-    source: int
-    target: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +46,11 @@ class Suspend:
 @dataclass(slots=True)
 class Round:
     """What was decided. ``decisions`` and ``reasons`` are in the order of the queue that was given; ``order`` is the one
-    in which it was decided. ``bindings``: VM id -> what of its host's hardware it gets."""
+    in which they were decided."""
 
     decisions: list[Decision]
     reasons: list[Reasons]
     order: list[int]
-    bindings: dict[str, Binding] = field(default_factory=dict)
-    moves: list[Move] = field(default_factory=list)
     suspensions: list[Suspend] = field(default_factory=list)
 
 
@@ -71,25 +68,171 @@ def run(
     ``refusals``: what the caller knows to be in a VM's way (a host that is down, a network that does not reach there).
     ``gate``: what may burst; without it nothing does.
     """
-    matcher = Matcher(pool.table)
-    elastic = _elastic(pool)
-    decisions: list[Decision] = []
-    reasons: list[Reasons] = []
-    for waiting in queue:
-        found = (
-            refusals(waiting) if refusals is not None else np.full(len(pool.table), None, dtype=np.object_)
+    rules = Queue() if policy is None else policy.queue
+    desk = _Desk(pool, queue, now, rules, gate, refusals)
+    found = order(queue, now, rules, pool.usage)
+    decisions = [Decision("", None)] * len(queue)
+    reasons: list[Reasons] = [_NO_REASONS] * len(queue)
+    for index in found:
+        decisions[index], reasons[index] = desk.decide(queue[index])
+    left = [index for index in found if decisions[index].host is None and not decisions[index].error]
+    if left and rules.repair and not desk.leased:
+        # Who stands in a relation to others stays where it is; and nobody moves where room is promised for later.
+        plain = [
+            not (waiting.rules or waiting.reservation or waiting.only_host is not None) for waiting in queue
+        ]
+        repair.repair(pool.table, queue, decisions, reasons, left, desk.local, plain, rules.repair)
+        left = [index for index in left if decisions[index].host is None]
+    suspensions = desk.for_reservations()
+    if left and rules.preempt:
+        leaving = {one.id for one in suspensions}
+        stay = [resident for resident in pool.residents if resident.id not in leaving]
+        for index in left:
+            waiting = queue[index]
+            if waiting.preemptible or waiting.request.id in pool.making_room:
+                continue
+            victims = preempt.victims(pool.table, waiting, stay, desk.open_to(waiting, reasons[index]))
+            gone = {victim.id for victim in victims}
+            stay = [resident for resident in stay if resident.id not in gone]
+            name = waiting.request.attributes.get("name", waiting.request.id)
+            suspensions += [
+                Suspend(victim.id, victim.host, waiting.request.id, f"to make room for {name}")
+                for victim in victims
+            ]
+    return Round(decisions, reasons, found, suspensions)
+
+
+_NO_REASONS: Reasons = np.full(0, None, dtype=np.object_)
+
+
+class _Desk:
+    """What one round knows, and how it decides for one VM."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        queue: Sequence[Waiting],
+        now: float,
+        rules: Queue,
+        gate: Gate | None,
+        refusals: Refusals | None,
+    ) -> None:
+        self._pool = pool
+        self._table = pool.table
+        self._matcher = Matcher(pool.table)
+        self._gate = gate
+        self._refusals = refusals
+        self.elastic = _truth(pool.table, "elastic")
+        self.local: Bools = ~self.elastic
+        self._affinity = (
+            Affinity(pool.table, pool.residents) if any(waiting.rules for waiting in queue) else None
         )
-        if elastic.any():
-            bars = _NO_GATE if gate is None else gate.refusals(waiting, pool.table)
-            found = np.where(elastic & (found == None), bars, found)  # noqa: E711 - of each
-        decision = matcher.place(waiting.request, found == None)  # noqa: E711 - of each
-        if decision.host is not None and elastic[decision.host] and gate is not None:
-            gate.take(waiting, pool.table, decision.host)
-        decisions.append(decision)
-        reasons.append(found)
-    return Round(decisions, reasons, list(range(len(queue))))
+        self._book: Book | None = None
+        dated = any(resident.runtime_s is not None for resident in pool.residents)
+        if pool.reserved or dated or any(waiting.reservation for waiting in queue):
+            self._book = Book(pool.table, pool.residents, pool.reserved, now, suspends=pool.suspends)
+        self._backfilling = Backfilling(self._book, rules.backfill)
+
+    @property
+    def leased(self) -> bool:
+        """Whether time matters: something is reserved, or somebody said how long he runs."""
+        return self._book is not None
+
+    def decide(self, waiting: Waiting) -> tuple[Decision, Reasons]:
+        """The decision, and per host why it was not even looked at."""
+        reasons: Reasons = (
+            self._refusals(waiting)
+            if self._refusals is not None
+            else np.full(len(self._table), None, dtype=np.object_)
+        )
+        if self.elastic.any():
+            bars = _NO_GATE if self._gate is None else self._gate.refusals(waiting, self._table)
+            reasons = np.where(self.elastic & (reasons == None), bars, reasons)  # noqa: E711 - of each
+        if waiting.only_host is not None:
+            other = np.arange(len(self._table)) != waiting.only_host
+            reasons[other & (reasons == None)] = "it is suspended on another host"  # noqa: E711 - of each
+        before = reasons
+        blocked = self._backfilling.refusal()
+        if blocked:
+            reasons = np.where(reasons == None, blocked, reasons)  # noqa: E711 - of each
+        reserved = None if self._book is None else self._book.allowed(waiting)
+        if reserved is not None:
+            reasons = np.where(reasons == None, reserved, reasons)  # noqa: E711 - of each
+        broken: Floats | None = None
+        if self._affinity is not None and waiting.rules:
+            judged = self._affinity.judge(waiting, reasons == None)  # noqa: E711 - of each
+            reasons = np.where(reasons == None, judged.reasons, reasons)  # noqa: E711 - of each
+            broken = judged.broken
+        decision = self._place(waiting, reasons == None, broken)  # noqa: E711 - of each
+        if decision.host is not None:
+            self._took(waiting, decision.host)
+        elif not decision.error and not blocked:
+            self._backfilling.left_behind(waiting, self.open_to(waiting, before))
+        return decision, reasons
+
+    def open_to(self, waiting: Waiting, reasons: Reasons) -> Bools:
+        """The hosts of our own that it could go to if they had room."""
+        mask: Bools = self.local & (reasons == None)  # noqa: E711 - of each
+        if waiting.request.requirement:
+            try:
+                mask = mask & parse(waiting.request.requirement).truth(
+                    self._table, waiting.request.attributes
+                )
+            except ExpressionError:
+                mask = np.zeros(len(self._table), dtype=np.bool_)
+        return mask
+
+    def for_reservations(self) -> list[Suspend]:
+        """Who is suspended for reservations that begin."""
+        if self._book is None:
+            return []
+        return [
+            Suspend(victim.resident.id, victim.resident.host, victim.reserved.id, "a reservation begins")
+            for victim in self._book.victims()
+        ]
+
+    def _place(self, waiting: Waiting, eligible: Bools, broken: Floats | None) -> Decision:
+        """The host of highest rank among those that break the fewest soft rules."""
+        if broken is None:
+            return self._matcher.place(waiting.request, eligible)
+        decision = Decision(waiting.request.id, None)
+        for level in np.unique(broken[eligible]):
+            decision = self._matcher.place(waiting.request, eligible & (broken == level))
+            if decision.host is not None or decision.error:
+                break
+        return decision
+
+    def _took(self, waiting: Waiting, host: int) -> None:
+        if self._gate is not None and self.elastic[host]:
+            self._gate.take(waiting, self._table, host)
+        if self._affinity is not None:
+            self._affinity.take(waiting, host)
+        if self._book is not None:
+            self._book.take(waiting, host)
 
 
-def _elastic(pool: Pool) -> NDArray[np.bool_]:
-    numbers = pool.table.numbers("elastic")
-    return np.zeros(len(pool.table), dtype=np.bool_) if numbers is None else numbers == 1
+def _truth(table: HostTable, name: str) -> Bools:
+    numbers = table.numbers(name)
+    return np.zeros(len(table), dtype=np.bool_) if numbers is None else numbers == 1
+
+
+def resident_of(waiting: Waiting, host: int, now: float) -> Resident:
+    """A VM that was just placed, as one that holds room."""
+    request = waiting.request
+    return Resident(
+        id=request.id,
+        project=waiting.project,
+        host=host,
+        cpu=request.cpu,
+        mem_mb=request.mem_mb,
+        disk_gb=request.disk_gb,
+        gpus=request.gpus,
+        since=now,
+        priority=waiting.priority,
+        preemptible=waiting.preemptible,
+        runtime_s=waiting.runtime_s,
+        rules=waiting.rules,
+        tuning=waiting.tuning,
+        reservation=waiting.reservation,
+        request=replace(request),
+    )

@@ -93,11 +93,17 @@ class HostTable:
 
         Whether it fits is not checked here (``placement.match`` does).
         """
-        amounts = (("running_vms", -1.0), *request.needs())
-        for name, amount in amounts:
+        self._change(index, request, -1.0)
+
+    def give(self, index: int, request: Request) -> None:
+        """Take a VM off a host again: what ``take`` took comes back."""
+        self._change(index, request, 1.0)
+
+    def _change(self, index: int, request: Request, sign: float) -> None:
+        for name, amount in (("running_vms", -1.0), *request.needs()):
             numbers = self.numbers(name)
             if numbers is not None and amount:
-                numbers[index] -= amount
+                numbers[index] += sign * amount
 
 
 def _numbers(column: Column, rows: int) -> Floats:

@@ -46,6 +46,12 @@ def create_vm(
             labels=body.labels,
             requirements=body.requirements,
             rank=body.rank,
+            wishes=vm.Wishes(
+                priority=body.priority,
+                runtime_s=body.runtime_s,
+                deadline=body.deadline,
+                affinity=[rule.model_dump() for rule in body.affinity],
+            ),
             token=idempotency_key,
         )
     )
@@ -191,6 +197,10 @@ def answer(row: VMRow) -> schema.VM:
         labels=row.labels,
         requirements=row.requirements,
         rank=row.rank,
+        priority=row.priority,
+        runtime_s=row.runtime_s,
+        deadline=row.deadline,
+        affinity=[schema.AffinityRule(**rule) for rule in row.affinity],
         provider_ref=row.provider_ref,
         operation=row.operation_id,
         created_at=row.created_at,

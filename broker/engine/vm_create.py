@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from broker import event, image, keypair, network, peer, queue, vm
+from broker import event, image, keypair, network, peer, queue, usage, vm
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.engine.advance import Done, Fail, Next, Outcome, Phase, Step, Superseded, Wait
@@ -377,6 +377,7 @@ def _tunnelled(row: VMRow) -> bool:
 def let_go(step: Step, session: Session, row: VMRow) -> None:
     """Give back a VM's addresses and its room, in the caller's transaction."""
     network.release(step.broker, session, row.id)
+    usage.end(step.broker, session, row.id)
     row.host_id = row.site_id = None
     row.provider_ref = row.public_address = None
     row.launched_at = row.enrolled_at = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from broker import event, network, peer, vm
+from broker import event, network, peer, usage, vm
 from broker.engine.advance import Done, Next, Outcome, Phase, Step, Wait
 from broker.engine.vm_create import own, placed
 from broker.store import OperationRow
@@ -84,6 +84,7 @@ def gone(step: Step) -> Outcome:
     with broker.store.transaction() as session:
         row = own(step, session)
         network.release(broker, session, row.id)
+        usage.end(broker, session, row.id)
         if row.state != vm.TERMINATED:
             vm.set_state(broker, row, vm.TERMINATED, str(step.operation.params.get("reason", "")))
             event.record(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,3 +59,24 @@ def read_text(path: str, option: str) -> str:
         raise typer.BadParameter(f"cannot read {path}: {error.strerror}", param_hint=option) from None
     except UnicodeDecodeError:
         raise typer.BadParameter(f"{path} is not UTF-8 text", param_hint=option) from None
+
+
+def seconds(text: str, option: str) -> float:
+    """Seconds of ``90s``, ``15m``, ``1h30m``, ``2d``."""
+    if not re.fullmatch(r"(?:\d+(?:\.\d+)?[smhd])+", text):
+        raise typer.BadParameter(f"{text!r} is no duration: write 90s, 15m, 1h30m or 2d", param_hint=option)
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    return sum(float(amount) * units[unit] for amount, unit in re.findall(r"(\d+(?:\.\d+)?)([smhd])", text))
+
+
+def moment(text: str, option: str) -> datetime:
+    """A time with its zone, or a duration from now."""
+    if re.fullmatch(r"[\d.smhd]+", text):
+        return datetime.now(UTC) + timedelta(seconds=seconds(text, option))
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no time: write 2026-12-24T18:00+01:00, or 3h", param_hint=option
+        ) from None
+    return found if found.tzinfo else found.astimezone()

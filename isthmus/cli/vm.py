@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isthmus.cli._options import Json, Name, NewName, Timeout, Wait, noun, pairs, read_text
+from isthmus.cli._options import (
+    Json,
+    Name,
+    NewName,
+    Timeout,
+    Wait,
+    moment,
+    noun,
+    pairs,
+    read_text,
+    seconds,
+)
 from isthmus.cli._output import age, cell, put, put_json, put_list, put_record, put_table
 from isthmus.cli._progress import Progress
 from isthmus.cli._session import client_of
@@ -17,6 +28,8 @@ if TYPE_CHECKING:
     from isthmus.client.vm import VM
 
 app = noun("Virtual machines.")
+
+_RULE = "GROUP[:SCOPE][:soft]"
 
 _COLUMNS: dict[str, Any] = {
     "NAME": lambda vm: vm.name,
@@ -59,11 +72,45 @@ def create(
         str | None,
         typer.Option("--rank", metavar="EXPR", help="Which host is best: the highest, e.g. '-price_hour'."),
     ] = None,
+    affinity: Annotated[
+        list[str] | None,
+        typer.Option("--affinity", metavar=_RULE, help="Near the others of a group; again for more."),
+    ] = None,
+    anti_affinity: Annotated[
+        list[str] | None,
+        typer.Option("--anti-affinity", metavar=_RULE, help="Apart from the others of a group."),
+    ] = None,
+    spread: Annotated[
+        list[str] | None,
+        typer.Option("--spread", metavar=_RULE, help="Evenly with the others of a group."),
+    ] = None,
+    priority: Annotated[
+        int, typer.Option("--priority", min=-100, max=100, help="Higher ones are placed first.")
+    ] = 0,
+    runtime: Annotated[
+        str | None,
+        typer.Option("--runtime", metavar="DURATION", help="How long it will run, e.g. 90m or 2h."),
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            "--deadline",
+            metavar="TIME",
+            help="When it must have run: 2026-12-24T18:00+01:00, or 3h from now.",
+        ),
+    ] = None,
     wait: Wait = True,
     timeout: Timeout = 600,
     json: Json = False,
 ) -> None:
     """Create a VM, and wait until it runs."""
+    rules = [
+        *_rules("affinity", affinity),
+        *_rules("anti-affinity", anti_affinity),
+        *_rules("spread", spread),
+    ]
+    runtime_s = seconds(runtime, "--runtime") if runtime else None
+    by = moment(deadline, "--deadline") if deadline else None
     client = client_of(ctx)
     text = read_text(user_data, "--user-data") if user_data else None
     with Progress(f"creating {name}") as progress:
@@ -78,6 +125,10 @@ def create(
             labels=pairs(label, "--label") if label else None,
             requirements=requirements,
             rank=rank,
+            priority=priority or None,
+            runtime_s=runtime_s,
+            deadline=by,
+            affinity=rules or None,
         )
         if wait:
             vm.wait_until("running", timeout, on_update=progress.update)
@@ -212,6 +263,10 @@ def _record(vm: VM) -> dict[str, Any]:
         "key pair": vm.key_pair,
         "labels": vm.labels,
         "requirements": vm.requirements,
+        "affinity": [_rule_words(rule) for rule in vm.affinity] or None,
+        "priority": vm.priority or None,
+        "runtime": f"{vm.runtime_s:g} s" if vm.runtime_s else None,
+        "deadline": vm.deadline,
         "rank": vm.rank,
         "provider ref": vm.provider_ref,
         "operation": vm.operation,
@@ -256,3 +311,26 @@ def _put_why(why: schema.Why) -> None:
 
 def _rank(rank: float | None) -> str:
     return "" if rank is None else f" (rank {cell(rank)})"
+
+
+def _rules(kind: str, texts: list[str] | None) -> list[schema.AffinityRule]:
+    """``GROUP[:SCOPE][:soft]`` as rules."""
+    from isthmus import schema
+
+    found = []
+    for text in texts or []:
+        group, *rest = text.split(":")
+        hard = "soft" not in rest
+        scopes = [part for part in rest if part != "soft"]
+        if not group or len(scopes) > 1 or "" in scopes:
+            raise typer.BadParameter(f"{text!r} is not {_RULE}, as in web:rack:soft", param_hint=f"--{kind}")
+        found.append(
+            schema.AffinityRule.model_validate(
+                {"kind": kind, "group": group, "scope": scopes[0] if scopes else "host", "hard": hard}
+            )
+        )
+    return found
+
+
+def _rule_words(rule: schema.AffinityRule) -> str:
+    return f"{rule.kind} {rule.group}:{rule.scope}{'' if rule.hard else ':soft'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Self
 
@@ -132,11 +133,16 @@ class VMs(Collection[VM]):
         labels: Mapping[str, str] | None = None,
         requirements: str | None = None,
         rank: str | None = None,
+        priority: int | None = None,
+        runtime_s: float | None = None,
+        deadline: datetime | None = None,
+        affinity: Sequence[schema.AffinityRule] | None = None,
         idempotency_key: str | None = None,
     ) -> VM:
         """Ask for a VM. Returns at once with a ``pending`` one: ``vm.wait_until("running")``.
 
         ``requirements`` and ``rank`` are expressions over host attributes (docs/reference/expressions.md).
+        ``affinity``: rules about the VMs of its group (docs/how-to/place-vms-apart.md). A ``deadline`` needs ``runtime_s``.
         ``idempotency_key``: two calls with the same one make one VM; a fresh one is used otherwise.
         """
         body = ask(
@@ -151,6 +157,10 @@ class VMs(Collection[VM]):
             labels=labels,
             requirements=requirements,
             rank=rank,
+            priority=priority,
+            runtime_s=runtime_s,
+            deadline=deadline,
+            affinity=affinity,
         )
         return self._http.post(VMOperation, self._path, body, key=idempotency_key).vm
 

@@ -49,15 +49,6 @@ class AffinityRule(Request):
     skew: int = Field(default=1, ge=1, le=1000)
 
 
-class Tuning(Request):
-    """What a VM asks of its host's hardware. ``numa: single``: all of it on one NUMA node. ``cpus: dedicated``: cores of
-    the host that are its own. ``hugepages``: its memory in huge pages."""
-
-    numa: Literal["any", "single"] = "any"
-    cpus: Literal["shared", "dedicated"] = "shared"
-    hugepages: bool = False
-
-
 class NIC(Answer):
     """A VM's interface on one network."""
 
@@ -89,15 +80,10 @@ class VM(Answer):
     labels: dict[str, str] = Field(default_factory=dict)
     requirements: str | None = None
     rank: str | None = None
-    gpus: int = 0
     priority: int = 0
-    preemptible: bool = False
     runtime_s: float | None = None
     deadline: datetime | None = None
     affinity: list[AffinityRule] = Field(default_factory=list)
-    tuning: Tuning = Field(default_factory=Tuning)
-    reservation: str | None = Field(default=None, description="The reservation in whose room it stands.")
-    interruptions: int = Field(default=0, description="How often a cloud took it back.")
     provider_ref: str | None = None
     operation: str | None = None
     created_at: datetime
@@ -124,17 +110,12 @@ class VMCreate(Request):
     labels: Labels = Field(default_factory=dict, max_length=50, description=_LABELS)
     requirements: str | None = Field(default=None, max_length=4096)
     rank: str | None = Field(default=None, max_length=4096)
-    gpus: int = Field(default=0, ge=0, le=64)
     priority: int = Field(default=0, ge=-100, le=100, description="Higher ones are placed first.")
-    preemptible: bool = Field(default=False, description="It may be suspended to make room.")
-    immediate: bool = Field(default=False, description="It fails when no host has room for it now.")
     runtime_s: float | None = Field(
-        default=None, gt=0, description="Seconds that it will run, as far as known."
+        default=None, gt=0, description="Seconds that it will run, as far as you know."
     )
-    deadline: datetime | None = Field(default=None, description="When it must be done; needs runtime_s.")
+    deadline: datetime | None = Field(default=None, description="When it must have run; needs `runtime_s`.")
     affinity: list[AffinityRule] = Field(default_factory=list, max_length=8)
-    tuning: Tuning = Field(default_factory=Tuning)
-    reservation: str | None = Field(default=None, description="A reservation of the project, for its room.")
 
 
 class VMUpdate(Request):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.burst import BurstState, BurstVM, decide, leavers, may_burst
+from placement.burst import BurstState, BurstVM, CloudUse, decide, leavers, may_burst
 from placement.policy import Policy, parse
 
 TEXT = """version: 1
@@ -144,20 +144,20 @@ VM = {"vcpus": 2, "labels": {"data": "public"}}
 
 
 def test_vm_may_burst_when_the_policy_is_open() -> None:
-    assert may_burst(POLICY, OPENED, VM, {"vms": 1, "vcpus": 2}, "aws-eu").ok
+    assert may_burst(POLICY, OPENED, VM, CloudUse(1, 2), "aws-eu").ok
 
 
 @pytest.mark.parametrize(
     ("policy", "state", "vm", "usage", "site", "reason"),
     [
-        (OFF, OPENED, VM, {}, "aws-eu", "the policy has no burst part"),
-        (POLICY, CLOSED, VM, {}, "aws-eu", "the burst policy is closed"),
-        (POLICY, OPENED, VM, {}, "azure", 'site "azure" is not in burst.to (aws-eu, partner)'),
+        (OFF, OPENED, VM, CloudUse(), "aws-eu", "the policy has no burst part"),
+        (POLICY, CLOSED, VM, CloudUse(), "aws-eu", "the burst policy is closed"),
+        (POLICY, OPENED, VM, CloudUse(), "azure", 'site "azure" is not in burst.to (aws-eu, partner)'),
         (
             POLICY,
             OPENED,
             {"vcpus": 2, "labels": {"data": "restricted"}},
-            {},
+            CloudUse(),
             "aws-eu",
             'burst.never holds: vm.labels["data"] == "restricted"',
         ),
@@ -165,7 +165,7 @@ def test_vm_may_burst_when_the_policy_is_open() -> None:
             POLICY,
             OPENED,
             VM,
-            {"vms": 3, "vcpus": 3},
+            CloudUse(3, 3),
             "aws-eu",
             "burst.limits.vms is 3: 3 in use, 1 more asked for",
         ),
@@ -173,14 +173,14 @@ def test_vm_may_burst_when_the_policy_is_open() -> None:
             POLICY,
             OPENED,
             VM,
-            {"vms": 1, "vcpus": 7},
+            CloudUse(1, 7),
             "aws-eu",
             "burst.limits.vcpus is 8: 7 in use, 2 more asked for",
         ),
     ],
 )
 def test_vm_may_not_burst_and_is_told_why(
-    policy: Policy, state: BurstState, vm: dict, usage: dict, site: str, reason: str
+    policy: Policy, state: BurstState, vm: dict, usage: CloudUse, site: str, reason: str
 ) -> None:
     verdict = may_burst(policy, state, vm, usage, site)
     assert (verdict.ok, verdict.reason) == (False, reason)
@@ -188,8 +188,8 @@ def test_vm_may_not_burst_and_is_told_why(
 
 def test_never_rule_can_name_the_site() -> None:
     policy = variant(never="'site == \"partner\"'")
-    assert not may_burst(policy, OPENED, VM, {}, "partner").ok
-    assert may_burst(policy, OPENED, VM, {}, "aws-eu").ok
+    assert not may_burst(policy, OPENED, VM, CloudUse(), "partner").ok
+    assert may_burst(policy, OPENED, VM, CloudUse(), "aws-eu").ok
 
 
 VMS = [

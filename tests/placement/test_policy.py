@@ -56,7 +56,7 @@ def test_vm_gets_the_policys_requirement_and_keeps_its_own_rank() -> None:
     ("text", "line", "column", "message", "mend"),
     [
         ("", 1, 1, "the policy is empty", "begin with version: 1"),
-        ("- 1", 1, 1, "the policy must be a mapping, not a list", "keys are version, placement, burst"),
+        ("- 1", 1, 1, "the policy must be a mapping, not a list", "keys are version, placement, queue, burst, budget, spot, deadline"),
         ("placement: {}\n", 1, 1, 'the policy has no "version"', "add version: 1"),
         ("version: 2\n", 1, 10, "version 2 is not supported", "this broker reads version 1"),
         ("version: one\n", 1, 10, 'must be a whole number, not "one"', ""),
@@ -65,7 +65,7 @@ def test_vm_gets_the_policys_requirement_and_keeps_its_own_rank() -> None:
             2,
             1,
             'unknown key "zz" in the policy',
-            "keys are version, placement, burst",
+            "keys are version, placement, queue, burst, budget, spot, deadline",
         ),
         (
             "version: 1\nplacment: {}\n",
@@ -76,11 +76,11 @@ def test_vm_gets_the_policys_requirement_and_keeps_its_own_rank() -> None:
         ),
         ("version: 1\nversion: 1\n", 2, 1, '"version" is there twice', "keep one"),
         (
-            "version: 1\nbudget: {hourly: 5}\n",
+            "version: 1\nqueue: {backfill: easy}\n",
             2,
-            1,
-            '"budget" is not supported in this version: budgets would be ignored',
-            'remove "budget"',
+            19,
+            '"easy" is not known here',
+            "one of none, aggressive, conservative",
         ),
         ("version: 1\nplacement: {rank: 'a = 1'}\n", 2, 22, 'unknown operator "="', "write == to compare"),
         ("version: 1\nplacement: {rank: a = 1}\n", 2, 21, 'unknown operator "="', "write == to compare"),
@@ -247,7 +247,7 @@ burst:
   open: {any: ['queue.length > 5', 'queue.len > 1 &']}
   close: {all: ['local.cpu_used < 60'], for: 15}
   dwell: x
-spot: {use: true}
+spot: {use: maybe}
 """
     places = [(problem.line, problem.column) for problem in problems(text)]
     assert places == sorted(places)
