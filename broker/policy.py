@@ -18,7 +18,7 @@ from broker.actor import ADMIN, MEMBER, READER, SYSTEM, Actor
 from broker.broker import Broker
 from broker.errors import BrokerError, InvalidPolicy, NotFound
 from broker.store import BurstRow, HostRow, OperationRow, PolicyRow, ProjectRow, SiteRow, UsageRow, VMRow
-from placement import burst
+from placement import budget, burst
 from placement.budget import Ledger
 from placement.burst import BurstDecision
 from placement.policy import Policy, PolicyError, Problem, parse
@@ -40,6 +40,8 @@ class PolicyView:
     reason: str
     decision: BurstDecision | None
     burst_vms: int
+    budget: str = ""
+    """What is spent, and what will be, in words; empty without a budget."""
 
 
 def check(broker: Broker, actor: Actor, text: str, name: str = "policy.yaml") -> Sequence[Problem]:
@@ -104,7 +106,13 @@ def show(broker: Broker, actor: Actor) -> PolicyView:
             reason=kept.reason if kept is not None else "",
             decision=decision,
             burst_vms=int(values["burst.vms"]),
+            budget=_budget(broker, session, policy),
         )
+
+
+def _budget(broker: Broker, session: Session, policy: Policy | None) -> str:
+    ledger = usage.ledger(broker, session, policy)
+    return budget.words(ledger) if ledger is not None else ""
 
 
 def versions(broker: Broker, actor: Actor) -> Sequence[PolicyRow]:

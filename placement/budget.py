@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from placement.column import Bools, Floats
-from placement.policy import Budget, show_duration
+from placement.policy import Budget
 
 HOUR_S = 3600.0
 
@@ -207,11 +207,11 @@ def month_of(now: float) -> tuple[float, float]:
     return start.timestamp(), following.timestamp()
 
 
-def words(budget: Budget, account: Account, now: float) -> str:
+def words(ledger: Ledger) -> str:
     """The state of the budget in one line."""
-    left = show_duration(month_of(now)[1] - now)
+    budget, account = ledger.budget, ledger.account()
     limit = "" if budget.monthly.hard is None else f" of {budget.monthly.hard:g}"
     return (
         f"{account.spent:.2f}{limit} {budget.currency} spent this month, {account.rate:.2f} an hour,"
-        f" {account.forecast:.2f} by its end in {left}"
+        f" {account.forecast:.2f} by its end"
     )

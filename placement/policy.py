@@ -466,8 +466,6 @@ class _Reader:
                 "half_life": self.positive_duration,
                 "aging": self.duration,
                 "repair": self.count,
-                "preempt": self.truth,
-                "backfill": lambda node: self.word(node, ("none", "aggressive", "conservative")),
             },
         )
         return Queue(

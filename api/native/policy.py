@@ -75,4 +75,5 @@ def _answer(view: PolicyView) -> schema.Policy:
             for c in (decision.close_clauses if decision else ())
         ],
         burst_vms=view.burst_vms,
+        budget=view.budget,
     )

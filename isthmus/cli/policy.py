@@ -74,6 +74,7 @@ def show(
                 else policy.burst,
                 "reason": policy.reason,
                 "burst vms": policy.burst_vms,
+                **({"budget": policy.budget} if policy.budget else {}),
                 "opens on": [_clause(clause) for clause in policy.open],
                 "closes on": [_clause(clause) for clause in policy.close],
             }

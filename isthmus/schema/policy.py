@@ -30,6 +30,7 @@ class Policy(Answer):
     open: list[Clause] = Field(default_factory=list)
     close: list[Clause] = Field(default_factory=list)
     burst_vms: int = 0
+    budget: str = Field(default="", description="What is spent and what will be; empty without a budget.")
 
 
 class PolicyText(Request):

@@ -16,6 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from api.ec2.ids import to_ec2
+from isthmus import schema
 from lab import process
 from lab.broker import ISTHMUS
 from lab.demo import BURST, POOL, Burst, Demo
@@ -285,6 +286,88 @@ def test_burst_vms_leave_when_the_load_falls(lab: Lab, demo: Demo, burst: Burst)
     names = {vm.name: vm.state for vm in lab.campus.client.vms.list(all=True)}
     assert names[POOL[0]] == "running"
     assert names[BURST] == "terminated"
+
+
+def test_a_guest_has_the_cpu_flag_that_it_required(lab: Lab, burst: Burst) -> None:
+    vms = lab.campus.client.vms
+    common = set.intersection(
+        *(set(host.attributes["cpu_flags"]) for host in lab.campus.client.hosts.list(site="campus"))
+    )
+    flag = next(flag for flag in ("avx2", "avx", "aes", "popcnt", "ssse3") if flag in common)
+    vm = vms.create(
+        "flagged",
+        IMAGE,
+        FLAVOR,
+        networks=[NETWORK],
+        key_pair=KEY_PAIR,
+        requirements=f'!elastic && "{flag}" in cpu_flags',
+    )
+    vm.wait_until("running", timeout=60)
+    until(lambda: lab.page(vm.address or ""), 60, "an answer of the guest")
+    assert flag in lab.in_guest(vm.address or "", "grep -m 1 ^flags /proc/cpuinfo").split()
+
+    never = vms.create(
+        "unflagged",
+        IMAGE,
+        FLAVOR,
+        networks=[NETWORK],
+        requirements='!elastic && "no_such_flag" in cpu_flags',
+    )
+    until(lambda: vms.get("unflagged").status_reason, 20, "a reason to wait")
+    campus = next(site for site in vms.why("unflagged").sites if site.site == "campus")
+    assert [(term.text, term.refused) for term in campus.terms] == [('"no_such_flag" in cpu_flags', 2)]
+    for each in (vm, never):
+        each.delete()
+
+
+def test_an_anti_affine_pair_runs_on_two_hosts(lab: Lab, burst: Burst) -> None:
+    vms = lab.campus.client.vms
+    apart = [schema.AffinityRule(kind="anti-affinity", group="db")]
+    pair = [
+        vms.create(name, IMAGE, FLAVOR, networks=[NETWORK], requirements="!elastic", affinity=apart)
+        for name in ("db-1", "db-2")
+    ]
+    for vm in pair:
+        vm.wait_until("running", timeout=60)
+        page = until(lambda at=vm.address: lab.page(at), 60, f"an answer of {vm.name}")  # type: ignore[misc]
+        assert page == f"hello from {vm.name} at {vm.address}\n"
+    assert sorted(vm.host or "" for vm in pair) == ["a", "b"]
+    third = vms.create("db-3", IMAGE, FLAVOR, networks=[NETWORK], requirements="!elastic", affinity=apart)
+    until(lambda: "anti-affinity" in vms.get("db-3").status_reason, 20, "the rule as the reason to wait")
+    for vm in (*pair, third):
+        vm.delete()
+
+
+def test_a_budget_closes_the_burst(lab: Lab, burst: Burst) -> None:
+    client = lab.campus.client
+    before = client.policy.get().text
+    always = """\
+version: 1
+burst:
+  to: [cloud]
+  open: {any: ['queue.length >= 0']}
+  close: {all: ['queue.length < 0']}
+budget: {hourly: HOURLY}
+"""
+    prices = [host.attributes["price_hour"] for host in client.hosts.list(site="cloud")]
+    client.policy.apply(always.replace("HOURLY", f"{1.5 * min(prices)}"))
+
+    def ask(name: str):
+        return client.vms.create(
+            name, IMAGE, FLAVOR, networks=[NETWORK], requirements="elastic", rank="-price_hour"
+        )
+
+    first = ask("paid").wait_until("running", timeout=90)
+    second = ask("unpaid")
+    until(lambda: "budget.hourly" in client.vms.get("unpaid").status_reason, 20, "the budget as the reason")
+    assert [vm.name for vm in lab.cloud.client.vms.list()] == ["paid"]
+    assert "USD spent this month" in client.policy.get().budget
+    client.policy.apply(always.replace("HOURLY", "100"))
+    second.wait_until("running", timeout=90)
+    for vm in (first, second):
+        vm.delete()
+    until(lambda: not list(lab.cloud.client.vms.list()), 60, "an empty cloud")
+    client.policy.apply(before)
 
 
 def test_down_leaves_nothing_after_everything_was_killed(lab: Lab) -> None:

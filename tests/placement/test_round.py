@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,8 +33,8 @@ def vm(name: str, cpu: float = 1, *, project: str = "web", since: float = 0, **m
     return Waiting(request, project, since, **more)  # type: ignore[arg-type]
 
 
-def policy(queue: str) -> Policy:
-    return parse(f"version: 1\nqueue: {queue}\n")
+def policy(**queue: Any) -> Policy:
+    return replace(parse("version: 1\n"), queue=Queue(**queue))
 
 
 def names(queue: list[Waiting], rules: Queue, usage: dict[str, float] | None = None, now: float = 0) -> str:
@@ -86,7 +89,7 @@ def test_repair_places_what_greedy_leaves_behind() -> None:
     queue = [vm("a", 2), vm("b", 4, since=1, requirement='name == "h0"')]
     greedy = run(pool(4, 2), queue, 5.0)
     assert [decision.host for decision in greedy.decisions] == [0, None]
-    mended = run(pool(4, 2), queue, 5.0, policy=policy("{repair: 10}"))
+    mended = run(pool(4, 2), queue, 5.0, policy=policy(repair=10))
     assert [decision.host for decision in mended.decisions] == [1, 0]
 
 
@@ -103,7 +106,7 @@ def test_repair_never_places_fewer_and_never_over_commits(
         for i, (cpu, bad) in enumerate(wishes)
     ]
     before = [one.host for one in run(pool(*cores), queue, 0.0).decisions]
-    after = [one.host for one in run(pool(*cores), queue, 0.0, policy=policy("{repair: 50}")).decisions]
+    after = [one.host for one in run(pool(*cores), queue, 0.0, policy=policy(repair=50)).decisions]
     assert sum(host is not None for host in after) >= sum(host is not None for host in before)
     assert all(now is not None for was, now in zip(before, after, strict=True) if was is not None)
     table = pool(*cores).table
@@ -121,7 +124,7 @@ def guest(name: str, cpu: float, *, host: int = 0, **more: object) -> Resident:
 def test_preemptible_vm_makes_room_for_a_higher_priority() -> None:
     residents = (guest("old", 2, since=1), guest("young", 2, since=9), guest("firm", 2, preemptible=False))
     decided = run(
-        pool(0, residents=residents), [vm("urgent", 2, priority=1)], 10.0, policy=policy("{preempt: true}")
+        pool(0, residents=residents), [vm("urgent", 2, priority=1)], 10.0, policy=policy(preempt=True)
     )
     assert [(one.id, one.for_id) for one in decided.suspensions] == [("young", "urgent")]
     assert decided.decisions[0].host is None  # it comes when the room is there
@@ -135,13 +138,13 @@ def test_nobody_is_suspended_in_vain() -> None:
         ([vm("urgent", 2, priority=1, requirement='name == "h1"')], (guest("a", 2),)),
         ([vm("urgent", 2, priority=1)], (guest("a", 2, suspendable=False),)),
     ):
-        decided = run(pool(0, residents=residents), queue, 10.0, policy=policy("{preempt: true}"))
+        decided = run(pool(0, residents=residents), queue, 10.0, policy=policy(preempt=True))
         assert not decided.suspensions
 
 
 def test_room_is_made_once() -> None:
     making = pool(0, residents=(guest("a", 2),), making_room=frozenset({"urgent"}))
-    decided = run(making, [vm("urgent", 2, priority=1)], 10.0, policy=policy("{preempt: true}"))
+    decided = run(making, [vm("urgent", 2, priority=1)], 10.0, policy=policy(preempt=True))
     assert not decided.suspensions
 
 
@@ -192,9 +195,7 @@ def test_aggressive_backfill_delays_the_first_that_waits_not_at_all() -> None:
     late, quick = vm("late", 1, since=1, runtime_s=5000), vm("quick", 1, since=2, runtime_s=500)
     decided = run(pool(1, residents=(running,)), [first, late, quick], 100.0)
     assert [one.host for one in decided.decisions] == [None, None, 0]
-    nobody = run(
-        pool(1, residents=(running,)), [first, late, quick], 100.0, policy=policy("{backfill: none}")
-    )
+    nobody = run(pool(1, residents=(running,)), [first, late, quick], 100.0, policy=policy(backfill="none"))
     assert [one.host for one in nobody.decisions] == [None, None, None]
 
 
@@ -204,7 +205,7 @@ def test_no_reservation_is_ever_late(data: st.DataObject) -> None:
     """Days of arrivals on a few hosts: whenever a reservation starts, its room is free of everybody else."""
     many = data.draw(st.integers(1, 3))
     mode = data.draw(st.sampled_from(["none", "aggressive", "conservative"]))
-    rules = policy(f"{{backfill: {mode}, preempt: true}}")
+    rules = policy(backfill=mode, preempt=True)
     capacity = np.full(many, 8.0)
     kept: list[Reserved] = []
     for number in range(data.draw(st.integers(1, 4))):

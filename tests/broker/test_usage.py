@@ -1,0 +1,145 @@
+"""Usage records and the budget that is counted from them."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select
+
+from broker import policy, usage, vm, why
+from broker.store import UsageRow, VMRow
+
+OPEN = """\
+version: 1
+burst:
+  to: [cloud]
+  open: {any: ['queue.length >= 0']}
+  close: {all: ['queue.length < 0']}
+  return: drain
+budget: BUDGET
+"""
+
+
+def records(stage):
+    with stage.broker.store.reading() as session:
+        return list(session.scalars(select(UsageRow).order_by(UsageRow.started_at, UsageRow.id)))
+
+
+def apply(stage, budget):
+    return policy.apply(stage.broker, stage.admin, OPEN.replace("BUDGET", budget))
+
+
+def price(stage, row):
+    return stage.vm(row.id).host.attributes["price_hour"]
+
+
+def test_stay_on_a_host_is_recorded_from_claim_to_end(stage):
+    row = stage.create("web")
+    (record,) = records(stage)
+    assert (record.vm_id, record.host, record.elastic, record.ended_at) == (
+        row.id,
+        stage.vm(row.id).host.name,
+        False,
+        None,
+    )
+    stage.wait(60)
+    stage.finish(vm.delete(stage.broker, stage.member, row.id)[1])
+    (record,) = records(stage)
+    assert (record.ended_at - record.started_at).total_seconds() >= 60
+
+
+def test_burst_is_recorded_with_its_price(hybrid):
+    row = hybrid.burst("web")
+    (record,) = records(hybrid)
+    assert (record.elastic, record.price_hour) == (True, price(hybrid, row))
+    hybrid.finish(vm.delete(hybrid.broker, hybrid.member, row.id)[1])
+    assert records(hybrid)[0].ended_at is not None
+
+
+def test_every_claim_has_one_live_record_and_nobody_else_has(hybrid):
+    hybrid.create("a"), hybrid.burst("b")
+    gone = hybrid.burst("c")
+    hybrid.finish(vm.delete(hybrid.broker, hybrid.member, gone.id)[1])
+    with hybrid.broker.store.reading() as session:
+        holders = set(
+            session.scalars(select(VMRow.id).where(VMRow.host_id.is_not(None), VMRow.state != vm.TERMINATED))
+        )
+    live = [record.vm_id for record in records(hybrid) if record.ended_at is None]
+    assert sorted(live) == sorted(holders)
+
+
+def test_budget_keeps_a_burst_at_home_and_says_why(hybrid):
+    apply(hybrid, "{hourly: 0.0001}")
+    row, task = hybrid.request("web", requirements="elastic")
+    hybrid.drive(task, most_s=30)
+    assert hybrid.vm(row.id).host is None
+    explanation = why.why(hybrid.broker, hybrid.reader, row.id).explanation
+    told = " ".join(term.text for site in explanation.sites for term in site.terms)
+    assert "budget.hourly: 0.00 of 0.0001 USD an hour are in use" in told
+
+
+def test_budget_closes_the_burst_for_the_next_vm(hybrid):
+    first = hybrid.burst("first")
+    apply(hybrid, f"{{hourly: {price(hybrid, first)}}}")
+    second, task = hybrid.request("second", requirements="elastic")
+    hybrid.drive(task, most_s=30)
+    assert hybrid.vm(first.id).state == vm.RUNNING
+    assert hybrid.vm(second.id).host is None
+    assert "budget.hourly" in hybrid.vm(second.id).status_reason
+
+
+def test_spent_budget_sends_a_vm_home_though_the_burst_is_open(hybrid):
+    row = hybrid.burst("web")
+    apply(hybrid, f"{{monthly: {10 * price(hybrid, row)}}}")
+    hybrid.finish_all()
+    assert hybrid.vm(row.id).state == vm.RUNNING
+    hybrid.wait(9.95 * 3600)
+    policy.tick(hybrid.broker)
+    hybrid.finish_all()
+    assert hybrid.vm(row.id).state == vm.TERMINATED
+    assert "budget.monthly.hard" in hybrid.vm(row.id).status_reason
+    spent = sum(
+        record.price_hour * (record.ended_at - record.started_at).total_seconds() / 3600
+        for record in records(hybrid)
+    )
+    assert spent <= 10 * record_price(hybrid)
+
+
+def record_price(stage):
+    return records(stage)[0].price_hour
+
+
+def test_policy_shows_what_is_spent(hybrid):
+    row = hybrid.burst("web")
+    apply(hybrid, "{monthly: {soft: 400, hard: 500}}")
+    shown = policy.show(hybrid.broker, hybrid.reader).budget
+    assert shown.startswith(f"0.00 of 500 USD spent this month, {price(hybrid, row):.2f} an hour")
+
+
+def test_what_was_used_a_half_life_ago_counts_half(stage):
+    row = stage.create("web", flavor_ref="small")
+    stage.wait(3600)
+    stage.finish(vm.delete(stage.broker, stage.member, row.id)[1])
+
+    def used():
+        with stage.broker.store.reading() as session:
+            return usage.decayed(stage.broker, session, 3600.0)[stage.vm(row.id).project.name]
+
+    before = used()
+    stage.wait(3600)
+    assert used() == pytest.approx(before / 2, rel=0.01)
+
+
+def test_anti_affine_pair_is_kept_apart_by_the_broker(stage):
+    rule = {"kind": "anti-affinity", "group": "db", "scope": "host", "hard": True, "skew": 1}
+    wishes = vm.Wishes(affinity=[rule])
+    first, second = (stage.create(name, wishes=wishes) for name in ("db-1", "db-2"))
+    assert stage.vm(first.id).host_id != stage.vm(second.id).host_id
+    third, task = stage.request("db-3", wishes=wishes)
+    stage.drive(task, most_s=30)
+    assert stage.vm(third.id).host is None
+    told = " ".join(
+        term.text
+        for site in why.why(stage.broker, stage.reader, third.id).explanation.sites
+        for term in site.terms
+    )
+    assert 'anti-affinity: a VM of group "db" is on the same host' in told
