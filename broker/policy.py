@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -177,17 +176,16 @@ def metrics(broker: Broker, session: Session) -> dict[str, float]:
             VMRow.elastic, VMRow.state != vm.TERMINATED
         )
     ).one()
-    return {
-        "queue.length": float(len(waits)),
-        "queue.wait_p95": float(np.percentile(waits, 95)) if waits else 0.0,
-        "queue.oldest": max(waits, default=0.0),
-        # Without a local host the pool is full, not empty: that is when a burst is wanted most.
-        "local.cpu_used": vcpus_used / vcpus if vcpus else 1.0,
-        "local.mem_used": mem_used / mem if mem else 1.0,
-        "local.vms": float(local_vms),
-        "burst.vms": float(bursting[0]),
-        "burst.vcpus": float(bursting[1]),
-    }
+    return burst.Load(
+        waits=waits,
+        vcpus=vcpus,
+        vcpus_used=vcpus_used,
+        mem_mb=mem,
+        mem_used_mb=mem_used,
+        local_vms=local_vms,
+        burst_vms=bursting[0],
+        burst_vcpus=float(bursting[1]),
+    ).metrics()
 
 
 def cloud_use(broker: Broker, session: Session) -> burst.CloudUse:

@@ -77,7 +77,8 @@ class Ledger:
         grace_s: float = 600.0,
     ) -> None:
         self.budget = budget
-        self.charges = list(charges)
+        self.charges: list[Charge] = []
+        """Of those that run."""
         self.now = now
         self.billing_s = billing_s
         self.horizon = now + tick_s + grace_s
@@ -85,6 +86,16 @@ class Ledger:
         self._months = [month_of(now)]
         if self.horizon >= self._months[0][1]:
             self._months.append(month_of(self.horizon))
+        # What has ended costs the same whoever asks: (project, month) -> its sum.
+        self._settled: dict[tuple[str | None, int], float] = {}
+        for charge in charges:
+            if charge.ended is None:
+                self.charges.append(charge)
+                continue
+            for index, month in enumerate(self._months):
+                cost = charge.cost(*month, now, billing_s)
+                for project in (None, charge.project):
+                    self._settled[project, index] = self._settled.get((project, index), 0.0) + cost
         self._accounts: dict[str | None, Account] = {}
         self._later: dict[str | None, float] = {}
 
@@ -93,19 +104,22 @@ class Ledger:
         found = self._accounts.get(project)
         if found is None:
             start, end = self._months[0]
-            charges = self._of(project)
-            live = [charge for charge in charges if charge.ended is None]
+            live, settled = self._of(project), self._settled.get((project, 0), 0.0)
+
+            def until(time: float) -> float:
+                return settled + sum(charge.cost(start, end, time, self.billing_s) for charge in live)
+
             found = self._accounts[project] = Account(
-                spent=sum(charge.cost(start, end, self.now, self.billing_s) for charge in charges),
-                bound=sum(charge.cost(start, end, self.horizon, self.billing_s) for charge in charges),
-                forecast=sum(charge.cost(start, end, end, self.billing_s) for charge in charges),
+                spent=until(self.now),
+                bound=until(self.horizon),
+                forecast=until(end),
                 rate=sum(charge.price_hour for charge in live),
             )
-            self._later[project] = (
-                sum(charge.cost(*self._months[1], self.horizon, self.billing_s) for charge in charges)
-                if len(self._months) > 1
-                else 0.0
-            )
+            self._later[project] = 0.0
+            if len(self._months) > 1:
+                self._later[project] = self._settled.get((project, 1), 0.0) + sum(
+                    charge.cost(*self._months[1], self.horizon, self.billing_s) for charge in live
+                )
         return found
 
     def bought(self, charge: Charge) -> None:
@@ -146,7 +160,7 @@ class Ledger:
 
     def leavers(self) -> list[tuple[str, str]]:
         """(VM id, why) of those that have to leave now so that no hard limit is passed. Most expensive first."""
-        staying = {charge.vm_id: charge for charge in self.charges if charge.ended is None}
+        staying = {charge.vm_id: charge for charge in self.charges}
         going: dict[str, str] = {}
         limits: list[tuple[str | None, float, str]] = []
         if self.budget.monthly.hard is not None:
@@ -158,9 +172,12 @@ class Ledger:
         for whose, cap, name in limits:
             for index, month in enumerate(self._months):
                 charges = self._of(whose)
-                bound = sum(self._bound(charge, month, charge.vm_id in going) for charge in charges)
+                bound = self._settled.get((whose, index), 0.0)
+                bound += sum(self._bound(charge, month, charge.vm_id in going) for charge in charges)
+                if bound <= cap + _DUST:
+                    continue
                 dear = sorted(
-                    (charge for charge in charges if charge.ended is None and charge.vm_id not in going),
+                    (charge for charge in charges if charge.vm_id not in going),
                     key=lambda charge: (-charge.price_hour, charge.started, charge.vm_id),
                 )
                 for charge in dear:

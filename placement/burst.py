@@ -147,7 +147,7 @@ class Gate:
             verdict = self.site_verdict(waiting, str(site))
             if not verdict.ok:
                 found[sites.codes == code] = verdict.reason
-        if any(reason is None for reason in found):
+        if (found == None).any():  # noqa: E711 - of each element
             self._prices(waiting, table, found)
         return found
 
@@ -176,7 +176,7 @@ class Gate:
         self.use.add(waiting.project, waiting.request.cpu)
         price = table.value(host, "price_hour")
         if self.ledger is not None and isinstance(price, float):
-            self.ledger.bought(Charge(waiting.request.id, waiting.project, price, self.now))
+            self.ledger.bought(Charge(waiting.request.id, waiting.project, price, self.ledger.now))
 
     def _prices(self, waiting: Waiting, table: HostTable, found: NDArray[np.object_]) -> None:
         burst, spot = self.policy.burst, self.policy.spot
@@ -232,6 +232,42 @@ class Gate:
                 ]
             )
         return self._demand
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the conditions of a policy are about. ``waits``: seconds that each VM without a host has waited.
+
+    ``vcpus`` and ``mem_mb`` are what the local hosts have, ``*_used`` what of it is held.
+    """
+
+    waits: Sequence[float]
+    vcpus: float
+    vcpus_used: float
+    mem_mb: float
+    mem_used_mb: float
+    local_vms: int
+    burst_vms: int
+    burst_vcpus: float
+
+    def _wait_p95(self) -> float:
+        if len(self.waits) < 2:
+            return self.waits[0] if self.waits else 0.0
+        return float(np.percentile(self.waits, 95))
+
+    def metrics(self) -> dict[str, float]:
+        """The values of ``placement.policy.METRICS``."""
+        return {
+            "queue.length": float(len(self.waits)),
+            "queue.wait_p95": self._wait_p95(),
+            "queue.oldest": max(self.waits, default=0.0),
+            # Without a local host the pool is full, not empty: that is when a burst is wanted most.
+            "local.cpu_used": self.vcpus_used / self.vcpus if self.vcpus else 1.0,
+            "local.mem_used": self.mem_used_mb / self.mem_mb if self.mem_mb else 1.0,
+            "local.vms": float(self.local_vms),
+            "burst.vms": float(self.burst_vms),
+            "burst.vcpus": float(self.burst_vcpus),
+        }
 
 
 def decide(policy: Policy, state: BurstState, metrics: Mapping[str, float], now: float) -> BurstDecision:

@@ -27,7 +27,7 @@ from placement.tree import every
 CAPACITY = ("cpu_free", "mem_free_mb", "disk_free_gb", "gpu_free")
 """What a VM takes of a host."""
 
-LIMITS = {"cpu_free": "vm_cpu_max", "mem_free_mb": "vm_mem_max_mb"}
+LIMITS = {"cpu_free": "vm_cpu_max", "mem_free_mb": "vm_mem_max_mb", "gpu_free": "vm_gpus_max"}
 """Optional host attributes with the largest VM that fits at all: a cloud's instance type is smaller than the
 quota that is free. Undefined is no limit."""
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isthmus.cli._options import Json, noun, read_text
+from isthmus.cli._extra import extra
+from isthmus.cli._options import Json, noun, read_text, seconds
 from isthmus.cli._output import age, cell, note, put, put_json, put_list, put_record
 from isthmus.cli._session import client_of
 
@@ -86,6 +87,59 @@ def versions(ctx: typer.Context, json: Json = False) -> None:
     """List all that were ever in force, newest first."""
     put_list(
         client_of(ctx).policy.versions(), _COLUMNS, json, "no policy; `isthmus policy apply FILE` sets one"
+    )
+
+
+@app.command()
+def simulate(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Policy files; several are compared side by side.")
+    ],
+    trace: Annotated[
+        str,
+        typer.Option(
+            "--trace", metavar="FILE", help="The workload: a .swf[.gz] file, or the openb archive (.tar.gz)."
+        ),
+    ],
+    hosts: Annotated[
+        str | None,
+        typer.Option(
+            "--hosts",
+            metavar="FILE",
+            help="What `isthmus host list --json` prints. Default: the trace's own.",
+        ),
+    ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option("--plot", metavar="FILE", help="Draw queue, use, bursts and cost: .png or .svg."),
+    ] = None,
+    report: Annotated[
+        str | None, typer.Option("--report", metavar="FILE", help="Write a page of HTML with all of it.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="For what a trace does not say.")] = 1,
+    boot: Annotated[
+        str, typer.Option("--boot", metavar="DURATION", help="How long a local VM boots.")
+    ] = "10s",
+    cloud_boot: Annotated[
+        str, typer.Option("--cloud-boot", metavar="DURATION", help="How long a VM in a cloud boots.")
+    ] = "90s",
+    tick: Annotated[
+        str, typer.Option("--tick", metavar="DURATION", help="How often the policy is looked at.")
+    ] = "60s",
+    json: Json = False,
+) -> None:
+    """Try policies on a recorded workload, here, without a broker: what they cost, how long VMs wait, how often they flip."""
+    extra("policy.simulate", "simulate")(
+        files,
+        trace_file=trace,
+        hosts_file=hosts,
+        seed=seed,
+        boot_s=seconds(boot, "--boot"),
+        cloud_boot_s=seconds(cloud_boot, "--cloud-boot"),
+        tick_s=max(1.0, seconds(tick, "--tick")),
+        plot=plot,
+        page=report,
+        as_json=json,
     )
 
 

@@ -1,0 +1,449 @@
+"""The simulator: a policy over a workload, with the very code that decides in a broker.
+
+Pure: ``round.run`` places, ``burst.decide`` opens and closes, ``burst.leavers`` sends home, ``budget.Ledger`` counts. What
+is simulated is only the world around them: VMs arrive, boot, run and end. Times are seconds from the start of the
+workload; with one seed equal input gives equal output.
+
+What the world is simpler in than the real one: every VM boots in the same time, hosts do not fail, images are there
+already, and what a VM does is over when its runtime is.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from placement import burst
+from placement.budget import Charge, Ledger, month_of
+from placement.burst import BurstState, BurstVM, CloudUse, Gate, Load
+from placement.match import Request
+from placement.policy import Policy
+from placement.pool import Pool, Rule, Waiting
+from placement.round import run
+from placement.table import HostTable
+
+DAY_S = 86400.0
+Progress = Callable[[float], None]
+"""Called with the part that is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A VM of a workload: asked for at ``at``, and done when it has run for ``runtime_s``; sizes as in ``Request``."""
+
+    id: str
+    project: str
+    at: float
+    runtime_s: float
+    cpu: float
+    mem_mb: float
+    disk_gb: float = 0.0
+    gpus: float = 0.0
+    requirement: str | None = None
+    priority: int = 0
+    deadline: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The world of a simulation. ``boot_s`` and ``cloud_boot_s``: from placement until a VM works; ``tick_s``: how often
+    the policy is looked at while anything may change; ``drain_s``: how long a VM takes to leave a cloud.
+
+    ``epoch``: the moment at which the workload begins, in seconds since the Unix epoch: months are counted by it.
+    """
+
+    boot_s: float = 10.0
+    cloud_boot_s: float = 90.0
+    tick_s: float = 60.0
+    drain_s: float = 60.0
+    epoch: float = 1_767_225_600.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of the tasks of one project, or of all. Hours are VM hours; ``cost`` is in the policy's currency.
+
+    ``drained`` were sent away by the policy before they were done; ``missed`` were done after their deadline, or never.
+    """
+
+    tasks: int = 0
+    placed: int = 0
+    burst: int = 0
+    drained: int = 0
+    with_deadline: int = 0
+    missed: int = 0
+    cost: float = 0.0
+    burst_hours: float = 0.0
+    waits: list[float] = field(default_factory=list)
+
+    def wait(self, percent: float) -> float:
+        """Seconds that so many percent of the tasks waited at most; those that never started waited to the end."""
+        return float(np.percentile(self.waits, percent)) if self.waits else 0.0
+
+    def figures(self) -> dict[str, float]:
+        """All of it in plain numbers."""
+        return {
+            "tasks": self.tasks,
+            "placed": self.placed,
+            "unplaced": self.tasks - self.placed,
+            "burst": self.burst,
+            "drained": self.drained,
+            "deadlines": self.with_deadline,
+            "deadlines_missed": self.missed,
+            "cost": self.cost,
+            "burst_hours": self.burst_hours,
+            "wait_p50_s": self.wait(50),
+            "wait_p95_s": self.wait(95),
+            "wait_p99_s": self.wait(99),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The world at a moment."""
+
+    time: float
+    queue: int
+    local_used: float
+    burst_vms: int
+    cost: float
+    open: bool
+
+
+@dataclass(slots=True)
+class Result:
+    """What a policy did with a workload. ``flips``: the moments at which the burst opened or closed."""
+
+    total: Tally
+    projects: dict[str, Tally]
+    flips: list[float]
+    days: float
+    peak_queue: int
+    samples: list[Sample]
+
+    @property
+    def flips_per_day(self) -> float:
+        """On average over the workload."""
+        return len(self.flips) / self.days if self.days else 0.0
+
+    @property
+    def most_flips_a_day(self) -> int:
+        """In the worst 24 hours."""
+        most = first = 0
+        for last, time in enumerate(self.flips):
+            while self.flips[first] <= time - DAY_S:
+                first += 1
+            most = max(most, last - first + 1)
+        return most
+
+    def figures(self) -> dict[str, Any]:
+        """All of it in plain numbers, for JSON."""
+        return {
+            **self.total.figures(),
+            "days": self.days,
+            "flips": len(self.flips),
+            "flips_per_day": self.flips_per_day,
+            "most_flips_a_day": self.most_flips_a_day,
+            "peak_queue": self.peak_queue,
+            "projects": {name: tally.figures() for name, tally in sorted(self.projects.items())},
+        }
+
+
+@dataclass(slots=True)
+class _Running:
+    task: Task
+    request: Request
+    host: int
+    started: float
+    ends: float
+    charge: Charge | None = None
+
+
+def simulate(
+    policy: Policy,
+    hosts: Sequence[Mapping[str, Any]],
+    tasks: Sequence[Task],
+    setting: Setting = Setting(),
+    progress: Progress | None = None,
+) -> Result:
+    """Run the workload under the policy. ``hosts``: their attributes; those with ``elastic`` are of a cloud."""
+    return _World(policy, hosts, tasks, setting).run(progress)
+
+
+class _World:
+    def __init__(
+        self, policy: Policy, hosts: Sequence[Mapping[str, Any]], tasks: Sequence[Task], setting: Setting
+    ) -> None:
+        self.policy, self.setting = policy, setting
+        self.tasks = sorted(tasks, key=lambda task: (task.at, task.id))
+        self.table = HostTable.from_rows([{"running_vms": 0.0, **host} for host in hosts])
+        self.elastic = [bool(host.get("elastic")) for host in hosts]
+        self.prices = [host.get("price_hour") for host in hosts]
+        self.sites = [str(host.get("site", "")) for host in hosts]
+        local = [host for host in hosts if not host.get("elastic")]
+        self.vcpus = sum(float(host.get("cpu_total", host["cpu_free"])) for host in local)
+        self.mem_mb = sum(float(host.get("mem_total_mb", host["mem_free_mb"])) for host in local)
+        self.vcpus_used = self.vcpus - sum(float(host["cpu_free"]) for host in local)
+        self.mem_used_mb = self.mem_mb - sum(float(host["mem_free_mb"]) for host in local)
+        self.state = BurstState(False, 0.0)
+        self.running: dict[str, _Running] = {}
+        self.bursting: dict[str, _Running] = {}
+        self.ends: list[tuple[float, str]] = []
+        self.waiting: dict[str, tuple[Waiting, Task]] = {}
+        self.fresh: set[str] = set()
+        """Who has not been looked at since room was made: the others would only hear the same again."""
+        self.charges: list[Charge] = []
+        self.launches: list[float] = []
+        self.use: CloudUse = CloudUse()
+        self.cost = 0.0
+        self.total, self.projects = Tally(), {task.project: Tally() for task in self.tasks}
+        self.flips: list[float] = []
+        self.peak = 0
+        self.samples: list[Sample] = []
+        self.billing_s = policy.burst.billing_boundary_s if policy.burst is not None else None
+        rank, wanted = policy.placement.rank, policy.placement.requirements
+        self.rank = rank.text if rank is not None else None
+        self.wanted = wanted.text if wanted is not None else None
+
+    def run(self, progress: Progress | None) -> Result:
+        last = self.tasks[-1].at if self.tasks else 0.0
+        arrived, now, tick = 0, 0.0, 0.0
+        many = len(self.tasks)
+        while arrived < many or self.ends or self.waiting:
+            now = self._next(arrived, tick)
+            if now == float("inf") or (arrived == many and not self.running and now > last + DAY_S):
+                break  # who still waits will wait for ever
+            self._end(now)
+            while arrived < many and self.tasks[arrived].at <= now:
+                self._ask(self.tasks[arrived], now)
+                arrived += 1
+                if progress is not None and arrived % 100 == 0:
+                    progress(arrived / many)
+            self._decide(now)
+            self._place(now)
+            tick = now + self.setting.tick_s
+            self._sample(now)
+        self._close(max(now, last) if now != float("inf") else last)
+        return Result(
+            self.total,
+            self.projects,
+            self.flips,
+            max(last, 1.0) / DAY_S,
+            self.peak,
+            self.samples,
+        )
+
+    def _next(self, arrived: int, tick: float) -> float:
+        """The next moment at which anything happens: somebody comes or goes, or time itself may change a decision."""
+        moments = [self.tasks[arrived].at] if arrived < len(self.tasks) else []
+        if self.ends:
+            moments.append(self.ends[0][0])
+        # A queue that waits for its percentile, an open burst that may close, and whoever may leave.
+        if self._timed():
+            moments.append(tick)
+        return min(moments, default=float("inf"))
+
+    def _timed(self) -> bool:
+        if self.state.open or self.bursting:
+            return True
+        return bool(self.waiting) and self.policy.burst is not None and bool(self.running or self.ends)
+
+    def _ask(self, task: Task, now: float) -> None:
+        request = Request(
+            id=task.id,
+            cpu=task.cpu,
+            mem_mb=task.mem_mb,
+            disk_gb=task.disk_gb,
+            gpus=task.gpus,
+            requirement=self._requirement(task.requirement),
+            rank=self.rank,
+            attributes={
+                "id": task.id,
+                "name": task.id,
+                "project": task.project,
+                "vcpus": task.cpu,
+                "mem_mb": task.mem_mb,
+                "disk_gb": task.disk_gb,
+                "labels": dict(task.labels),
+                "priority": float(task.priority),
+                "runtime_s": task.runtime_s,
+                "deadline": task.deadline,
+            },
+        )
+        waiting = Waiting(
+            request,
+            task.project,
+            task.at,
+            priority=task.priority,
+            runtime_s=task.runtime_s,
+            deadline=task.deadline,
+            rules=task.rules,
+        )
+        self.waiting[task.id] = (waiting, task)
+        self.fresh.add(task.id)
+        for tally in (self.total, self.projects[task.project]):
+            tally.tasks += 1
+            tally.with_deadline += task.deadline is not None
+
+    def _requirement(self, own: str | None) -> str | None:
+        if own is None or self.wanted is None:
+            return own or self.wanted
+        return f"({self.wanted}) && ({own})"
+
+    def _decide(self, now: float) -> None:
+        load = Load(
+            [now - waiting.since for waiting, _ in self.waiting.values()],
+            self.vcpus,
+            self.vcpus_used,
+            self.mem_mb,
+            self.mem_used_mb,
+            len(self.running) - len(self.bursting),
+            len(self.bursting),
+            self.use.vcpus,
+        )
+        decision = burst.decide(self.policy, self.state, load.metrics(), now)
+        self.state = decision.state
+        if decision.changed:
+            self.flips.append(now)
+            self.fresh.update(self.waiting)
+        if not self.bursting:
+            return
+        ledger = self._ledger(now)
+        vms = [
+            BurstVM(
+                one.task.id,
+                one.started,
+                one.task.cpu,
+                one.charge.price_hour if one.charge else None,
+                one.task.mem_mb,
+            )
+            for one in self.bursting.values()
+            if one.ends > now + self.setting.drain_s
+        ]
+        room = max(0.0, self.vcpus - self.vcpus_used)
+        for leaver in burst.leavers(self.policy, self.state, vms, now, room, ledger):
+            one = self.bursting[leaver.id]
+            one.ends = now + self.setting.drain_s
+            heapq.heappush(self.ends, (one.ends, leaver.id))
+            for tally in (self.total, self.projects[one.task.project]):
+                tally.drained += 1
+                if one.task.deadline is not None:
+                    tally.missed += 1
+
+    def _ledger(self, now: float) -> Ledger | None:
+        if self.policy.budget is None:
+            return None
+        epoch = self.setting.epoch
+        # What ended before this month counts no more.
+        since, _ = month_of(epoch + now)
+        self.charges = [one for one in self.charges if one.ended is None or one.ended > since]
+        return Ledger(
+            self.policy.budget,
+            self.charges,
+            epoch + now,
+            billing_s=self.billing_s,
+            tick_s=self.setting.tick_s,
+            grace_s=self.setting.drain_s,
+        )
+
+    def _place(self, now: float) -> None:
+        if self.policy.deadline is not None and any(task.deadline for _, task in self.waiting.values()):
+            self.fresh.update(self.waiting)  # a deadline that comes near opens the burst for its VM
+        asked = [self.waiting[vm_id] for vm_id in self.waiting if vm_id in self.fresh]
+        self.fresh.clear()
+        if not asked:
+            return
+        gate = None
+        if self.policy.burst is not None:
+            while self.launches and self.launches[0] <= now - 3600.0:
+                self.launches.pop(0)
+            self.use.launches = len(self.launches)
+            gate = Gate(
+                self.policy,
+                self.state,
+                self.use,
+                now,
+                ledger=self._ledger(now),
+                boot_s=self.setting.cloud_boot_s,
+            )
+        decided = run(Pool(self.table), [waiting for waiting, _ in asked], now, policy=self.policy, gate=gate)
+        for (waiting, task), decision in zip(asked, decided.decisions, strict=True):
+            if decision.host is not None:
+                self._start(waiting, task, decision.host, now)
+        self.peak = max(self.peak, len(self.waiting))
+
+    def _start(self, waiting: Waiting, task: Task, host: int, now: float) -> None:
+        del self.waiting[task.id]
+        cloud = self.elastic[host]
+        boot_s = self.setting.cloud_boot_s if cloud else self.setting.boot_s
+        one = _Running(task, waiting.request, host, now, now + boot_s + task.runtime_s)
+        self.running[task.id] = one
+        heapq.heappush(self.ends, (one.ends, task.id))
+        wait = now + boot_s - task.at
+        late = task.deadline is not None and one.ends > task.deadline
+        for tally in (self.total, self.projects[task.project]):
+            tally.placed += 1
+            tally.burst += cloud
+            tally.missed += late
+            tally.waits.append(wait)
+        if cloud:
+            price = self.prices[host]
+            one.charge = Charge(task.id, task.project, float(price or 0.0), self.setting.epoch + now)
+            self.charges.append(one.charge)
+            self.bursting[task.id] = one
+            self.launches.append(now)
+        else:
+            self.vcpus_used += task.cpu
+            self.mem_used_mb += task.mem_mb
+
+    def _end(self, now: float) -> None:
+        while self.ends and self.ends[0][0] <= now:
+            when, vm_id = heapq.heappop(self.ends)
+            one = self.running.get(vm_id)
+            if one is None or one.ends != when:
+                continue  # it was sent away before
+            self._gone(one, when)
+            # Room was made: everybody is looked at again.
+            self.fresh.update(self.waiting)
+
+    def _gone(self, one: _Running, when: float) -> None:
+        del self.running[one.task.id]
+        self.table.give(one.host, one.request)
+        task = one.task
+        if one.charge is None:
+            self.vcpus_used -= task.cpu
+            self.mem_used_mb -= task.mem_mb
+            return
+        del self.bursting[task.id]
+        end = self.setting.epoch + when
+        done = Charge(one.charge.vm_id, task.project, one.charge.price_hour, one.charge.started, end)
+        self.charges[self.charges.index(one.charge)] = done
+        cost = done.cost(0.0, float("inf"), end, self.billing_s)
+        self.cost += cost
+        for tally in (self.total, self.projects[task.project]):
+            tally.cost += cost
+            tally.burst_hours += (when - one.started) / 3600
+        vms, vcpus = self.use.projects[task.project]
+        self.use.projects[task.project] = (vms - 1, vcpus - task.cpu)
+        self.use.vms, self.use.vcpus = self.use.vms - 1, self.use.vcpus - task.cpu
+
+    def _close(self, end: float) -> None:
+        """Count what is still there when the workload is over."""
+        for one in list(self.bursting.values()):
+            self._gone(one, max(end, one.started))
+        for waiting, task in self.waiting.values():
+            for tally in (self.total, self.projects[task.project]):
+                tally.waits.append(max(0.0, end - waiting.since))
+                tally.missed += task.deadline is not None
+
+    def _sample(self, now: float) -> None:
+        used = self.vcpus_used / self.vcpus if self.vcpus else 1.0
+        self.samples.append(
+            Sample(now, len(self.waiting), used, len(self.bursting), self.cost, self.state.open)
+        )

@@ -1,0 +1,1 @@
+"""Tries a policy on a workload: reads traces, has ``placement.simulate`` run them, and reports."""
