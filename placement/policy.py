@@ -168,7 +168,7 @@ class Queue:
 
     ``shares``: the fair share of projects that have not 1; what was used counts half after ``half_life_s``.
     ``aging_s``: waiting so long raises a VM by one priority, 0 never. ``repair``: how many moves a round may try for those
-    it left behind. ``preempt``: whether preemptible VMs are suspended for VMs of higher priority. ``backfill``: who may
+    it left behind. No policy file sets the other two yet: who has others suspended, no broker can carry out. ``preempt``: whether preemptible VMs are suspended for VMs of higher priority. ``backfill``: who may
     start before a VM that waits for room: ``aggressive``: who does not delay the first that waits; ``conservative``: who
     delays nobody; ``none``: nobody.
     """
