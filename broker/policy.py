@@ -20,6 +20,7 @@ from broker.store import BurstRow, HostRow, OperationRow, PolicyRow, ProjectRow,
 from placement import budget, burst
 from placement.budget import Ledger
 from placement.burst import BurstDecision
+from placement.burst import ClauseValue as ClauseValue
 from placement.policy import Policy, PolicyError, Problem, parse
 
 log = structlog.get_logger()
@@ -210,6 +211,33 @@ def cloud_use(broker: Broker, session: Session) -> burst.CloudUse:
     return found
 
 
+def read(broker: Broker, session: Session, text: str, name: str) -> Policy:
+    """A policy from its text, with its sites known. Raises InvalidPolicy."""
+    try:
+        policy = parse(text, name)
+    except PolicyError as error:
+        raise _invalid(error.problems) from None
+    problems = _unknown_sites(session, policy)
+    if problems:
+        raise _invalid(problems)
+    return policy
+
+
+def homegoers(
+    broker: Broker, session: Session, policy: Policy, state: burst.BurstState
+) -> Sequence[tuple[VMRow, burst.Leaver]]:
+    """Who would leave its cloud now under a policy, and why."""
+    rows = {
+        row.id: row
+        for row in session.scalars(select(VMRow).where(VMRow.elastic, VMRow.state == vm.RUNNING))
+        if vm.busy(session, row) is None
+    }
+    now = broker.clock.now().timestamp()
+    ledger = usage.ledger(broker, session, policy)
+    leavers = burst.leavers(policy, state, [_burst_vm(row) for row in rows.values()], now, ledger=ledger)
+    return [(rows[leaver.id], leaver) for leaver in leavers]
+
+
 def tick(broker: Broker) -> None:
     """Evaluate the policy: open or close the burst, and send home whose time has come."""
     _reload_file(broker)
@@ -250,16 +278,7 @@ def _send_home(
         )
         if vm.busy(session, row) is None
     }
-    candidates = [
-        burst.BurstVM(
-            id=row.id,
-            launched_at=row.launched_at.timestamp() if row.launched_at else None,
-            vcpus=float(row.vcpus),
-            price_hour=_price(row),
-            mem_mb=float(row.mem_mb),
-        )
-        for row in rows.values()
-    ]
+    candidates = [_burst_vm(row) for row in rows.values()]
     ledger = usage.ledger(broker, session, policy)
     started = _broke(broker, session, ledger, rows)
     if not candidates:
@@ -291,6 +310,16 @@ def _broke(
         if row is not None and row.elastic and row.desired != vm.TERMINATED and row.state != vm.STOPPING:
             started.append(vm.begin_delete(broker, session, row, reason=reason).id)
     return started
+
+
+def _burst_vm(row: VMRow) -> burst.BurstVM:
+    return burst.BurstVM(
+        id=row.id,
+        launched_at=row.launched_at.timestamp() if row.launched_at else None,
+        vcpus=float(row.vcpus),
+        price_hour=_price(row),
+        mem_mb=float(row.mem_mb),
+    )
 
 
 def _price(row: VMRow) -> float | None:

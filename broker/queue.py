@@ -204,6 +204,21 @@ def refusals(broker: Broker, seen: Snapshot, row: VMRow, task: OperationRow | No
     return found
 
 
+def decide(broker: Broker, seen: Snapshot) -> tuple[rounds.Round, list[Waiting]]:
+    """Decide for all that wait, in the order of ``seen.waiting``. Consumes ``seen``; writes nothing."""
+    tasks = {row.id: (row, task) for row, task in seen.waiting}
+    queue = [waiting_of(seen, row) for row, _ in seen.waiting]
+    decided = rounds.run(
+        _pool(seen),
+        queue,
+        seen.now,
+        policy=seen.policy,
+        gate=_gate(seen),
+        refusals=lambda waiting: refusals(broker, seen, *tasks[waiting.request.id]),
+    )
+    return decided, queue
+
+
 def why(broker: Broker, row: VMRow) -> tuple[Explanation, list[HostRow], Decision | None, Snapshot]:
     """Explain a VM against the pool as it is now; for a placed one, as if it were placed again."""
     with broker.store.reading() as session:
@@ -242,16 +257,7 @@ def _round(broker: Broker) -> bool:
         if session.scalar(_WAITING.with_only_columns(VMRow.id).limit(1)) is None:
             return True
         seen = snapshot(broker, session)
-    tasks = {row.id: (row, task) for row, task in seen.waiting}
-    queue = [waiting_of(seen, row) for row, _ in seen.waiting]
-    decided = rounds.run(
-        _pool(seen),
-        queue,
-        seen.now,
-        policy=seen.policy,
-        gate=_gate(seen),
-        refusals=lambda waiting: refusals(broker, seen, *tasks[waiting.request.id]),
-    )
+    decided, queue = decide(broker, seen)
     requests = [waiting.request for waiting in queue]
     decisions, reasons = decided.decisions, decided.reasons
     placed, lost = _claim(broker, seen, decisions)

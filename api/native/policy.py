@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter
 
 from api.native.auth import Caller, TheBroker
 from api.native.paging import Limit, Token, cut
-from broker import policy
-from broker.policy import PolicyView
+from broker import policy, rehearsal
+from broker.policy import ClauseValue, PolicyView
 from isthmus import schema
 
 router = APIRouter(prefix="/v1/policy", tags=["policy"])
@@ -33,6 +35,23 @@ def check_policy(broker: TheBroker, caller: Caller, body: schema.PolicyText) -> 
         for p in policy.check(broker, caller, body.text, body.name)
     ]
     return schema.PolicyCheck(ok=not problems, problems=problems)
+
+
+@router.post("/rehearse")
+def rehearse_policy(broker: TheBroker, caller: Caller, body: schema.PolicyText) -> schema.Rehearsal:
+    """What a policy would do now: whether it opens, who is placed where, who waits, who leaves. Nothing changes."""
+    view = rehearsal.rehearse(broker, caller, body.text, body.name)
+    decision = view.decision
+    return schema.Rehearsal(
+        burst=view.burst,
+        reason=decision.reason if decision else "",
+        open=_clauses(decision.open_clauses if decision else ()),
+        close=_clauses(decision.close_clauses if decision else ()),
+        steps=[
+            schema.RehearsalStep(vm=step.vm, action=step.action, host=step.host, reason=step.reason)
+            for step in view.steps
+        ],
+    )
 
 
 @router.get("/versions")
@@ -66,14 +85,12 @@ def _answer(view: PolicyView) -> schema.Policy:
         burst=view.burst,
         burst_since=view.since,
         reason=view.reason,
-        open=[
-            schema.Clause(text=c.text, holds=c.holds, value=c.value)
-            for c in (decision.open_clauses if decision else ())
-        ],
-        close=[
-            schema.Clause(text=c.text, holds=c.holds, value=c.value)
-            for c in (decision.close_clauses if decision else ())
-        ],
+        open=_clauses(decision.open_clauses if decision else ()),
+        close=_clauses(decision.close_clauses if decision else ()),
         burst_vms=view.burst_vms,
         budget=view.budget,
     )
+
+
+def _clauses(clauses: Sequence[ClauseValue]) -> list[schema.Clause]:
+    return [schema.Clause(text=c.text, holds=c.holds, value=c.value) for c in clauses]

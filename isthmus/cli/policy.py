@@ -19,6 +19,12 @@ app = noun("The burst policy.")
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A policy file; - for standard input.")]
 
+_STEPS: dict[str, Any] = {
+    "VM": lambda step: step.vm,
+    "WOULD": lambda step: step.action,
+    "HOST": lambda step: step.host,
+    "WHY": lambda step: step.reason,
+}
 _COLUMNS: dict[str, Any] = {
     "VERSION": lambda policy: policy.version,
     "APPLIED BY": lambda policy: policy.applied_by,
@@ -50,6 +56,45 @@ def apply(ctx: typer.Context, file: File, json: Json = False) -> None:
         put_json(policy)
     else:
         put(f"version {policy.version} is in force, bursts are {policy.burst}")
+
+
+@app.command()
+def diff(ctx: typer.Context, file: File) -> None:
+    """Show what a file would change in the policy in force. Exit 1 when it differs, as diff does."""
+    import difflib
+
+    from isthmus.client._errors import NotFound
+
+    text = read_text(file, "FILE")
+    try:
+        policy = client_of(ctx).policy.get()
+        old, label = policy.text, f"version {policy.version}"
+    except NotFound:
+        old, label = "", "nothing in force"
+    lines = list(difflib.unified_diff(old.splitlines(), text.splitlines(), label, _name(file), lineterm=""))
+    for line in lines:
+        put(cell(line))
+    if lines:
+        raise typer.Exit(1)
+    put(f"{file} is what is in force")
+
+
+@app.command()
+def rehearse(ctx: typer.Context, file: File, json: Json = False) -> None:
+    """Say what a policy file would do now, on the live pool: who is placed where, waits, or leaves. Changes nothing."""
+    found = client_of(ctx).policy.rehearse(read_text(file, "FILE"), _name(file))
+    if json:
+        put_json(found)
+        return
+    put_record(
+        {
+            "burst": found.burst,
+            "reason": found.reason,
+            "opens on": [_clause(clause) for clause in found.open],
+            "closes on": [_clause(clause) for clause in found.close],
+        }
+    )
+    put_list(found.steps, _STEPS, False, "no VM waits, and none would leave")
 
 
 @app.command()

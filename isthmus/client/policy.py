@@ -28,6 +28,12 @@ class Policies(Collection[schema.Policy]):
         """Put a policy file in force. Raises InvalidRequest (``invalid_policy``) with its mistakes."""
         return self._http.put(schema.Policy, self._path, ask(schema.PolicyText, text=text, name=name))
 
+    def rehearse(self, text: str, name: str | None = None) -> schema.Rehearsal:
+        """What a policy would do if it were in force now; changes nothing. Admins only. Raises as ``apply``."""
+        return self._http.post(
+            schema.Rehearsal, f"{self._path}/rehearse", ask(schema.PolicyText, text=text, name=name)
+        )
+
     def versions(self) -> Iterator[schema.Policy]:
         """All that were ever in force, newest first."""
         return self._list(path=f"{self._path}/versions")

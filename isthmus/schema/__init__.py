@@ -21,7 +21,15 @@ from isthmus.schema.network import Network, NetworkCreate, Subnet, SubnetCreate
 from isthmus.schema.operation import Operation, OperationState
 from isthmus.schema.page import Page
 from isthmus.schema.peer import Peer
-from isthmus.schema.policy import Clause, Policy, PolicyCheck, PolicyText, Problem
+from isthmus.schema.policy import (
+    Clause,
+    Policy,
+    PolicyCheck,
+    PolicyText,
+    Problem,
+    Rehearsal,
+    RehearsalStep,
+)
 from isthmus.schema.project import Project, ProjectCreate, Quota, QuotaSet
 from isthmus.schema.site import Site, SiteCreate
 from isthmus.schema.status import Status
@@ -86,6 +94,8 @@ __all__ = [
     "ProjectCreate",
     "Quota",
     "QuotaSet",
+    "Rehearsal",
+    "RehearsalStep",
     "Role",
     "Site",
     "SiteCreate",

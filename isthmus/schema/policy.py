@@ -33,6 +33,25 @@ class Policy(Answer):
     budget: str = Field(default="", description="What is spent and what will be; empty without a budget.")
 
 
+class RehearsalStep(Answer):
+    """What would become of one VM: ``place`` on a host, ``wait``, or ``leave`` its cloud; and why."""
+
+    vm: str
+    action: str
+    host: str | None = None
+    reason: str = ""
+
+
+class Rehearsal(Answer):
+    """What a policy would do if it were in force now. ``burst`` as in ``Policy``."""
+
+    burst: str
+    reason: str = ""
+    open: list[Clause] = Field(default_factory=list)
+    close: list[Clause] = Field(default_factory=list)
+    steps: list[RehearsalStep] = Field(default_factory=list)
+
+
 class PolicyText(Request):
     """``name`` is the file's name, for the positions in errors."""
 

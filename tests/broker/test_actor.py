@@ -44,6 +44,7 @@ LEAST = {
     },
     "operation": {"get": READER, "wait": READER, "list_operations": READER},
     "peer": {"enrol": AGENT, "list_peers": READER},
+    "rehearsal": {"rehearse": ADMIN},
     "policy": {"check": MEMBER, "apply": ADMIN, "show": READER, "versions": READER},
     "project": {"create": ADMIN, "get": READER, "list_projects": READER, "delete": ADMIN},
     "site": {

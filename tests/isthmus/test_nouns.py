@@ -198,6 +198,14 @@ CALLS: list[tuple[str, Any, str, str, Any, Any]] = [
         POLICY,
     ),
     (
+        "policy rehearse",
+        lambda c: c.policy.rehearse("version: 1"),
+        "POST",
+        "/v1/policy/rehearse",
+        {"text": "version: 1"},
+        schema.Rehearsal(burst="off"),
+    ),
+    (
         "policy check",
         lambda c: c.policy.check("version: 1"),
         "POST",

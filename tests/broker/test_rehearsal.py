@@ -1,0 +1,58 @@
+"""What a policy would do, asked before it is in force."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker import policy, rehearsal, vm
+from broker.errors import Forbidden, InvalidPolicy
+
+TIGHT = """\
+version: 1
+burst:
+  to: [cloud]
+  open: {any: ['queue.length >= 0']}
+  close: {all: ['queue.length < 0']}
+budget: {hourly: 0}
+"""
+
+
+def steps(stage, text):
+    return {
+        step.vm: (step.action, step.host, step.reason)
+        for step in rehearsal.rehearse(stage.broker, stage.admin, text).steps
+    }
+
+
+def test_policy_is_tried_on_the_queue_and_nothing_changes(hybrid):
+    before = policy.show(hybrid.broker, hybrid.reader).row.version
+    row, _task = hybrid.request("web", requirements="elastic")
+    action, host, _ = steps(hybrid, policy.show(hybrid.broker, hybrid.reader).row.text)["web"]
+    assert action == "place"
+    assert host.startswith("cloud/")
+    action, host, reason = steps(hybrid, TIGHT)["web"]
+    assert (action, host) == ("wait", None)
+    assert reason
+    assert hybrid.vm(row.id).host is None
+    assert policy.show(hybrid.broker, hybrid.reader).row.version == before
+
+
+def test_those_that_would_leave_are_named(hybrid):
+    row = hybrid.burst("web")
+    action, host, reason = steps(hybrid, TIGHT)["web"]
+    assert (action, host) == ("leave", hybrid.vm(row.id).host.name)
+    assert "budget.hourly.hard" in reason
+    assert hybrid.vm(row.id).state == vm.RUNNING
+
+
+def test_policy_without_a_burst_part_is_off(stage):
+    assert rehearsal.rehearse(stage.broker, stage.admin, "version: 1\n").burst == policy.OFF
+
+
+def test_bad_policy_and_strangers_are_refused(hybrid):
+    with pytest.raises(InvalidPolicy):
+        rehearsal.rehearse(hybrid.broker, hybrid.admin, "version: 2\n")
+    with pytest.raises(InvalidPolicy, match="there is no site"):
+        rehearsal.rehearse(hybrid.broker, hybrid.admin, TIGHT.replace("[cloud]", "[mars]"))
+    with pytest.raises(Forbidden):
+        rehearsal.rehearse(hybrid.broker, hybrid.member, TIGHT)
