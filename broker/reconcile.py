@@ -29,7 +29,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from broker import event, operation, site, vm
+from broker import event, operation, site, usage, vm
 from broker.broker import Broker
 from broker.store import EventRow, HostRow, OperationRow, SiteRow, VMRow
 from providers.port import Listing, ProviderError, VMReport, VMState
@@ -161,6 +161,7 @@ def _moved(broker: Broker, session: Session, row: VMRow, report: VMReport) -> VM
     if host is None:
         return None
     row.host_id, row.provider_ref = host.id, report.ref
+    usage.begin(broker, session, row, host)
     session.flush()
     session.refresh(row, ["host"])
     _say(broker, session, row, "vm.moved", f"{row.name} was moved to {report.host} outside Isthmus")

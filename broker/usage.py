@@ -29,7 +29,6 @@ def begin(broker: Broker, session: Session, row: VMRow, at: HostRow) -> None:
             spot=bool(at.attributes.get("spot")),
             vcpus=row.vcpus,
             mem_mb=row.mem_mb,
-            gpus=0,
             price_hour=float(price) if isinstance(price, int | float) else None,
             started_at=broker.clock.now(),
             ended_at=None,

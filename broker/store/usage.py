@@ -29,7 +29,6 @@ class UsageRow(Row):
     spot: Mapped[bool] = mapped_column(default=False)
     vcpus: Mapped[int]
     mem_mb: Mapped[int]
-    gpus: Mapped[int] = mapped_column(default=0)
     price_hour: Mapped[float | None]
     started_at: Mapped[datetime] = mapped_column(index=True)
     ended_at: Mapped[datetime | None]

@@ -18,16 +18,11 @@ from broker.store.site import HostRow, SiteRow
 class VMRow(Row):
     """A VM. While ``host_id`` is set the VM holds its room there: the row is the claim.
 
-    ``desired`` is running, stopped, suspended or terminated: what its owner last asked for. A suspended VM keeps its
-    host, where its memory lies on disk, and holds no cores and no memory there; one that was suspended to make room
-    (``desired`` is running) waits in the queue for its own host. ``target_host_id``: where it is being moved to; it
-    holds its room on both then. ``launch`` counts launches
+    ``desired`` is running, stopped or terminated: what its owner last asked for. ``launch`` counts launches
     and is part of the provider's idempotency token. ``networks`` are ids, in the order of the NICs.
 
-    ``affinity``: rules as in ``isthmus.schema.AffinityRule``. ``tuning``: what was asked of its host's hardware (``numa``,
-    ``cpus``, ``hugepages``); ``binding``: what it was given (``node``, ``cpus``). ``runtime_s``: how long it runs, as its
-    owner says; ``deadline``: when it must be done. ``immediate``: it starts now or fails. ``interruptions``: how often a
-    cloud took it back.
+    ``affinity``: rules as in ``isthmus.schema.AffinityRule``. ``runtime_s``: how long it runs, as its owner says;
+    ``deadline``: when it must have run. ``interruptions``: how often a cloud took it back.
     """
 
     __tablename__ = "vm"
@@ -71,19 +66,11 @@ class VMRow(Row):
     requirements: Mapped[str | None]
     rank: Mapped[str | None]
     local_only: Mapped[bool] = mapped_column(default=False)
-    gpus: Mapped[int] = mapped_column(default=0)
     priority: Mapped[int] = mapped_column(default=0)
-    preemptible: Mapped[bool] = mapped_column(default=False)
-    immediate: Mapped[bool] = mapped_column(default=False)
     runtime_s: Mapped[float | None]
     deadline: Mapped[datetime | None]
     affinity: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
-    tuning: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    binding: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    capacity_reservation_id: Mapped[str | None] = mapped_column(index=True)
-    target_host_id: Mapped[str | None] = mapped_column(index=True)
     interruptions: Mapped[int] = mapped_column(default=0)
-    moved_at: Mapped[datetime | None]
     provider_ref: Mapped[str | None]
     launch: Mapped[int] = mapped_column(default=0)
     reservation: Mapped[str]

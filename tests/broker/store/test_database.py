@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -11,7 +14,7 @@ from sqlalchemy import inspect, select
 from sqlalchemy.exc import IntegrityError
 
 import broker.store.database as database_module
-from broker.store import FlavorRow, MetaRow, Row, Store, StoreError
+from broker.store import FlavorRow, MetaRow, Row, Store, StoreError, database
 from broker.store.operation import BurstRow
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -144,3 +147,29 @@ def test_broker_has_one_id_for_the_life_of_its_database(bare_stage):
     assert bare_stage.another().id == bare_stage.broker.id
     with bare_stage.broker.store.reading() as session:
         assert session.get_one(MetaRow, "broker_id").value == bare_stage.broker.id
+
+
+def test_vm_of_an_older_schema_is_there_after_the_upgrade(tmp_path):
+    file = tmp_path / "isthmus.sqlite3"
+    store = Store(f"sqlite:///{file}")
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).with_name("migrations")))
+    config.attributes["engine"] = store.engine
+    command.upgrade(config, "0001")
+    with closing(sqlite3.connect(file)) as old:
+        columns = {
+            name: {"JSON": "[]", "DATETIME": "2026-01-01 00:00:00"}.get(
+                kind, "0" if kind != "VARCHAR" else "x"
+            )
+            for _, name, kind, required, *_ in old.execute("pragma table_info(vm)")
+            if required
+        }
+        marks = ", ".join("?" * len(columns))
+        old.execute(f"insert into vm ({', '.join(columns)}) values ({marks})", list(columns.values()))  # noqa: S608
+        old.commit()
+    store.upgrade()
+    with closing(sqlite3.connect(file)) as new:
+        assert new.execute("select id, priority, affinity, interruptions from vm").fetchall() == [
+            ("x", 0, "[]", 0)
+        ]
+    store.close()
