@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,7 +60,7 @@ def apply(ctx: typer.Context, file: File, json: Json = False) -> None:
 
 
 @app.command()
-def diff(ctx: typer.Context, file: File) -> None:
+def diff(ctx: typer.Context, file: File, json: Json = False) -> None:
     """Show what a file would change in the policy in force. Exit 1 when it differs, as diff does."""
     import difflib
 
@@ -72,11 +73,14 @@ def diff(ctx: typer.Context, file: File) -> None:
     except NotFound:
         old, label = "", "nothing in force"
     lines = list(difflib.unified_diff(old.splitlines(), text.splitlines(), label, _name(file), lineterm=""))
-    for line in lines:
+    if json:
+        typer.echo(dumps({"differs": bool(lines), "diff": lines}))
+    elif not lines:
+        put(f"{file} is what is in force")
+    for line in [] if json else lines:
         put(cell(line))
     if lines:
         raise typer.Exit(1)
-    put(f"{file} is what is in force")
 
 
 @app.command()

@@ -321,6 +321,21 @@ def test_a_policys_mistakes_are_listed_with_their_positions(
     assert run("policy", "check", str(file)) == 0
 
 
+def test_a_policy_is_compared_with_what_is_in_force(
+    run: Run, broker: Any, tmp_path: Path, capsys: Any
+) -> None:
+    file = tmp_path / "policy.yaml"
+    broker.on("GET", "/v1/policy", POLICY)
+    file.write_text(POLICY.text)
+    assert run("policy", "diff", str(file)) == 0
+    assert "is what is in force" in capsys.readouterr().out
+    file.write_text(POLICY.text + "\nqueue: {repair: 5}\n")
+    assert run("policy", "diff", str(file)) == 1
+    assert "+queue: {repair: 5}" in capsys.readouterr().out
+    assert run("policy", "diff", str(file), "--json") == 1
+    assert json.loads(capsys.readouterr().out)["differs"] is True
+
+
 def test_a_refused_policy_lists_its_mistakes(
     run: Run, broker: Any, make: Any, capsys: Any, tmp_path: Path
 ) -> None:
