@@ -8,7 +8,7 @@ what is reserved, who may stand near whom; then the match, by requirement, room 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from placement.lease import Backfilling, Book
 from placement.match import Decision, Matcher
 from placement.order import order
 from placement.policy import Policy, Queue
-from placement.pool import Pool, Resident, Waiting
+from placement.pool import Pool, Waiting
 from placement.table import HostTable
 
 Reasons = NDArray[np.object_]
@@ -214,25 +214,3 @@ class _Desk:
 def _truth(table: HostTable, name: str) -> Bools:
     numbers = table.numbers(name)
     return np.zeros(len(table), dtype=np.bool_) if numbers is None else numbers == 1
-
-
-def resident_of(waiting: Waiting, host: int, now: float) -> Resident:
-    """A VM that was just placed, as one that holds room."""
-    request = waiting.request
-    return Resident(
-        id=request.id,
-        project=waiting.project,
-        host=host,
-        cpu=request.cpu,
-        mem_mb=request.mem_mb,
-        disk_gb=request.disk_gb,
-        gpus=request.gpus,
-        since=now,
-        priority=waiting.priority,
-        preemptible=waiting.preemptible,
-        runtime_s=waiting.runtime_s,
-        rules=waiting.rules,
-        tuning=waiting.tuning,
-        reservation=waiting.reservation,
-        request=replace(request),
-    )
