@@ -16,6 +16,7 @@
     |   +-- InUse             in_use              something else needs it
     |   +-- WrongState        wrong_state         the resource's state does not allow it
     |   +-- Overlap           overlap             two prefixes overlap
+    |   +-- NoRoom            no_room             the hosts have no room for it
     |   +-- TokenMismatch     idempotency_mismatch  the same idempotency key with another request
     +-- Unavailable           unavailable         try again later
 """
@@ -122,6 +123,12 @@ class Overlap(Conflict):
     """Two prefixes overlap; no router could tell them apart."""
 
     code = "overlap"
+
+
+class NoRoom(Conflict):
+    """The hosts have no room for it; ``details["earliest"]`` says when they will, where anybody knows."""
+
+    code = "no_room"
 
 
 class TokenMismatch(Conflict):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, tuple_, update
+from sqlalchemy import case, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from broker import event
@@ -76,15 +76,26 @@ def checked_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def claims(session: Session) -> dict[str, Claims]:
-    """Host id -> what our VMs hold there. A VM holds its room from its placement until it is gone."""
-    rows = session.execute(
-        select(VMRow.host_id, func.count(), func.sum(VMRow.vcpus), func.sum(VMRow.mem_mb))
-        .where(VMRow.host_id.is_not(None), VMRow.state != "terminated")
-        .group_by(VMRow.host_id)
-    ).all()
-    return {
-        host_id: Claims(count, float(vcpus), float(mem)) for host_id, count, vcpus, mem in rows if host_id
-    }
+    """Host id -> what our VMs hold there. A VM holds its room from its placement until it is gone.
+
+    One that is suspended is counted, and holds neither cores nor memory.
+    """
+    awake = VMRow.state != "suspended"
+    found: dict[str, Claims] = {}
+    for place in (VMRow.host_id, VMRow.target_host_id):  # one that is on its way holds room at both ends
+        for host_id, count, vcpus, mem in session.execute(
+            select(
+                place,
+                func.count(),
+                func.sum(case((awake, VMRow.vcpus), else_=0)),
+                func.sum(case((awake, VMRow.mem_mb), else_=0)),
+            )
+            .where(place.is_not(None), VMRow.state != "terminated")
+            .group_by(place)
+        ):
+            held = found.get(host_id, Claims())
+            found[host_id] = Claims(held.vms + count, held.vcpus + float(vcpus), held.mem_mb + float(mem))
+    return found
 
 
 def view(row: HostRow, held: Claims) -> HostView:

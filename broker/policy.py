@@ -148,7 +148,7 @@ def metrics(broker: Broker, session: Session) -> dict[str, float]:
         for created in session.scalars(
             select(VMRow.created_at)
             .join(OperationRow, OperationRow.id == VMRow.operation_id)
-            .where(VMRow.state == vm.PENDING, VMRow.host_id.is_(None))
+            .where(VMRow.state == vm.PENDING, VMRow.host_id.is_(None), VMRow.reservation_id.is_(None))
             .where(OperationRow.state == operation.RUNNING)
         )
     ]
@@ -169,7 +169,7 @@ def metrics(broker: Broker, session: Session) -> dict[str, float]:
             func.coalesce(func.sum(VMRow.mem_mb), 0),
         )
         .join(HostRow, HostRow.id == VMRow.host_id)
-        .where(VMRow.state != vm.TERMINATED, *local)
+        .where(VMRow.state.not_in((vm.TERMINATED, vm.SUSPENDED)), *local)
     ).one()
     vcpus_used, mem_used = vcpus_used + float(vm_vcpus), mem_used + float(vm_mem)
     bursting = session.execute(

@@ -9,26 +9,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import structlog
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session, lazyload
 
-from broker import event, gateway, host, network, operation, usage, vm
+from broker import event, gateway, host, network, operation, reservation, usage, vm
 from broker import policy as policies
 from broker.broker import Broker
-from broker.store import GatewayRow, HostRow, MetaRow, OperationRow, ProjectRow, SubnetRow, VMRow
+from broker.errors import BrokerError
+from broker.store import (
+    GatewayRow,
+    HostRow,
+    MetaRow,
+    OperationRow,
+    ProjectRow,
+    ReservationRow,
+    SubnetRow,
+    VMRow,
+)
 from placement import burst
 from placement import round as rounds
 from placement.budget import Ledger
+from placement.language import parse
 from placement.match import Decision, Request
 from placement.policy import Policy, Queue
-from placement.pool import Pool, Resident, Rule, Waiting
+from placement.pool import Pool, Reserved, Resident, Rule, Waiting
 from placement.table import HostTable
 from placement.why import Explanation, explain
+from providers.port import Capability
 from vpn import address as addresses
 from vpn.userdata import UserDataError, multipart
 
@@ -46,8 +59,13 @@ _MOST_REST_S = 1.0
 _WAITING = (
     select(VMRow, OperationRow)
     .join(OperationRow, OperationRow.id == VMRow.operation_id)
-    .where(VMRow.host_id.is_(None), VMRow.state == vm.PENDING)
+    .where(or_(and_(VMRow.host_id.is_(None), VMRow.state == vm.PENDING), VMRow.state == vm.SUSPENDED))
     .where(OperationRow.state == operation.RUNNING, OperationRow.phase == "place")
+)
+_DATED = (
+    select(VMRow.id)
+    .where(VMRow.host_id.is_not(None), VMRow.runtime_s.is_not(None), VMRow.state == vm.RUNNING)
+    .limit(1)
 )
 _BURSTING = select(func.count()).select_from(VMRow).where(VMRow.elastic, VMRow.state != vm.TERMINATED)
 
@@ -67,6 +85,14 @@ class Snapshot:
     """The budget, None without one."""
     residents: list[Resident]
     """The VMs that hold room, where anybody asks who they are."""
+    reserved: list[Reserved]
+    """Reservations that have not ended."""
+    suspends: Mask
+    """Per host: whether VMs can be suspended there."""
+    suspend_s: float
+    """How long before a reservation starts its room is made free."""
+    making_room: frozenset[str]
+    """Ids of those for whom somebody is being suspended now."""
     used: dict[str, float]
     """What each project used lately, in core-seconds; empty when only one waits."""
     bursting: int
@@ -107,8 +133,11 @@ def place_pending(broker: Broker) -> None:
         broker.last_round = (count, now)
 
 
-def snapshot(broker: Broker, session: Session, *, also: VMRow | None = None) -> Snapshot:
-    """The pool and the queue as they are. ``also``: a VM whose own claim counts as free, to explain it."""
+def snapshot(
+    broker: Broker, session: Session, *, also: VMRow | None = None, residents: bool = False
+) -> Snapshot:
+    """The pool and the queue as they are. ``also``: a VM whose own claim counts as free, to explain it; ``residents``:
+    read who is there also when nobody that waits asks for it."""
     rows = list(session.scalars(select(HostRow).order_by(HostRow.site_id, HostRow.name)))
     held = host.claims(session)
     spent: dict[str, float] = {}
@@ -126,6 +155,17 @@ def snapshot(broker: Broker, session: Session, *, also: VMRow | None = None) -> 
     subnets = {(row.network_id, row.site_id): row for row in session.scalars(select(SubnetRow))}
     policy, state = policies.current(broker, session)
     bursting = session.scalar(_BURSTING) or 0
+    index = {row.id: number for number, row in enumerate(rows)}
+    groups = _groups(rows)
+    suspends = _suspends(broker, rows, groups)
+    reserved = [reservation.of_row(one, index) for one in reservation.live(session, broker.clock.now())]
+    known = (
+        residents
+        or bool(reserved)
+        or (policy is not None and policy.queue.preempt)
+        or any(target.affinity for target, _ in waiting)
+        or (bool(waiting) and session.scalar(_DATED) is not None)
+    )
     return Snapshot(
         hosts=rows,
         table=HostTable.from_rows([_attributes(row, held, spent, also) for row in rows]),
@@ -135,7 +175,11 @@ def snapshot(broker: Broker, session: Session, *, also: VMRow | None = None) -> 
         bursting=bursting,
         use=policies.cloud_use(broker, session),
         ledger=usage.ledger(broker, session, policy),
-        residents=_residents(session, rows) if any(target.affinity for target, _ in waiting) else [],
+        residents=_residents(session, index, suspends) if known else [],
+        reserved=reserved,
+        suspends=suspends,
+        suspend_s=broker.settings.timing.suspend_s,
+        making_room=_making_room(session) if known else frozenset(),
         used=_used(broker, session, policy, waiting),
         subnets=subnets,
         full=network.full_subnets(broker, session),
@@ -144,24 +188,42 @@ def snapshot(broker: Broker, session: Session, *, also: VMRow | None = None) -> 
         },
         now=broker.clock.now().timestamp(),
         down=_down(rows),
-        groups=_groups(rows),
-        index={row.id: index for index, row in enumerate(rows)},
+        groups=groups,
+        index=index,
     )
+
+
+def eligible_for(seen: Snapshot, wanted: ReservationRow) -> Mask:
+    """The hosts where a reservation may find room: one's own that are up and meet its requirement and the policy's."""
+    mask: Mask = _none(seen.down) & ~np.array([row.elastic for row in seen.hosts], dtype=np.bool_)
+    text = _requirement(seen, wanted.requirements)
+    if text is not None:
+        attributes = {
+            "name": wanted.name,
+            "project": wanted.project.name,
+            "flavor": wanted.flavor,
+            "vcpus": float(wanted.vcpus),
+            "mem_mb": float(wanted.mem_mb),
+            "disk_gb": float(wanted.disk_gb),
+        }
+        mask &= parse(text).truth(seen.table, attributes)
+    return mask
+
+
+def _requirement(seen: Snapshot, own: str | None) -> str | None:
+    """One's own requirement and the policy's as one."""
+    asked = [own] if own else []
+    if seen.policy is not None and seen.policy.placement.requirements is not None:
+        asked.insert(0, seen.policy.placement.requirements.text)
+    return asked[0] if len(asked) == 1 else " && ".join(f"({text})" for text in asked) if asked else None
 
 
 def request_of(seen: Snapshot, row: VMRow) -> Request:
     """The VM as a request: its own requirement and rank, with the policy's."""
-    asked = [row.requirements] if row.requirements else []
     rank = row.rank
-    if seen.policy is not None:
-        default = seen.policy.placement
-        if default.requirements is not None:
-            asked.insert(0, default.requirements.text)
-        if rank is None and default.rank is not None:
-            rank = default.rank.text
-    requirement = (
-        asked[0] if len(asked) == 1 else " && ".join(f"({text})" for text in asked) if asked else None
-    )
+    if rank is None and seen.policy is not None and seen.policy.placement.rank is not None:
+        rank = seen.policy.placement.rank.text
+    requirement = _requirement(seen, row.requirements)
     return Request(
         id=row.id,
         cpu=float(row.vcpus),
@@ -174,12 +236,16 @@ def request_of(seen: Snapshot, row: VMRow) -> Request:
 
 
 def waiting_of(seen: Snapshot, row: VMRow) -> Waiting:
-    """The VM as one that looks for a host."""
+    """The VM as one that looks for a host; one that is suspended looks for room on its own."""
+    suspended = row.state == vm.SUSPENDED
     return Waiting(
         request=request_of(seen, row),
         project=row.project.name,
-        since=row.created_at.timestamp(),
+        since=(row.state_at if suspended else row.created_at).timestamp(),
         priority=row.priority,
+        preemptible=row.preemptible,
+        reservation=row.reservation_id,
+        only_host=seen.index.get(row.host_id or "") if suspended else None,
         runtime_s=row.runtime_s,
         deadline=row.deadline.timestamp() if row.deadline else None,
         rules=_rules(row.affinity),
@@ -191,6 +257,8 @@ def waiting_of(seen: Snapshot, row: VMRow) -> Waiting:
 def refusals(broker: Broker, seen: Snapshot, row: VMRow, task: OperationRow | None) -> Reasons:
     """Per host: why it may not even be looked at for this VM, or None."""
     found = seen.down.copy()
+    if row.state == vm.SUSPENDED:
+        return found  # its disk, its image and its addresses are where it was
     carries = _carries(broker, row)
     for members in seen.groups:
         refused = _group_refusal(seen, row, seen.hosts[members[0]], carries)
@@ -209,7 +277,7 @@ def decide(broker: Broker, seen: Snapshot) -> tuple[rounds.Round, list[Waiting]]
     tasks = {row.id: (row, task) for row, task in seen.waiting}
     queue = [waiting_of(seen, row) for row, _ in seen.waiting]
     decided = rounds.run(
-        _pool(seen),
+        pool_of(seen),
         queue,
         seen.now,
         policy=seen.policy,
@@ -231,7 +299,7 @@ def why(broker: Broker, row: VMRow) -> tuple[Explanation, list[HostRow], Decisio
         # Its own claim is not in its way.
         reasons[seen.index[row.host_id]] = None
     decided = rounds.run(
-        _pool(seen, seen.table.copy(), without=row.id),
+        pool_of(seen, seen.table.copy(), without=row.id),
         [waiting],
         seen.now,
         policy=seen.policy,
@@ -254,14 +322,15 @@ def gateway_of(session: Session, network_id: str) -> GatewayRow | None:
 def _round(broker: Broker) -> bool:
     """One round. False when another matchmaker was faster somewhere and it is worth trying again."""
     with broker.store.reading() as session:
-        if session.scalar(_WAITING.with_only_columns(VMRow.id).limit(1)) is None:
+        waits = session.scalar(_WAITING.with_only_columns(VMRow.id).limit(1)) is not None
+        if not waits and not reservation.is_due(broker, session):
             return True
         seen = snapshot(broker, session)
     decided, queue = decide(broker, seen)
     requests = [waiting.request for waiting in queue]
     decisions, reasons = decided.decisions, decided.reasons
     placed, lost = _claim(broker, seen, decisions)
-    for task_id in placed:
+    for task_id in (*placed, *_suspend(broker, decided.suspensions)):
         broker.submit(task_id)
     _tell_waiting(broker, seen, requests, decisions, reasons)
     return not lost
@@ -295,6 +364,11 @@ def _claim(broker: Broker, seen: Snapshot, decisions: Sequence[Decision]) -> tup
             target = live.get(task.id)
             if target is None:
                 continue
+            if target.state == vm.SUSPENDED:
+                usage.begin(broker, session, target, at)
+                vm.set_state(broker, target, vm.PENDING, "resuming")
+                placed.append(task.id)
+                continue
             try:
                 leases.lease(target, at.site_id)
             except addresses.AddressError as error:
@@ -325,6 +399,18 @@ def _claim(broker: Broker, seen: Snapshot, decisions: Sequence[Decision]) -> tup
     return placed, lost
 
 
+def _suspend(broker: Broker, suspensions: Sequence[rounds.Suspend]) -> list[str]:
+    """Begin to suspend those that make room: operations to wake. One that is busy, or gone, is looked at again later."""
+    begun: list[str] = []
+    for one in suspensions:
+        with broker.store.transaction() as session:
+            row = session.get(VMRow, one.id, with_for_update={"of": VMRow})
+            if row is None or row.state != vm.RUNNING or vm.busy(session, row) is not None:
+                continue
+            begun.append(vm.begin_preempt(broker, session, row, for_id=one.for_id, reason=one.reason).id)
+    return begun
+
+
 def _taken(session: Session, seen: Snapshot, chosen: set[str]) -> set[str]:
     """Those of the chosen hosts that are as they were in the snapshot, with their generations moved on."""
     generations = {
@@ -351,12 +437,13 @@ def _taken(session: Session, seen: Snapshot, chosen: set[str]) -> set[str]:
 
 
 def _still_waiting(session: Session, vm_ids: Sequence[str]) -> dict[str, VMRow]:
-    """Operation id -> its VM, locked, where the VM has no host still and the operation runs."""
+    """Operation id -> its VM, locked, where the VM waits still and the operation runs."""
     rows = session.scalars(
         select(VMRow)
         .options(lazyload("*"))
         .join(OperationRow, OperationRow.id == VMRow.operation_id)
-        .where(VMRow.id.in_(vm_ids), VMRow.host_id.is_(None), OperationRow.state == operation.RUNNING)
+        .where(VMRow.id.in_(vm_ids), OperationRow.state == operation.RUNNING)
+        .where(or_(VMRow.host_id.is_(None), VMRow.state == vm.SUSPENDED))
         .order_by(VMRow.id)
         .with_for_update(of=VMRow)
     )
@@ -385,6 +472,8 @@ def _tell_waiting(
             # Against what this round left: what an earlier VM took is not there for this one.
             explained += 1
             text = explain(seen.table, request, eligible=_none(why_not), reasons=why_not.tolist()).summary
+            if row.state == vm.SUSPENDED:
+                text = f"suspended; goes on when its host has room: {text}"
         if text != row.status_reason:
             told[row.id] = text
     if not told:
@@ -392,7 +481,7 @@ def _tell_waiting(
     with broker.store.transaction() as session:
         query = select(VMRow).options(lazyload("*")).where(VMRow.id.in_(told)).order_by(VMRow.id)
         for target in session.scalars(query):
-            if target.host_id is None and target.state == vm.PENDING:
+            if target.state == vm.SUSPENDED or (target.host_id is None and target.state == vm.PENDING):
                 if not target.status_reason:
                     event.record(
                         broker,
@@ -421,13 +510,45 @@ def _gate(seen: Snapshot) -> burst.Gate | None:
     return burst.Gate(seen.policy, seen.state, seen.use, seen.now, ledger=seen.ledger)
 
 
-def _pool(seen: Snapshot, table: HostTable | None = None, *, without: str = "") -> Pool:
+def pool_of(seen: Snapshot, table: HostTable | None = None, *, without: str = "") -> Pool:
+    """The snapshot as ``placement`` takes it; ``without``: a VM that is left out."""
     residents = [resident for resident in seen.residents if resident.id != without]
-    return Pool(seen.table if table is None else table, residents, usage=seen.used)
+    return Pool(
+        seen.table if table is None else table,
+        residents,
+        seen.reserved,
+        seen.used,
+        seen.suspends,
+        seen.suspend_s,
+        seen.making_room,
+    )
 
 
-def _residents(session: Session, hosts: Sequence[HostRow]) -> list[Resident]:
-    index = {row.id: number for number, row in enumerate(hosts)}
+def _suspends(broker: Broker, hosts: Sequence[HostRow], groups: Sequence[Sequence[int]]) -> Mask:
+    found: Mask = np.zeros(len(hosts), dtype=np.bool_)
+    for members in groups:
+        at = hosts[members[0]]
+        if at.elastic:
+            continue
+        with suppress(
+            BrokerError
+        ):  # a site whose provider cannot be made suspends nobody, and holds up nobody
+            found[list(members)] = Capability.SUSPEND in broker.providers.of(at.site).capabilities
+    return found
+
+
+def _making_room(session: Session) -> frozenset[str]:
+    """For whom VMs are being suspended now."""
+    rows = session.scalars(
+        select(OperationRow.params)
+        .join(VMRow, VMRow.operation_id == OperationRow.id)
+        .where(OperationRow.kind == "vm.preempt", OperationRow.state == operation.RUNNING)
+        .where(VMRow.state == vm.SUSPENDING)
+    )
+    return frozenset(str(params.get("for")) for params in rows)
+
+
+def _residents(session: Session, index: Mapping[str, int], suspends: Mask) -> list[Resident]:
     rows = session.execute(
         select(
             VMRow.id,
@@ -438,6 +559,11 @@ def _residents(session: Session, hosts: Sequence[HostRow]) -> list[Resident]:
             VMRow.priority,
             VMRow.affinity,
             VMRow.elastic,
+            VMRow.state,
+            VMRow.state_at,
+            VMRow.preemptible,
+            VMRow.runtime_s,
+            VMRow.reservation_id,
         )
         .join(ProjectRow, ProjectRow.id == VMRow.project_id)
         .where(VMRow.host_id.is_not(None), VMRow.state != vm.TERMINATED)
@@ -447,13 +573,20 @@ def _residents(session: Session, hosts: Sequence[HostRow]) -> list[Resident]:
             vm_id,
             owner,
             index[at],
-            float(vcpus),
-            float(mem),
+            # What is suspended is near its neighbours, and takes nothing.
+            0.0 if state == vm.SUSPENDED else float(vcpus),
+            0.0 if state == vm.SUSPENDED else float(mem),
+            since=state_at.timestamp(),
             priority=priority,
+            preemptible=preemptible,
+            runtime_s=runtime_s,
             rules=_rules(rules),
+            reservation=booked,
             elastic=elastic,
+            suspendable=state == vm.RUNNING and bool(suspends[index[at]]),
+            leaving=state == vm.SUSPENDING,
         )
-        for vm_id, owner, at, vcpus, mem, priority, rules, elastic in rows
+        for vm_id, owner, at, vcpus, mem, priority, rules, elastic, state, state_at, preemptible, runtime_s, booked in rows
         if at in index
     ]
 
@@ -487,7 +620,7 @@ def _attributes(
     row: HostRow, held: dict[str, host.Claims], spent: dict[str, float], also: VMRow | None
 ) -> dict[str, Any]:
     mine = held.get(row.id, host.Claims())
-    if also is not None and also.host_id == row.id and also.state != vm.TERMINATED:
+    if also is not None and also.host_id == row.id and also.state not in (vm.TERMINATED, vm.SUSPENDED):
         mine = host.Claims(mine.vms - 1, mine.vcpus - also.vcpus, mine.mem_mb - also.mem_mb)
     values = host.view(row, mine).attributes
     if row.elastic:

@@ -6,7 +6,7 @@ all that it does (``docs/explanation/reconciler.md`` says why):
 =======================================================  ===========================================
 what it finds                                            what it does
 =======================================================  ===========================================
-a VM that should run was stopped, or the other way        records it: its owner did that
+a VM was stopped, started or suspended by hand            records it: its owner did that
 a VM of ours crashed                                      records ``error`` with the provider's reason
 a VM in ``error`` runs, or is stopped                     records that, and keeps the error as the reason
 a VM is on another host of its site                       records its new host: somebody moved it
@@ -37,6 +37,12 @@ from providers.port import Listing, ProviderError, VMReport, VMState
 log = structlog.get_logger()
 
 _MEND_AGAIN_S = 300.0
+_SAME = (
+    (VMState.RUNNING, vm.RUNNING),
+    (VMState.STOPPED, vm.STOPPED),
+    (VMState.SUSPENDED, vm.SUSPENDED),
+)
+_FOUND = {VMState.RUNNING: vm.RUNNING, VMState.STOPPED: vm.STOPPED, VMState.SUSPENDED: vm.SUSPENDED}
 _ABSENT = (VMState.TERMINATED, VMState.TERMINATING)
 
 
@@ -151,7 +157,7 @@ def _as_known(
     if task == operation.RUNNING or len(reports) != 1 or reports[0].host != host:
         return False
     report = reports[0]
-    same = (report.state, state) in ((VMState.RUNNING, vm.RUNNING), (VMState.STOPPED, vm.STOPPED))
+    same = (report.state, state) in _SAME
     return same and (not elastic or not report.address or report.address == address)
 
 
@@ -186,15 +192,26 @@ def _stop_double(broker: Broker, at: SiteRow, name: str, report: VMReport) -> No
 def _record(broker: Broker, session: Session, row: VMRow, report: VMReport) -> None:
     if row.elastic and report.address and report.address != row.public_address:
         row.public_address = report.address
-    if row.state == vm.ERROR and report.state in (VMState.RUNNING, VMState.STOPPED):
-        row.desired = vm.RUNNING if report.state == VMState.RUNNING else vm.STOPPED
+    if row.state == vm.ERROR and report.state in _FOUND:
+        row.desired = _FOUND[report.state]
         was = row.status_reason
         vm.set_state(broker, row, row.desired, f"after an error: {was}" if was else "")
         _say(broker, session, row, "vm.recovered", f"{row.name} is found {row.desired} after an error: {was}")
-    elif report.state == VMState.RUNNING and row.state == vm.STOPPED:
+    elif report.state == VMState.RUNNING and row.state in (vm.STOPPED, vm.SUSPENDED):
+        if row.state == vm.SUSPENDED and row.host is not None:
+            usage.begin(broker, session, row, row.host)
         row.desired = vm.RUNNING
         vm.set_state(broker, row, vm.RUNNING)
         _say(broker, session, row, "vm.started_outside", f"{row.name} was started outside Isthmus")
+    elif report.state == VMState.SUSPENDED and row.state in (vm.RUNNING, vm.STOPPED):
+        row.desired = vm.SUSPENDED
+        usage.end(broker, session, row.id)
+        vm.set_state(broker, row, vm.SUSPENDED, "suspended outside Isthmus")
+        _say(broker, session, row, "vm.suspended_outside", f"{row.name} was suspended outside Isthmus")
+        broker.signals.set("place")
+    elif report.state == VMState.STOPPED and row.state == vm.SUSPENDED:
+        # Somebody threw its memory away. It keeps waiting for room, which it does not hold, and boots anew then.
+        vm.set_state(broker, row, vm.SUSPENDED, "its saved memory is gone: it will boot anew")
     elif report.state == VMState.STOPPED and row.state == vm.RUNNING:
         row.desired = vm.STOPPED
         reason = "stopped outside Isthmus, or by the guest" + (f" ({report.reason})" if report.reason else "")

@@ -56,6 +56,9 @@ class Timing(_Section):
     stop_grace_s: float = Field(
         60, gt=0, description="How long a guest may take to shut down before it is forced."
     )
+    suspend_s: float = Field(
+        60, gt=0, description="How long before a reservation begins its room is made free, by suspending VMs."
+    )
     boot_s: float = Field(600, gt=0, description="How long a VM may take from launch to running.")
     enrol_s: float = Field(900, gt=0, description="How long a bootstrap key is good for.")
     gateway_s: float = Field(

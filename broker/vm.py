@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
-from broker import event, flavor, image, keypair, network, operation, project, site
+from broker import event, flavor, image, keypair, network, operation, project, reservation, site
 from broker.actor import MEMBER, READER, Actor
 from broker.broker import Broker
 from broker.errors import (
@@ -32,6 +32,9 @@ PENDING = "pending"
 RUNNING = "running"
 STOPPING = "stopping"
 STOPPED = "stopped"
+SUSPENDING = "suspending"
+SUSPENDED = "suspended"
+MIGRATING = "migrating"
 SHUTTING_DOWN = "shutting-down"
 TERMINATED = "terminated"
 ERROR = "error"
@@ -45,13 +48,16 @@ class Wishes:
     """How a VM stands in the queue, and to other VMs.
 
     ``runtime_s``: how long it will run, as its owner says; ``deadline``: when it must have run. ``affinity``: rules as in
-    ``isthmus.schema.AffinityRule``.
+    ``isthmus.schema.AffinityRule``. ``preemptible``: it may be suspended to make room for others. ``reservation``: name or
+    id of the advance reservation in whose room it stands.
     """
 
     priority: int = 0
     runtime_s: float | None = None
     deadline: datetime | None = None
     affinity: Sequence[Mapping[str, Any]] = ()
+    preemptible: bool = False
+    reservation: str | None = None
 
 
 def create(
@@ -116,8 +122,8 @@ def create_many(
     Raises InvalidRequest, InvalidExpression, NotFound, Exists, QuotaExceeded, TokenMismatch.
     """
     actor.require(MEMBER)
-    _check_expression("requirements", requirements)
-    _check_expression("rank", rank)
+    check_expression("requirements", requirements)
+    check_expression("rank", rank)
     _check_user_data(user_data)
     _check_wishes(broker, wishes)
     if count < 1:
@@ -158,7 +164,10 @@ def create_many(
                 session, owner, vms=count, vcpus=count * size.vcpus, mem_mb=count * size.mem_mb
             )
             now = broker.clock.now()
-            reservation = broker.new_id("r")
+            booked = None
+            if wishes.reservation is not None:
+                booked = reservation.for_vm(session, actor, wishes.reservation, size)
+            request_id = broker.new_id("r")
             made: list[tuple[VMRow, OperationRow]] = []
             for index in range(count):
                 vm_id = broker.new_id("vm")
@@ -198,9 +207,12 @@ def create_many(
                     deadline=wishes.deadline,
                     affinity=[dict(rule) for rule in wishes.affinity],
                     interruptions=0,
+                    preemptible=wishes.preemptible,
+                    target_host_id=None,
+                    reservation_id=booked.id if booked is not None else None,
                     provider_ref=None,
                     launch=0,
-                    reservation=reservation,
+                    reservation=request_id,
                     operation_id=None,
                     created_at=now,
                     state_at=now,
@@ -340,12 +352,18 @@ def change_labels(
 
 
 def start(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
-    """Start a stopped VM; nothing changes when it runs. Raises NotFound, WrongState."""
+    """Start a stopped VM, or resume a suspended one; nothing changes when it runs. Raises NotFound, WrongState."""
+    actor.require(MEMBER)
+    if get(broker, actor, ref).state == SUSPENDED:
+        return resume(broker, actor, ref)
     return _change(broker, actor, ref, "vm.start", desired=RUNNING, allowed=(STOPPED, RUNNING), via=PENDING)
 
 
 def stop(broker: Broker, actor: Actor, ref: str, *, force: bool = False) -> tuple[VMRow, OperationRow]:
-    """Ask the guest to shut down, and after a while (or at once with ``force``) pull the plug."""
+    """Ask the guest to shut down, and after a while (or at once with ``force``) pull the plug.
+
+    Raises NotFound, WrongState: also for a suspended VM, whose room somebody else may have.
+    """
     return _change(
         broker,
         actor,
@@ -361,6 +379,65 @@ def stop(broker: Broker, actor: Actor, ref: str, *, force: bool = False) -> tupl
 def reboot(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
     """Reboot a running VM. Raises NotFound, WrongState."""
     return _change(broker, actor, ref, "vm.reboot", desired=RUNNING, allowed=(RUNNING,), via=RUNNING)
+
+
+def suspend(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
+    """Save a VM's memory on its host's disk and give its cores and memory back. Suspending again changes nothing.
+
+    Raises NotFound, WrongState (it does not run, or its site cannot suspend).
+    """
+    actor.require(MEMBER)
+    _check_capable(broker, get(broker, actor, ref), Capability.SUSPEND, "suspended")
+    return _change(
+        broker,
+        actor,
+        ref,
+        "vm.suspend",
+        desired=SUSPENDED,
+        allowed=(RUNNING, SUSPENDED),
+        via=SUSPENDING,
+        instead_of=("vm.preempt", "vm.resume"),
+    )
+
+
+def resume(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
+    """Let a suspended VM go on where it was, as soon as its host has room. Raises NotFound, WrongState."""
+    row, task = _change(
+        broker,
+        actor,
+        ref,
+        "vm.resume",
+        desired=RUNNING,
+        allowed=(SUSPENDED, RUNNING),
+        via=SUSPENDED,
+        instead_of=("vm.preempt",),
+    )
+    broker.signals.set("place")
+    return row, task
+
+
+def begin_preempt(broker: Broker, session: Session, row: VMRow, *, for_id: str, reason: str) -> OperationRow:
+    """Write the operation that suspends a VM to make room, and resumes it when there is room again. Submit it after."""
+    task = operation.add(
+        broker,
+        session,
+        "vm.preempt",
+        row.id,
+        phase="settle",
+        project_id=row.project_id,
+        params={"for": for_id, "reason": reason},
+    )
+    row.operation_id = task.id
+    set_state(broker, row, SUSPENDING, reason)
+    event.record(
+        broker,
+        session,
+        "vm.preempted",
+        row.id,
+        f"{row.name} is suspended: {reason}",
+        project_id=row.project_id,
+    )
+    return task
 
 
 def delete(broker: Broker, actor: Actor, ref: str, *, reason: str = "") -> tuple[VMRow, OperationRow]:
@@ -471,6 +548,7 @@ def attributes(row: VMRow) -> dict[str, Any]:
         "disk_gb": float(row.disk_gb),
         "labels": dict(row.labels),
         "priority": float(row.priority),
+        "preemptible": row.preemptible,
         "runtime_s": row.runtime_s,
         "deadline": row.deadline.timestamp() if row.deadline else None,
     }
@@ -486,7 +564,9 @@ def _change(
     allowed: tuple[str, ...],
     via: str,
     params: dict[str, Any] | None = None,
+    instead_of: Sequence[str] = (),
 ) -> tuple[VMRow, OperationRow]:
+    """Write the operation. One of a kind ``instead_of`` that waits for room, with its VM suspended, makes way for it."""
     actor.require(MEMBER)
     verb = kind.split(".")[1]
     with broker.store.transaction() as session:
@@ -494,6 +574,9 @@ def _change(
         under_way = busy(session, row)
         if under_way is not None and under_way.kind == kind:
             return row, under_way
+        if under_way is not None and under_way.kind in instead_of and row.state == SUSPENDED:
+            _cancel(broker, session, row, f"{verb} asked by {actor.name}")
+            under_way = None
         if under_way is not None:
             raise WrongState(
                 f"cannot {verb} {row.name}: {under_way.kind} is under way ({under_way.phase})",
@@ -520,6 +603,17 @@ def _change(
         )
     broker.submit(task.id)
     return row, task
+
+
+def _check_capable(broker: Broker, row: VMRow, capability: Capability, done: str) -> None:
+    if row.site is not None and capability not in broker.providers.of(row.site).capabilities:
+        raise WrongState(
+            f"{row.name} cannot be {done}: sites of kind {row.site.kind} do not do that"
+            + (" in a cloud" if row.elastic else ""),
+            hint="`isthmus vm stop` gives its room back where it can be stopped"
+            if done == "suspended"
+            else "",
+        )
 
 
 def _cancel(broker: Broker, session: Session, row: VMRow, why: str) -> None:
@@ -569,7 +663,8 @@ def _check_address(nets: Sequence[NetworkRow], address: str) -> None:
         )
 
 
-def _check_expression(field: str, text: str | None) -> None:
+def check_expression(field: str, text: str | None) -> None:
+    """Raise InvalidExpression for a requirement or rank with a mistake."""
     if text is None:
         return
     try:
@@ -611,7 +706,10 @@ def _said(wishes: Wishes) -> list[Any]:
     if wishes == Wishes():
         return []
     deadline = wishes.deadline.isoformat() if wishes.deadline else None
-    return [wishes.priority, wishes.runtime_s, deadline, [dict(rule) for rule in wishes.affinity]]
+    said = [wishes.priority, wishes.runtime_s, deadline, [dict(rule) for rule in wishes.affinity]]
+    if wishes.preemptible or wishes.reservation:
+        said += [wishes.preemptible, wishes.reservation]
+    return said
 
 
 def _check_user_data(text: str) -> None:

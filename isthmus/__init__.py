@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from isthmus.client.network import Network
     from isthmus.client.operation import Operation
     from isthmus.client.project import Project
+    from isthmus.client.reservation import Reservation
     from isthmus.client.site import Site
     from isthmus.client.token import Token, TokenCreated
     from isthmus.client.vm import VM
@@ -90,6 +91,7 @@ _HOME = {
     "Network": "client.network",
     "Operation": "client.operation",
     "Project": "client.project",
+    "Reservation": "client.reservation",
     "Site": "client.site",
     "Token": "client.token",
     "TokenCreated": "client.token",
@@ -136,6 +138,7 @@ __all__ = [
     "Policy",
     "PolicyCheck",
     "Project",
+    "Reservation",
     "Role",
     "Site",
     "Status",

@@ -31,6 +31,7 @@ _TIMING = """
 [timing]
 # A lab is small and watched: it looks twice a second where a real pool looks every few seconds.
 policy_s = 0.5
+suspend_s = 10
 reconcile_s = 3
 sweep_s = 2
 stop_grace_s = 20

@@ -30,13 +30,19 @@ namespaces = []
 cgroup_controllers = []
 stdio_handler = "file"
 """
+MIGRATION_CONF = """\
+migration_address = "{address}"
+migration_host = "{address}"
+"""
 
 
 class Host(Node):
     """One KVM host. Its libvirtd, virtlogd, networks, pools and guests are its own, and end with it."""
 
-    def __init__(self, name: str, directory: Path, *, lab: Path | None = None) -> None:
+    def __init__(self, name: str, directory: Path, *, lab: Path | None = None, address: str = "") -> None:
+        """``address``: where other hosts migrate VMs to; without one nothing is migrated here."""
         super().__init__(name, directory, lab=lab)
+        self.address = address
         if len(os.fsencode(self.socket)) > SOCKET_PATH_MAX:
             raise NodeError(
                 f"{self.socket}: longer than the {SOCKET_PATH_MAX} bytes a socket's path may have"
@@ -60,7 +66,8 @@ class Host(Node):
         (config / "libvirtd.conf").write_text(
             LIBVIRTD_CONF.format(uuid=uuid.UUID(bytes=digest[:16], version=4))
         )
-        (config / "qemu.conf").write_text(QEMU_CONF)
+        migration = MIGRATION_CONF.format(address=self.address) if self.address else ""
+        (config / "qemu.conf").write_text(QEMU_CONF + migration)
         self._add_user()
         super().up(timeout_s)
         self.start_libvirtd(timeout_s)

@@ -113,7 +113,7 @@ class Topology:
         return Node(name, self.directory / name, lab=self.directory)
 
     def _host(self, name: str) -> Host:
-        return Host(name, self.directory / name, lab=self.directory)
+        return Host(name, self.directory / name, lab=self.directory, address=HOSTS.get(name, ""))
 
 
 def leftovers(directory: Path) -> list[str]:

@@ -6,8 +6,8 @@ reservation* is room from one time to another; a *deadline* lease is a VM with a
 run. *Backfilling* lets a VM start in room that somebody else waits for, as long as that one is not delayed.
 
 The invariant: no reservation that was accepted is late because of somebody who was let in before it. It rests on what may
-be taken from whom. A VM is *removable* at a time when it is preemptible, or when it said how long it runs and that time is
-over: it may then be suspended. All others stay for ever as far as this book knows. So a VM may start on a host only when
+be taken from whom. A VM is *removable* at a time when it is preemptible, when it said how long it runs and that time is
+over, or when it is in a reservation that has ended: it may then be suspended. All others stay for ever as far as this book knows. So a VM may start on a host only when
 at each later start of a reservation there, and at each time until the VM is removable itself, there is room for all that
 are not removable then, and for what is reserved.
 """
@@ -28,6 +28,8 @@ from placement.pool import Reserved, Resident, Waiting
 from placement.table import HostTable
 
 Reasons = NDArray[np.object_]
+
+_DISK = CAPACITY.index("disk_free_gb")
 
 SUSPEND_S = 60.0
 """How long before a reservation starts its room is made free."""
@@ -96,7 +98,7 @@ class Book:
         self._at: dict[float, Floats] = {}
         inside: dict[tuple[str, int], int] = {}
         for resident in self._residents:
-            if resident.reservation:
+            if resident.reservation and resident.cpu:  # one that is suspended will want its room again
                 key = (resident.reservation, resident.host)
                 inside[key] = inside.get(key, 0) + 1
         for one in self._reserved.values():
@@ -124,7 +126,8 @@ class Book:
         for time in sorted(self._at):
             short = (self._at[time] < need).any(axis=1)
             if time >= gone and time > self.now + self.suspend_s:
-                short &= ~self._suspends
+                # It can be suspended by then, where its host does that. Its disk stays.
+                short &= ~self._suspends | (self._at[time][:, _DISK] < need[_DISK])
             hosts = np.fromiter({one.host for one in self._live(time)}, dtype=np.int64)
             near = np.zeros(self._rows, dtype=np.bool_)
             near[hosts] = True
@@ -215,6 +218,9 @@ class Book:
             key=lambda one: (one.start, one.id, one.host),
         )
         free = self._free.copy()
+        for resident in self._residents:
+            if resident.leaving:
+                free[resident.host] += _given_back(_need(resident))
         for one in soon:
             free[one.host] -= one.count * one.need
             here = [resident for resident in self._residents if resident.host == one.host]
@@ -289,30 +295,48 @@ class Book:
         elif reserved.start > self.now:
             found[:] = f"the VM's reservation starts in {_words(reserved.start - self.now)}"
         else:
+            need = _need(waiting.request)
             for one in self._commitments:
-                if one.id == reserved.id and one.count > 0:
-                    found[one.host] = None
+                if one.id != reserved.id or one.count <= 0:
+                    continue
+                # Its own room is sure until its end; what is promised to others after that is not for it.
+                later = [time for time in self._at if time >= reserved.end]
+                if not self._suspends[one.host] and any(
+                    (self._at[time][one.host] < need).any() for time in later
+                ):
+                    found[one.host] = "the host is reserved by others when the VM's reservation ends"
+                    continue
+                if any(self._at[time][one.host][_DISK] < need[_DISK] for time in later):
+                    found[one.host] = "the host's disk is reserved by others when the VM's reservation ends"
+                    continue
+                found[one.host] = None
         return found
 
     # Who may be taken away
 
     def _removable_from(self, resident: Resident) -> float:
         """From when on the VM may be suspended for a reservation; infinity: never."""
-        if not resident.suspendable or resident.reservation is not None:
+        if resident.leaving:
+            return self.now
+        if not resident.suspendable:
             return math.inf
+        if resident.reservation is not None:
+            reserved = self._reserved.get(resident.reservation)
+            return self.now if reserved is None else reserved.end
         if resident.preemptible:
             return self.now
         return math.inf if resident.runtime_s is None else resident.since + resident.runtime_s
 
     def _gone_at(self, waiting: Waiting) -> float:
         if waiting.reservation is not None:
-            return math.inf
+            reserved = self._reserved.get(waiting.reservation)
+            return self.now if reserved is None else reserved.end
         if waiting.preemptible:
             return self.now
         return math.inf if waiting.runtime_s is None else self.now + waiting.runtime_s
 
     def _may_suspend(self, resident: Resident, one: _Commitment) -> bool:
-        return self._removable_from(resident) <= max(self.now, one.start)
+        return not resident.leaving and self._removable_from(resident) <= max(self.now, one.start)
 
 
 def latest_start(waiting: Waiting, boot_s: float) -> float | None:
@@ -359,7 +383,7 @@ def _need(size: Resident | Reserved | object) -> Floats:
 def _given_back(need: Floats) -> Floats:
     """What a suspension gives back: not the disk."""
     back = need.copy()
-    back[CAPACITY.index("disk_free_gb")] = 0.0
+    back[_DISK] = 0.0
     return back
 
 

@@ -168,7 +168,7 @@ class Queue:
 
     ``shares``: the fair share of projects that have not 1; what was used counts half after ``half_life_s``.
     ``aging_s``: waiting so long raises a VM by one priority, 0 never. ``repair``: how many moves a round may try for those
-    it left behind. No policy file sets the other two yet: who has others suspended, no broker can carry out. ``preempt``: whether preemptible VMs are suspended for VMs of higher priority. ``backfill``: who may
+    it left behind. ``preempt``: whether preemptible VMs are suspended for VMs of higher priority. ``backfill``: who may
     start before a VM that waits for room: ``aggressive``: who does not delay the first that waits; ``conservative``: who
     delays nobody; ``none``: nobody.
     """
@@ -466,11 +466,24 @@ class _Reader:
                 "half_life": self.positive_duration,
                 "aging": self.duration,
                 "repair": self.count,
+                "preempt": self.truth,
+                "backfill": self.backfill,
             },
         )
         return Queue(
             **{_FIELDS.get(key, key): value for key, value in values.items()},
         )
+
+    def backfill(self, node: Node) -> Backfill | None:
+        word = self.string(node, "none, aggressive or conservative")
+        known: dict[str | None, Backfill] = {
+            "none": "none",
+            "aggressive": "aggressive",
+            "conservative": "conservative",
+        }
+        if word is not None and word not in known:
+            self.problem(node, f'"{word}" is no way to backfill', "one of none, aggressive, conservative")
+        return known.get(word)
 
     def budget(self, node: Node) -> Budget | None:
         before = len(self.problems)

@@ -100,6 +100,8 @@ class Resident:
     price_hour: float | None = None
     movable: bool = False
     suspendable: bool = False
+    leaving: bool = False
+    """It is being suspended now: it holds its room still, and will give it back in a moment."""
     request: Request | None = None
     """What it asked for, as it would be asked again: needed to move it."""
 
@@ -142,5 +144,7 @@ class Pool:
     usage: Mapping[str, float] = field(default_factory=dict)
     suspends: NDArray[np.bool_] | None = None
     """The hosts where a VM can be suspended; None for all."""
+    suspend_s: float = 60.0
+    """How long before a reservation starts its room is made free."""
     making_room: frozenset[str] = frozenset()
     """Ids of those for whom somebody is being suspended just now."""

@@ -130,7 +130,14 @@ class _Desk:
         self._book: Book | None = None
         dated = any(resident.runtime_s is not None for resident in pool.residents)
         if pool.reserved or dated or any(waiting.reservation for waiting in queue):
-            self._book = Book(pool.table, pool.residents, pool.reserved, now, suspends=pool.suspends)
+            self._book = Book(
+                pool.table,
+                pool.residents,
+                pool.reserved,
+                now,
+                suspend_s=pool.suspend_s,
+                suspends=pool.suspends,
+            )
         self._backfilling = Backfilling(self._book, rules.backfill)
 
     @property

@@ -9,8 +9,9 @@ Contract, for every provider:
 - Every ``ensure_*`` method is idempotent: calling it twice changes nothing the second time.
 - Everything that is created carries ``SiteContext.broker_id`` and the id of the VM (or network, image),
   so that orphans and strangers can be told apart from the provider's own listing alone.
-- No method waits longer than its deadline (``SiteContext.call_timeout_s``), except ``ensure_image``,
-  which reports progress. A machine that does not answer raises ``Unreachable`` and never delays calls
+- No method waits longer than its deadline (``SiteContext.call_timeout_s``), except ``ensure_image``
+  and ``migrate_vm``, which report progress, and ``suspend_vm`` and ``start_vm`` of a suspended VM, which write and
+  read its memory. A machine that does not answer raises ``Unreachable`` and never delays calls
   to other machines of the site.
 - Methods are safe to call from several threads at once.
 
@@ -49,6 +50,10 @@ class Capability(StrEnum):
     """Hosts are not machines but zone x instance type, with a price and a quota."""
     DIRECT_KERNEL = "direct-kernel"
     """Boots an image's kernel and initrd without a boot loader."""
+    SUSPEND = "suspend"
+    """Saves a VM's memory on its host's disk and gives its cores and memory back; ``start_vm`` goes on from there."""
+    MIGRATE = "migrate"
+    """Moves a running VM to another host of the site."""
     ADDRESSES = "addresses"
     """Puts a VM on a subnet of ours at the address that the broker leased (no tunnel needed)."""
 
@@ -61,6 +66,7 @@ class VMState(StrEnum):
     STOPPING = "stopping"
     STOPPED = "stopped"
     SUSPENDED = "suspended"
+    """Its memory is saved on disk: it holds neither cores nor memory, and ``start_vm`` goes on from there."""
     TERMINATING = "terminating"
     TERMINATED = "terminated"
     ERROR = "error"
@@ -301,13 +307,30 @@ class Provider(Protocol):
         """The VM as it is now, found by ``ref`` or by its marks; None when it is certainly not there."""
 
     def start_vm(self, host: str, ref: str) -> None:
-        """Start a stopped VM; nothing when it runs. Raises NotFound."""
+        """Start a stopped VM, or let a suspended one go on; nothing when it runs. Raises NotFound."""
 
     def stop_vm(self, host: str, ref: str, *, force: bool = False) -> None:
-        """Ask the guest to shut down (``force``: pull the plug); nothing when stopped. Raises NotFound."""
+        """Ask the guest to shut down (``force``: pull the plug); nothing when stopped. Raises NotFound.
+
+        A suspended VM cannot be asked; ``force`` throws its saved memory away.
+        """
 
     def reboot_vm(self, host: str, ref: str) -> None:
         """Reboot a running VM. Raises NotFound."""
+
+    def suspend_vm(self, host: str, ref: str) -> None:
+        """Save a running VM's memory to disk and stop it; nothing when that is done. ``start_vm`` resumes it.
+
+        Raises NotFound, Conflict (it does not run), Unsupported (no ``Capability.SUSPEND``).
+        """
+
+    def migrate_vm(self, spec: VMSpec, source: str, progress: Progress | None = None) -> VMReport:
+        """Move a running VM from host ``source`` to ``spec.host`` with its disk, while it runs. May take long.
+
+        A VM that is on its target already is reported; one that could not be moved runs on at its source, and the
+        target keeps nothing of it. Raises OutOfCapacity, NotFound, Conflict (it does not run), Unsupported (no
+        ``Capability.MIGRATE``).
+        """
 
     def delete_vm(self, host: str, vm_id: str, ref: str = "") -> None:
         """Remove the VM and all that was made for it (disk, seed); nothing when it is gone."""

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query
 from api.native import operation
 from api.native.auth import Caller, TheBroker
 from api.native.paging import Limit, Ref, Text, Token, opened, sealed
-from broker import vm, why
+from broker import migration, vm, why
 from broker.errors import InvalidRequest, NotFound
 from broker.store import OperationRow, VMRow
 from isthmus import schema
@@ -51,6 +51,8 @@ def create_vm(
                 runtime_s=body.runtime_s,
                 deadline=body.deadline,
                 affinity=[rule.model_dump() for rule in body.affinity],
+                preemptible=body.preemptible,
+                reservation=body.reservation,
             ),
             token=idempotency_key,
         )
@@ -132,6 +134,26 @@ def reboot_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation
     return _started(vm.reboot(broker, caller, ref))
 
 
+@router.post("/{ref}/suspend", status_code=202)
+def suspend_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
+    """Save a running VM's memory on its host's disk and give its cores and memory back."""
+    return _started(vm.suspend(broker, caller, ref))
+
+
+@router.post("/{ref}/resume", status_code=202)
+def resume_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
+    """Let a suspended VM go on where it was, as soon as its host has room."""
+    return _started(vm.resume(broker, caller, ref))
+
+
+@router.post("/{ref}/migrate", status_code=202)
+def migrate_vm(
+    broker: TheBroker, caller: Caller, ref: Ref, body: schema.VMMigrate | None = None
+) -> schema.VMOperation:
+    """Move a running VM to another host of its site. Admins only."""
+    return _started(migration.migrate(broker, caller, ref, host_ref=body.host if body is not None else None))
+
+
 @router.get("/{ref}/why")
 def explain_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.Why:
     """Why a VM is where it is, or why it is nowhere."""
@@ -201,6 +223,8 @@ def answer(row: VMRow) -> schema.VM:
         runtime_s=row.runtime_s,
         deadline=row.deadline,
         affinity=[schema.AffinityRule(**rule) for rule in row.affinity],
+        preemptible=row.preemptible,
+        reservation=row.reservation_id,
         provider_ref=row.provider_ref,
         operation=row.operation_id,
         created_at=row.created_at,

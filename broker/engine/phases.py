@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from broker.engine import vm_create, vm_delete, vm_power, vm_return
+from broker.engine import vm_create, vm_delete, vm_migrate, vm_power, vm_return, vm_suspend
 from broker.engine.advance import Phase
 
 PHASES: Mapping[str, Mapping[str, Phase]] = {
@@ -12,6 +12,10 @@ PHASES: Mapping[str, Mapping[str, Phase]] = {
     "vm.start": vm_power.START,
     "vm.stop": vm_power.STOP,
     "vm.reboot": vm_power.REBOOT,
+    "vm.suspend": vm_suspend.PHASES,
+    "vm.resume": vm_suspend.PHASES,
+    "vm.preempt": vm_suspend.PHASES,
+    "vm.migrate": vm_migrate.PHASES,
     "vm.delete": vm_delete.PHASES,
     "vm.return": vm_return.PHASES,
 }

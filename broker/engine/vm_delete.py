@@ -12,7 +12,7 @@ from sqlalchemy import select
 from broker import event, network, peer, usage, vm
 from broker.engine.advance import Done, Next, Outcome, Phase, Step, Wait
 from broker.engine.vm_create import own, placed
-from broker.store import OperationRow
+from broker.store import HostRow, OperationRow
 from providers import port
 
 
@@ -71,8 +71,9 @@ def remove_peer(step: Step) -> Outcome:
 
 def terminate(step: Step) -> Outcome:
     """Delete the VM at the provider. Idempotent: deleting what is gone succeeds."""
-    host, site = placed(step.vm)
-    step.broker.providers.of(site).delete_vm(host, step.vm.id, step.vm.provider_ref or "")
+    _, site = placed(step.vm)
+    for host in _hosts(step):
+        step.broker.providers.of(site).delete_vm(host, step.vm.id, step.vm.provider_ref or "")
     return Next("gone")
 
 
@@ -85,6 +86,7 @@ def gone(step: Step) -> Outcome:
         row = own(step, session)
         network.release(broker, session, row.id)
         usage.end(broker, session, row.id)
+        row.target_host_id = None
         if row.state != vm.TERMINATED:
             vm.set_state(broker, row, vm.TERMINATED, str(step.operation.params.get("reason", "")))
             event.record(
@@ -105,8 +107,19 @@ def is_gone(step: Step) -> bool:
     row = step.vm
     if row.host is None or row.site is None:
         return True
-    report = step.broker.providers.of(row.site).observe_vm(row.host.name, row.id, row.provider_ref or "")
-    return report is None or report.state == port.VMState.TERMINATED
+    provider = step.broker.providers.of(row.site)
+    reports = [provider.observe_vm(host, row.id, row.provider_ref or "") for host in _hosts(step)]
+    return all(report is None or report.state == port.VMState.TERMINATED for report in reports)
+
+
+def _hosts(step: Step) -> list[str]:
+    """Where it is: one that was on its way to another host may be on either."""
+    host, _ = placed(step.vm)
+    if step.vm.target_host_id is None:
+        return [host]
+    with step.broker.store.reading() as session:
+        target = session.get(HostRow, step.vm.target_host_id)
+    return [host] if target is None else [host, target.name]
 
 
 PHASES: dict[str, Phase] = {

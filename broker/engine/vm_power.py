@@ -31,7 +31,7 @@ def start(step: Step) -> Outcome:
         for nic in spec.nics:
             provider.ensure_network(host, nic.network)
         report = provider.ensure_vm(spec)
-    elif report.state == port.VMState.STOPPED:
+    elif report.state in (port.VMState.STOPPED, port.VMState.SUSPENDED):
         provider.start_vm(host, report.ref)
         report = provider.observe_vm(host, row.id, report.ref)
     if report is None or report.state != port.VMState.RUNNING:
@@ -51,6 +51,8 @@ def stop(step: Step) -> Outcome:
     report = provider.observe_vm(host, row.id, row.provider_ref or "")
     if report is None or report.state == port.VMState.TERMINATED:
         return Next("abandon", params={"why": "it no longer exists at the provider"})
+    if report.state == port.VMState.SUSPENDED:
+        return Next("abandon", params={"why": "it was suspended outside Isthmus"})
     if report.state == port.VMState.STOPPED:
         with broker.store.transaction() as session:
             owned = own(step, session)

@@ -6,6 +6,7 @@ from broker.store.image import FlavorRow, ImageRow, KeyPairRow
 from broker.store.network import GatewayRow, LeaseRow, NetworkRow, PeerRow, SubnetRow
 from broker.store.operation import BurstRow, DutyRow, EventRow, MetaRow, OperationRow, PolicyRow
 from broker.store.project import AccessKeyRow, IdempotencyRow, ProjectRow, TokenRow
+from broker.store.reservation import ReservationRow
 from broker.store.site import SITE_SETTINGS, HostRow, SiteRow
 from broker.store.usage import UsageRow
 from broker.store.vm import VMRow
@@ -29,6 +30,7 @@ __all__ = [
     "PeerRow",
     "PolicyRow",
     "ProjectRow",
+    "ReservationRow",
     "Row",
     "SiteRow",
     "Store",

@@ -49,6 +49,7 @@ class Row(DeclarativeBase):
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
         dict[str, str]: JSON,
+        dict[str, int]: JSON,
         list[str]: JSON,
         list[dict[str, Any]]: JSON,
     }

@@ -18,11 +18,17 @@ from broker.store.site import HostRow, SiteRow
 class VMRow(Row):
     """A VM. While ``host_id`` is set the VM holds its room there: the row is the claim.
 
-    ``desired`` is running, stopped or terminated: what its owner last asked for. ``launch`` counts launches
+    ``desired`` is running, stopped, suspended or terminated: what its owner last asked for. ``launch`` counts launches
     and is part of the provider's idempotency token. ``networks`` are ids, in the order of the NICs.
 
     ``affinity``: rules as in ``isthmus.schema.AffinityRule``. ``runtime_s``: how long it runs, as its owner says;
-    ``deadline``: when it must have run. ``interruptions``: how often a cloud took it back.
+    ``deadline``: when it must have run. ``interruptions``: how often a cloud took it back. ``preemptible``: it may be
+    suspended for others. ``reservation`` is EC2's word for the VMs of one request; ``reservation_id`` is the advance
+    reservation in whose room the VM stands.
+
+    ``target_host_id``: where it is being migrated to; it holds room there too.
+
+    A suspended VM keeps its host, where its disk and its memory are saved, and holds neither cores nor memory there.
     """
 
     __tablename__ = "vm"
@@ -71,6 +77,9 @@ class VMRow(Row):
     deadline: Mapped[datetime | None]
     affinity: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
     interruptions: Mapped[int] = mapped_column(default=0)
+    preemptible: Mapped[bool] = mapped_column(default=False)
+    reservation_id: Mapped[str | None]
+    target_host_id: Mapped[str | None]
     provider_ref: Mapped[str | None]
     launch: Mapped[int] = mapped_column(default=0)
     reservation: Mapped[str]

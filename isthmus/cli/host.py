@@ -10,6 +10,7 @@ import typer
 from isthmus.cli._options import Json, Name, noun
 from isthmus.cli._output import cell, put, put_json, put_list, put_record
 from isthmus.cli._session import client_of
+from isthmus.cli.rebalance import put_plan
 
 app = noun("Hosts of the sites.")
 
@@ -87,3 +88,13 @@ def maintenance(
         put_json(host)
     else:
         put(f"{host.name} is {host.state}")
+
+
+@app.command()
+def drain(ctx: typer.Context, name: Name, json: Json = False) -> None:
+    """Put a host into maintenance and begin to move all that runs there to other hosts of its site."""
+    plan = client_of(ctx).migrations.drain(name)
+    if json:
+        put_json(plan)
+    else:
+        put_plan(plan)

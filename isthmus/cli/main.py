@@ -35,6 +35,8 @@ NOUNS = {
     "vm": "Virtual machines.",
     "site": "Sites: KVM hosts, or a cloud's region.",
     "host": "Hosts of the sites.",
+    "reservation": "Reservations: room that is kept for a time.",
+    "rebalance": "Plan live migrations that pack or balance the hosts.",
     "flavor": "Sizes of VMs.",
     "image": "Disk images.",
     "keypair": "SSH public keys that VMs let in.",

@@ -99,6 +99,12 @@ def create(
             help="When it must have run: 2026-12-24T18:00+01:00, or 3h from now.",
         ),
     ] = None,
+    preemptible: Annotated[
+        bool, typer.Option("--preemptible", help="It may be suspended to make room for others.")
+    ] = False,
+    reservation: Annotated[
+        str | None, typer.Option("--reservation", help="The reservation in whose room it stands.")
+    ] = None,
     wait: Wait = True,
     timeout: Timeout = 600,
     json: Json = False,
@@ -129,6 +135,8 @@ def create(
             runtime_s=runtime_s,
             deadline=by,
             affinity=rules or None,
+            preemptible=preemptible or None,
+            reservation=reservation,
         )
         if wait:
             vm.wait_until("running", timeout, on_update=progress.update)
@@ -211,6 +219,40 @@ def reboot(
 
 
 @app.command()
+def suspend(
+    ctx: typer.Context, name: Name, wait: Wait = True, timeout: Timeout = 300, json: Json = False
+) -> None:
+    """Save a running VM's memory on its host's disk; its cores and memory are free for others."""
+    operation = client_of(ctx).vms.suspend(name)
+    _finish(operation, f"suspending {name}", f"{name} is suspended", wait, timeout, json)
+
+
+@app.command()
+def resume(
+    ctx: typer.Context, name: Name, wait: Wait = True, timeout: Timeout = 300, json: Json = False
+) -> None:
+    """Let a suspended VM go on where it was, as soon as its host has room."""
+    _finish(client_of(ctx).vms.resume(name), f"resuming {name}", f"{name} goes on", wait, timeout, json)
+
+
+@app.command()
+def migrate(
+    ctx: typer.Context,
+    name: Name,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="HOST", help="A host of its site. Default: the best for it.")
+    ] = None,
+    wait: Wait = True,
+    timeout: Timeout = 3600,
+    json: Json = False,
+) -> None:
+    """Move a VM to another host of its site while it runs."""
+    client = client_of(ctx)
+    operation = client.vms.migrate(name, host=to)
+    _finish(operation, f"migrating {name}", f"{name} has moved", wait, timeout, json)
+
+
+@app.command()
 def delete(
     ctx: typer.Context,
     name: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names or ids.")],
@@ -268,6 +310,8 @@ def _record(vm: VM) -> dict[str, Any]:
         "runtime": f"{vm.runtime_s:g} s" if vm.runtime_s else None,
         "deadline": vm.deadline,
         "rank": vm.rank,
+        "preemptible": "yes" if vm.preemptible else None,
+        "reservation": vm.reservation,
         "provider ref": vm.provider_ref,
         "operation": vm.operation,
         "created": vm.created_at,

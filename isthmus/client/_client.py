@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from isthmus.client.host import Hosts
     from isthmus.client.image import Images
     from isthmus.client.keypair import KeyPairs
+    from isthmus.client.migration import Migrations
     from isthmus.client.network import Networks
     from isthmus.client.operation import Operations
     from isthmus.client.peer import Peers
     from isthmus.client.policy import Policies
     from isthmus.client.project import Projects
+    from isthmus.client.reservation import Reservations
     from isthmus.client.site import Sites
     from isthmus.client.token import Tokens
     from isthmus.client.vm import VMs
@@ -153,6 +155,20 @@ class Client:
         from isthmus.client.keypair import KeyPairs
 
         return KeyPairs(self)
+
+    @cached_property
+    def reservations(self) -> Reservations:
+        """Room that is kept for a time."""
+        from isthmus.client.reservation import Reservations
+
+        return Reservations(self)
+
+    @cached_property
+    def migrations(self) -> Migrations:
+        """Live migrations that pack, balance or drain hosts."""
+        from isthmus.client.migration import Migrations
+
+        return Migrations(self)
 
     @cached_property
     def networks(self) -> Networks:

@@ -20,6 +20,10 @@ class Host(Bound, schema.Host):
         """Take no new VM here (``on``), or take them again. What runs there goes on."""
         return self._take(self._client.hosts.maintenance(self.id, on))
 
+    def drain(self) -> schema.MigrationPlan:
+        """Put it into maintenance and begin to move what runs here elsewhere."""
+        return self._client.migrations.drain(self.id)
+
 
 class Hosts(Collection[Host]):
     """``client.hosts``. ``ref`` is a host's id, or its name where only one site has it."""

@@ -98,6 +98,18 @@ class VM(Bound, schema.VM):
         """Reboot it when it is running."""
         return self._client.vms.reboot(self.id)
 
+    def suspend(self) -> Operation:
+        """Save its memory on its host's disk and give its cores and memory back."""
+        return self._client.vms.suspend(self.id)
+
+    def resume(self) -> Operation:
+        """Let it go on where it was, as soon as its host has room."""
+        return self._client.vms.resume(self.id)
+
+    def migrate(self, host: str | None = None) -> Operation:
+        """Move it, while it runs, to a host of its site: the best one for it, or ``host``."""
+        return self._client.vms.migrate(self.id, host=host)
+
     def delete(self) -> Operation:
         """Terminate it: its disk and addresses are given up."""
         return self._client.vms.delete(self.id)
@@ -137,12 +149,15 @@ class VMs(Collection[VM]):
         runtime_s: float | None = None,
         deadline: datetime | None = None,
         affinity: Sequence[schema.AffinityRule] | None = None,
+        preemptible: bool | None = None,
+        reservation: str | None = None,
         idempotency_key: str | None = None,
     ) -> VM:
         """Ask for a VM. Returns at once with a ``pending`` one: ``vm.wait_until("running")``.
 
         ``requirements`` and ``rank`` are expressions over host attributes (docs/reference/expressions.md).
         ``affinity``: rules about the VMs of its group (docs/how-to/place-vms-apart.md). A ``deadline`` needs ``runtime_s``.
+        ``preemptible``: it may be suspended to make room for others; ``reservation``: it stands in that one's room.
         ``idempotency_key``: two calls with the same one make one VM; a fresh one is used otherwise.
         """
         body = ask(
@@ -161,6 +176,8 @@ class VMs(Collection[VM]):
             runtime_s=runtime_s,
             deadline=deadline,
             affinity=affinity,
+            preemptible=preemptible,
+            reservation=reservation,
         )
         return self._http.post(VMOperation, self._path, body, key=idempotency_key).vm
 
@@ -199,6 +216,19 @@ class VMs(Collection[VM]):
     def reboot(self, ref: str) -> Operation:
         """Reboot a running VM. Sent once only: a lost answer must not reboot it twice."""
         return self._http.post(VMOperation, self._url(ref, "reboot"), repeat=False).operation
+
+    def suspend(self, ref: str) -> Operation:
+        """Save a running VM's memory on its host's disk and give its cores and memory back."""
+        return self._http.post(VMOperation, self._url(ref, "suspend")).operation
+
+    def resume(self, ref: str) -> Operation:
+        """Let a suspended VM go on where it was, as soon as its host has room."""
+        return self._http.post(VMOperation, self._url(ref, "resume")).operation
+
+    def migrate(self, ref: str, host: str | None = None) -> Operation:
+        """Move a running VM to a host of its site: the best one for it, or ``host``. Admins only."""
+        body = ask(schema.VMMigrate, host=host)
+        return self._http.post(VMOperation, self._url(ref, "migrate"), body).operation
 
     def delete(self, ref: str) -> Operation:
         """Terminate a VM: its disk and addresses are given up."""

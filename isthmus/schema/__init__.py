@@ -17,6 +17,7 @@ from isthmus.schema.gateway import (
 from isthmus.schema.host import Host, HostUpdate
 from isthmus.schema.image import Image, ImageCreate, ImageUpdate
 from isthmus.schema.keypair import KeyPair, KeyPairCreate
+from isthmus.schema.migration import MigrationCreate, MigrationPlan, Move, Stuck
 from isthmus.schema.network import Network, NetworkCreate, Subnet, SubnetCreate
 from isthmus.schema.operation import Operation, OperationState
 from isthmus.schema.page import Page
@@ -31,6 +32,7 @@ from isthmus.schema.policy import (
     RehearsalStep,
 )
 from isthmus.schema.project import Project, ProjectCreate, Quota, QuotaSet
+from isthmus.schema.reservation import Reservation, ReservationCreate, ReservationState
 from isthmus.schema.site import Site, SiteCreate
 from isthmus.schema.status import Status
 from isthmus.schema.token import Role, Token, TokenCreate, TokenCreated
@@ -43,6 +45,7 @@ from isthmus.schema.vm import (
     SiteWhy,
     Term,
     VMCreate,
+    VMMigrate,
     VMOperation,
     VMState,
     VMStop,
@@ -78,6 +81,9 @@ __all__ = [
     "ImageUpdate",
     "KeyPair",
     "KeyPairCreate",
+    "MigrationCreate",
+    "MigrationPlan",
+    "Move",
     "NearestMiss",
     "Network",
     "NetworkCreate",
@@ -96,11 +102,15 @@ __all__ = [
     "QuotaSet",
     "Rehearsal",
     "RehearsalStep",
+    "Reservation",
+    "ReservationCreate",
+    "ReservationState",
     "Role",
     "Site",
     "SiteCreate",
     "SiteWhy",
     "Status",
+    "Stuck",
     "Subnet",
     "SubnetCreate",
     "Term",
@@ -108,6 +118,7 @@ __all__ = [
     "TokenCreate",
     "TokenCreated",
     "VMCreate",
+    "VMMigrate",
     "VMOperation",
     "VMState",
     "VMStop",

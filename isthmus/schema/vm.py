@@ -84,6 +84,10 @@ class VM(Answer):
     runtime_s: float | None = None
     deadline: datetime | None = None
     affinity: list[AffinityRule] = Field(default_factory=list)
+    preemptible: bool = False
+    reservation: str | None = Field(
+        default=None, description="Id of the reservation in whose room it stands."
+    )
     provider_ref: str | None = None
     operation: str | None = None
     created_at: datetime
@@ -116,6 +120,8 @@ class VMCreate(Request):
     )
     deadline: datetime | None = Field(default=None, description="When it must have run; needs `runtime_s`.")
     affinity: list[AffinityRule] = Field(default_factory=list, max_length=8)
+    preemptible: bool = Field(default=False, description="It may be suspended to make room for others.")
+    reservation: str | None = Field(default=None, description="The reservation in whose room it is to stand.")
 
 
 class VMUpdate(Request):
@@ -128,6 +134,12 @@ class VMStop(Request):
     """How to stop: ask the guest, or pull the plug."""
 
     force: bool = False
+
+
+class VMMigrate(Request):
+    """Where to: a host of the VM's site. Without one, the best for it."""
+
+    host: str | None = None
 
 
 class VMOperation(Answer):

@@ -252,6 +252,14 @@ class Ec2Provider:
                 raise NotFound(f"{self._context.site_name}: {ref} is terminated", code=error.code) from error
             raise
 
+    def suspend_vm(self, host: str, ref: str) -> None:
+        """EC2 hibernates only what was launched for it. Raises Unsupported."""
+        raise Unsupported(f"{self._context.site_name}: VMs of an ec2 site are not suspended")
+
+    def migrate_vm(self, spec: VMSpec, source: str, progress: Progress | None = None) -> VMReport:
+        """Which machine an instance is on is Amazon's affair. Raises Unsupported."""
+        raise Unsupported(f"{self._context.site_name}: VMs of an ec2 site are not migrated")
+
     def delete_vm(self, host: str, vm_id: str, ref: str = "") -> None:
         """Terminate the VM's instance (each of them, should there be several); nothing when it is gone.
 

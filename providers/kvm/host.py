@@ -86,6 +86,15 @@ class KvmHost:
         """Begin ``action(session)``."""
         return self.connection.submit(lambda connection: self._run(connection, action))
 
+    def call_long(self, timeout_s: float, action: Callable[[Any], T]) -> T:
+        """``action(connection)`` over a connection of its own, so that calls to the host do not queue behind it."""
+        self.call(lambda session: None)  # what cannot be reached is told within the site's deadline
+        other = self.connection.separate(timeout_s)
+        try:
+            return other.call(action)
+        finally:
+            other.close()
+
     @property
     def name(self) -> str:
         """The user's name for it, else libvirt's, else (before the first contact) what the URI tells."""
@@ -118,20 +127,16 @@ class KvmHost:
             if self.call(lambda session: self.image_files(session, image)) is not None:
                 return
             path = self._options.pool_path
-            # A connection of its own, so that calls to the host do not queue behind the image's bytes.
-            other = self.connection.separate(_UPLOAD_S)
-            try:
-                self._images[image_key(image)] = other.call(
-                    lambda connection: upload_image(
-                        connection,
-                        volumes.ensure_pool(connection, self.option.label, path),
-                        path,
-                        image,
-                        progress,
-                    )
-                )
-            finally:
-                other.close()
+            self._images[image_key(image)] = self.call_long(
+                _UPLOAD_S,
+                lambda connection: upload_image(
+                    connection,
+                    volumes.ensure_pool(connection, self.option.label, path),
+                    path,
+                    image,
+                    progress,
+                ),
+            )
 
     def report(self, session: Session) -> HostReport:
         """The host as it is now."""

@@ -17,6 +17,7 @@ from providers.kvm.connection import Connection, Pending
 from providers.kvm.domain import vm_id_of
 from providers.kvm.driver import LibvirtError, api, is_code
 from providers.kvm.host import KvmHost, Session
+from providers.kvm.migration import migrate
 from providers.kvm.network import ensure_network
 from providers.kvm.options import Options
 from providers.port import (
@@ -36,6 +37,8 @@ from providers.port import (
 )
 
 T = TypeVar("T")
+_MEMORY_S = 3600.0
+"""How long writing or reading all of a VM's memory may take."""
 _TICK_S = 1.0
 _RECONNECT_TICKS = 5
 _POLL_TICKS = 30
@@ -69,6 +72,8 @@ class KvmProvider:
                 Capability.CONSOLE,
                 Capability.EVENTS,
                 Capability.DIRECT_KERNEL,
+                Capability.SUSPEND,
+                Capability.MIGRATE,
                 Capability.ADDRESSES,
             }
         )
@@ -176,13 +181,26 @@ class KvmProvider:
         return self._host(host).call(observe)
 
     def start_vm(self, host: str, ref: str) -> None:
-        self._host(host).call(lambda session: vms.start(vms.get(session.connection, host, ref)))
+        there = self._host(host)
+        if there.call(lambda session: vms.is_saved(vms.get(session.connection, host, ref))):
+            there.call_long(_MEMORY_S, lambda connection: vms.start(vms.get(connection, host, ref)))
+        else:
+            there.call(lambda session: vms.start(vms.get(session.connection, host, ref)))
 
     def stop_vm(self, host: str, ref: str, *, force: bool = False) -> None:
         self._host(host).call(lambda session: vms.stop(vms.get(session.connection, host, ref), force=force))
 
     def reboot_vm(self, host: str, ref: str) -> None:
         self._host(host).call(lambda session: vms.reboot(vms.get(session.connection, host, ref), host))
+
+    def suspend_vm(self, host: str, ref: str) -> None:
+        there = self._host(host)
+        there.call_long(_MEMORY_S, lambda connection: vms.suspend(vms.get(connection, host, ref), host))
+
+    def migrate_vm(self, spec: VMSpec, source: str, progress: Progress | None = None) -> VMReport:
+        """With its disk's changes over a copy of its image, so hosts share no storage. Raises as in the port."""
+        here, there = self._host(source), self._host(spec.host)
+        return migrate(here, there, spec, self._options.pool_path, self._context.broker_id, progress)
 
     def delete_vm(self, host: str, vm_id: str, ref: str = "") -> None:
         there = self._host(host)

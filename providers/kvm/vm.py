@@ -23,17 +23,30 @@ _STATES: dict[int, VMState] = {
     _api.VIR_DOMAIN_NOSTATE: VMState.PENDING,
     _api.VIR_DOMAIN_RUNNING: VMState.RUNNING,
     _api.VIR_DOMAIN_BLOCKED: VMState.RUNNING,
-    _api.VIR_DOMAIN_PAUSED: VMState.SUSPENDED,
+    _api.VIR_DOMAIN_PAUSED: VMState.ERROR,
     _api.VIR_DOMAIN_SHUTDOWN: VMState.STOPPING,
     _api.VIR_DOMAIN_SHUTOFF: VMState.STOPPED,
     _api.VIR_DOMAIN_CRASHED: VMState.ERROR,
-    _api.VIR_DOMAIN_PMSUSPENDED: VMState.SUSPENDED,
+    _api.VIR_DOMAIN_PMSUSPENDED: VMState.RUNNING,
 }
+_PAUSED_FOR_NOW = frozenset(
+    {
+        _api.VIR_DOMAIN_PAUSED_SAVE,
+        _api.VIR_DOMAIN_PAUSED_MIGRATION,
+        _api.VIR_DOMAIN_PAUSED_POSTCOPY,
+        _api.VIR_DOMAIN_PAUSED_DUMP,
+        _api.VIR_DOMAIN_PAUSED_SNAPSHOT,
+        _api.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT,
+        _api.VIR_DOMAIN_PAUSED_SHUTTING_DOWN,
+    }
+)
+"""Paused by libvirt itself, which goes on with it in a moment."""
 _REASONS: dict[tuple[int, int], str] = {
     (
         _api.VIR_DOMAIN_PAUSED,
         _api.VIR_DOMAIN_PAUSED_IOERROR,
     ): "paused by a disk error (is the host's disk full?)",
+    (_api.VIR_DOMAIN_PAUSED, _api.VIR_DOMAIN_PAUSED_USER): "paused by hand; `virsh resume` lets it go on",
     (_api.VIR_DOMAIN_PAUSED, _api.VIR_DOMAIN_PAUSED_WATCHDOG): "paused by its watchdog",
     (_api.VIR_DOMAIN_PAUSED, _api.VIR_DOMAIN_PAUSED_CRASHED): "the guest's kernel panicked",
     (_api.VIR_DOMAIN_SHUTOFF, _api.VIR_DOMAIN_SHUTOFF_DESTROYED): "destroyed",
@@ -42,7 +55,7 @@ _REASONS: dict[tuple[int, int], str] = {
     (_api.VIR_DOMAIN_SHUTOFF, _api.VIR_DOMAIN_SHUTOFF_SAVED): "saved to disk",
     (_api.VIR_DOMAIN_SHUTOFF, _api.VIR_DOMAIN_SHUTOFF_MIGRATED): "migrated away",
 }
-_RUNNING_STATES = frozenset({VMState.RUNNING, VMState.SUSPENDED, VMState.STOPPING, VMState.PENDING})
+_RUNNING_STATES = frozenset({VMState.RUNNING, VMState.ERROR, VMState.STOPPING, VMState.PENDING})
 
 
 def disk_name(vm_id: str) -> str:
@@ -64,7 +77,16 @@ def state_of(state: int, reason: int) -> tuple[VMState, str]:
     """The port's state for libvirt's, with libvirt's reason in words where it is unexpected."""
     if state == _api.VIR_DOMAIN_PAUSED and reason == _api.VIR_DOMAIN_PAUSED_STARTING_UP:
         return VMState.PENDING, ""
+    if state == _api.VIR_DOMAIN_PAUSED and reason in _PAUSED_FOR_NOW:
+        return VMState.RUNNING, ""
     return _STATES.get(state, VMState.ERROR), _REASONS.get((state, reason), "")
+
+
+def _state_of(domain: Any, state: int, reason: int) -> tuple[VMState, str]:
+    """``state_of``, and whether a domain that is off has its memory saved: libvirt forgets that reason when it restarts."""
+    if state == _api.VIR_DOMAIN_SHUTOFF and is_saved(domain):
+        return VMState.SUSPENDED, ""
+    return state_of(state, reason)
 
 
 def read_mark(domain: Any) -> Mark:
@@ -83,7 +105,7 @@ def report(domain: Any, host: str, mark: Mark | None = None) -> VMReport:
     """The domain as it is now."""
     mark = read_mark(domain) if mark is None else mark
     libvirt_state, why = domain.state(0)
-    state, reason = state_of(libvirt_state, why)
+    state, reason = _state_of(domain, libvirt_state, why)
     info = domain.info()
     return VMReport(
         ref=domain.UUIDString(),
@@ -104,8 +126,8 @@ def list_reports(connection: Any, host: str) -> list[VMReport]:
     wanted = _api.VIR_DOMAIN_STATS_STATE | _api.VIR_DOMAIN_STATS_VCPU | _api.VIR_DOMAIN_STATS_BALLOON
     reports = []
     for domain, stats in connection.getAllDomainStats(wanted, _api.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT):
-        state, reason = state_of(stats["state.state"], stats.get("state.reason", 0))
         try:
+            state, reason = _state_of(domain, stats["state.state"], stats.get("state.reason", 0))
             mark = read_mark(domain)
             vcpus, mem_kib = stats.get("vcpu.maximum"), stats.get("balloon.maximum")
             if vcpus is None or mem_kib is None:  # left out for a guest that is busy, and by simple drivers
@@ -160,6 +182,11 @@ def get(connection: Any, host: str, ref: str) -> Any:
     return domain
 
 
+def is_saved(domain: Any) -> bool:
+    """Whether the memory of the domain is saved on its host's disk."""
+    return bool(domain.hasManagedSaveImage(0))
+
+
 def adopt(domain: Any, host: str, spec: VMSpec, broker_id: str) -> VMReport:
     """A domain that is there already: started if it never ran. Raises Conflict when it is not this VM."""
     mark = read_mark(domain)
@@ -169,7 +196,8 @@ def adopt(domain: Any, host: str, spec: VMSpec, broker_id: str) -> VMReport:
         )
     state, reason = domain.state(0)
     # A shut-off domain that ran tells why it stopped; "unknown" is one that was only defined.
-    if (state, reason) == (_api.VIR_DOMAIN_SHUTOFF, _api.VIR_DOMAIN_SHUTOFF_UNKNOWN):
+    never_ran = (state, reason) == (_api.VIR_DOMAIN_SHUTOFF, _api.VIR_DOMAIN_SHUTOFF_UNKNOWN)
+    if never_ran and not is_saved(domain):
         start(domain)
     return report(domain, host, mark)
 
@@ -197,9 +225,7 @@ def create(
     fresh = _ensure_disk(pool, spec, image)
     domain = None
     try:
-        volumes.create_filled(connection, pool, seed_name(spec.id), seed_iso(spec))
-        with driver.ignoring(_api.VIR_ERR_STORAGE_VOL_EXIST):
-            volumes.create_empty(pool, console_name(spec.id))
+        _ensure_seed(connection, pool, spec)
         files = DomainFiles(
             disk=f"{pool_path}/{disk_name(spec.id)}",
             seed=f"{pool_path}/{seed_name(spec.id)}",
@@ -222,7 +248,7 @@ def create(
 
 
 def start(domain: Any) -> None:
-    """Start the domain; nothing when it runs."""
+    """Start the domain, from its saved memory when it has one; nothing when it runs."""
     try:
         domain.create()
     except driver.LibvirtError:
@@ -233,10 +259,15 @@ def start(domain: Any) -> None:
 def stop(domain: Any, *, force: bool) -> None:
     """Ask for a shutdown, or pull the plug; nothing when the domain is off.
 
-    By the ACPI power button, because asking the guest's agent lasts as long as the shutdown does.
+    By the ACPI power button, because asking the guest's agent lasts as long as the shutdown does. Raises Conflict when
+    it is suspended: its saved memory goes by force only.
     """
     try:
-        if force:
+        if not domain.isActive() and is_saved(domain):
+            if not force:
+                raise Conflict(f"{domain.name()} is suspended: resume it first, or use force")
+            domain.managedSaveRemove(0)
+        elif force:
             domain.destroy()
         else:
             domain.shutdownFlags(_api.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
@@ -251,6 +282,17 @@ def reboot(domain: Any, host: str) -> None:
     if not domain.isActive():
         raise Conflict(f"host {host}: {domain.name()} is off; start it first")
     domain.reboot(_api.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
+
+
+def suspend(domain: Any, host: str) -> None:
+    """Save the domain's memory to the host's disk and stop it; nothing when that is done. Raises Conflict when it is off."""
+    try:
+        domain.managedSave(0)
+    except driver.LibvirtError as error:
+        if domain.isActive():
+            raise
+        if not is_saved(domain):
+            raise Conflict(f"host {host}: {domain.name()} is off; start it first") from error
 
 
 def delete(connection: Any, pool: Any, host: str, vm_id: str, ref: str, broker_id: str) -> None:
@@ -303,6 +345,18 @@ def console_log(connection: Any, pool: Any, host: str, ref: str) -> bytes:
     if volume is None:
         raise NotFound(f"host {host}: {domain.name()} has no console log in pool {volumes.POOL}")
     return volumes.read_tail(connection, volume, _CONSOLE_BYTES)
+
+
+def create_volumes(connection: Any, pool: Any, spec: VMSpec, image: ImageFiles) -> None:
+    """Make the volumes that the VM's domain will name. What is there already is used, or replaced."""
+    _ensure_disk(pool, spec, image)
+    _ensure_seed(connection, pool, spec)
+
+
+def _ensure_seed(connection: Any, pool: Any, spec: VMSpec) -> None:
+    volumes.create_filled(connection, pool, seed_name(spec.id), seed_iso(spec))
+    with driver.ignoring(_api.VIR_ERR_STORAGE_VOL_EXIST):
+        volumes.create_empty(pool, console_name(spec.id))
 
 
 def _ensure_disk(pool: Any, spec: VMSpec, image: ImageFiles) -> bool:

@@ -20,6 +20,8 @@ METHODS = frozenset(
         "start_vm",
         "stop_vm",
         "reboot_vm",
+        "suspend_vm",
+        "migrate_vm",
         "delete_vm",
         "console_log",
     }

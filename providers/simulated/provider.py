@@ -24,6 +24,7 @@ from providers.port import (
     QuotaExceeded,
     SiteContext,
     Unreachable,
+    Unsupported,
     VMReport,
     VMSpec,
     VMState,
@@ -82,6 +83,8 @@ class SimulatedProvider:
     def capabilities(self) -> frozenset[Capability]:
         found = {Capability.STOP, Capability.REBOOT, Capability.CONSOLE, Capability.EVENTS}
         found.add(Capability.ELASTIC if self._options.elastic else Capability.DIRECT_KERNEL)
+        if not self._options.elastic:
+            found |= {Capability.SUSPEND, Capability.MIGRATE}
         if self._options.addresses:
             found.add(Capability.ADDRESSES)
         return frozenset(found)
@@ -156,12 +159,18 @@ class SimulatedProvider:
             if vm.state in (VMState.STOPPED, VMState.STOPPING, VMState.ERROR):
                 vm.boots += 1
                 self._boot(state, vm)
+            elif vm.state == VMState.SUSPENDED:
+                self._check_room(state, host, vm.vcpus, vm.mem_mb)
+                state.move(vm, VMState.RUNNING)
+                self._world.announce(vm.vm_id)
 
     def stop_vm(self, host: str, ref: str, *, force: bool = False) -> None:
         with self._call("stop_vm", host) as state:
             vm = self._find(state, host, ref)
             if vm.state == VMState.STOPPED or (vm.deaf and not force):
                 return
+            if vm.state == VMState.SUSPENDED and not force:
+                raise Conflict(f"VM {vm.name} is suspended: resume it first, or use force")
             if force or self._options.stop_s <= 0:
                 state.move(vm, VMState.STOPPED)
             elif vm.state != VMState.STOPPING:
@@ -177,6 +186,34 @@ class SimulatedProvider:
                 raise Conflict(f"VM {vm.name} is {vm.state}; start it first")
             vm.boots += 1
             self._world.announce(vm.vm_id)
+
+    def suspend_vm(self, host: str, ref: str) -> None:
+        """Raises Unsupported in a cloud, Conflict when the VM does not run."""
+        with self._call("suspend_vm", host) as state:
+            vm = self._movable(state, host, ref, "suspended")
+            if vm.state != VMState.SUSPENDED:
+                self._check_runs(vm)
+                state.move(vm, VMState.SUSPENDED)
+                self._world.announce(vm.vm_id)
+
+    def migrate_vm(self, spec: VMSpec, source: str, progress: Progress | None = None) -> VMReport:
+        """Raises Unsupported in a cloud, NotFound (VM, image, network), Conflict, OutOfCapacity."""
+        with self._call("migrate_vm", spec.host) as state:
+            there = state.marked(self._context.broker_id, spec.id)
+            if there is not None and there.host == spec.host:
+                return self._report(there)
+            vm = self._movable(state, source, spec.uuid, "migrated")
+            self._check_runs(vm)
+            self._check_prepared(state, spec)
+            self._check_room(state, spec.host, vm.vcpus, vm.mem_mb)
+            state.remove(vm)
+            vm.host = spec.host
+            state.add(vm)
+            self._world.announce(vm.vm_id)
+            report = self._report(vm)
+        if progress is not None:
+            progress(spec.mem_mb, spec.mem_mb)
+        return report
 
     def delete_vm(self, host: str, vm_id: str, ref: str = "") -> None:
         with self._call("delete_vm", host) as state:
@@ -261,6 +298,34 @@ class SimulatedProvider:
             raise NotFound(f"host {host} has no VM {ref}")
         return vm
 
+    def _movable(self, state: State, host: str, ref: str, done: str) -> SimulatedVM:
+        if self._options.elastic:
+            raise Unsupported(f"{self._context.site_name}: VMs of a cloud are not {done}")
+        return self._find(state, host, ref)
+
+    @staticmethod
+    def _check_runs(vm: SimulatedVM) -> None:
+        if vm.state != VMState.RUNNING:
+            raise Conflict(f"VM {vm.name} is {vm.state}; start it first")
+
+    @staticmethod
+    def _check_prepared(state: State, spec: VMSpec) -> None:
+        if (spec.host, spec.image.id) not in state.images:
+            raise NotFound(f"image {spec.image.name} is not on host {spec.host}; ensure_image first")
+        for nic in spec.nics:
+            if (spec.host, nic.network.id) not in state.networks:
+                raise NotFound(f"network {nic.network.name} is not on host {spec.host}; ensure_network first")
+
+    def _check_room(self, state: State, host: str, vcpus: int, mem_mb: int) -> None:
+        total = self._options.hosts[host]
+        there = [vm for vm in state.by_host[host].values() if vm.state != VMState.SUSPENDED]
+        for what, want, used, limit in (
+            ("vCPUs", vcpus, sum(vm.vcpus for vm in there), total.get("cpu_total")),
+            ("MiB of memory", mem_mb, sum(vm.mem_mb for vm in there), total.get("mem_total_mb")),
+        ):
+            if isinstance(limit, float) and used + want > limit:
+                raise OutOfCapacity(f"host {host} has {limit - used:g} {what} free, {want} are needed")
+
     def _boot(self, state: State, vm: SimulatedVM) -> None:
         if self._options.boot_s > 0:
             at = self._world.clock() + self._options.boot_s
@@ -271,26 +336,16 @@ class SimulatedProvider:
 
     def _create(self, state: State, spec: VMSpec) -> SimulatedVM:
         """A VM on a host of ours. Everything is checked before anything is changed."""
-        if (spec.host, spec.image.id) not in state.images:
-            raise NotFound(f"image {spec.image.name} is not on host {spec.host}; ensure_image first")
+        self._check_prepared(state, spec)
         leases = []
         for nic in spec.nics:
-            if (spec.host, nic.network.id) not in state.networks:
-                raise NotFound(f"network {nic.network.name} is not on host {spec.host}; ensure_network first")
             leases += [[nic.network.id, nic.address], ["mac", nic.mac]]
         for network, address in leases:
             if holder := state.leases.get((network, address)):
                 raise Conflict(f"{address} is held by VM {state.vms[holder].name} ({holder})")
         if spec.uuid in state.vms:
             raise Conflict(f"a VM with uuid {spec.uuid} that is not VM {spec.id} is on host {spec.host}")
-        total = self._options.hosts[spec.host]
-        there = state.by_host[spec.host].values()
-        for what, want, used, limit in (
-            ("vCPUs", spec.vcpus, sum(vm.vcpus for vm in there), total.get("cpu_total")),
-            ("MiB of memory", spec.mem_mb, sum(vm.mem_mb for vm in there), total.get("mem_total_mb")),
-        ):
-            if isinstance(limit, float) and used + want > limit:
-                raise OutOfCapacity(f"host {spec.host} has {limit - used:g} {what} free, {want} are needed")
+        self._check_room(state, spec.host, spec.vcpus, spec.mem_mb)
         vm = SimulatedVM(
             ref=spec.uuid,
             host=spec.host,

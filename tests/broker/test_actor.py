@@ -46,6 +46,8 @@ LEAST = {
     "peer": {"enrol": AGENT, "list_peers": READER},
     "rehearsal": {"rehearse": ADMIN},
     "policy": {"check": MEMBER, "apply": ADMIN, "show": READER, "versions": READER},
+    "reservation": {"create": MEMBER, "get": READER, "list_reservations": READER, "delete": MEMBER},
+    "migration": {"migrate": ADMIN, "drain": ADMIN, "rebalance": ADMIN},
     "project": {"create": ADMIN, "get": READER, "list_projects": READER, "delete": ADMIN},
     "site": {
         "create": ADMIN,
@@ -67,6 +69,8 @@ LEAST = {
         "start": MEMBER,
         "stop": MEMBER,
         "reboot": MEMBER,
+        "suspend": MEMBER,
+        "resume": MEMBER,
         "delete": MEMBER,
         "console": READER,
     },

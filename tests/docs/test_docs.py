@@ -227,13 +227,14 @@ def test_reference_has_every_error_code() -> None:
 # -- events ----------------------------------------------------------------------------------------------------------
 
 COMPUTED = {
-    "{kind}.requested": {"vm.start.requested", "vm.stop.requested", "vm.reboot.requested"},
+    "{kind}.requested": {f"vm.{verb}.requested" for verb in ("start", "stop", "reboot", "suspend", "resume")},
     "{row.kind}.{kind}": {f"{kind}.done" for kind in PHASES}
     | {f"{kind}.failed" for kind, phases in PHASES.items() if ABANDON in phases},
     "host.{state}": {f"host.{state}" for state in (host.UP, host.UNREACHABLE, host.MAINTENANCE)},
     "site.{state}": {f"site.{state}" for state in (site.UP, site.UNREACHABLE)},
     "peer.{state}": {f"peer.{state}" for state in (peer.REMOVED, peer.EXPIRED)},
     "policy.{word}": {"policy.opened", "policy.closed"},
+    "reservation.{word}": {"reservation.started", "reservation.ended"},
 }
 """Kinds that the code puts together, by the text of their f-string."""
 

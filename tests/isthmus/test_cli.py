@@ -541,6 +541,7 @@ def test_events_are_followed_as_lines_of_json(run: Run, broker: Any, make: Any, 
         (("flavor", "delete", "small"), "DELETE", "/v1/flavors/small"),
         (("image", "delete", "tiny"), "DELETE", "/v1/images/tiny"),
         (("keypair", "delete", "me"), "DELETE", "/v1/keypairs/me"),
+        (("reservation", "delete", "exam"), "DELETE", "/v1/reservations/exam"),
         (("network", "delete", "lan"), "DELETE", "/v1/networks/lan"),
         (("network", "remove-subnet", "lan", "campus"), "DELETE", "/v1/networks/lan/subnets/campus"),
         (("gateway", "delete", "gw"), "DELETE", "/v1/gateways/gw"),
@@ -556,3 +557,29 @@ def test_a_short_command_is_one_request(
     assert run(*argv) == 0
     assert [(asked.method, asked.path) for asked in broker.asked] == [(method, path)]
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+PLAN = schema.MigrationPlan(
+    goal="pack",
+    moves=[schema.Move(vm="web", source="campus/a", target="campus/b", cost_s=2.5)],
+    stuck=[schema.Stuck(vm="db", reason="it is stopped")],
+    hosts_before=2,
+    hosts_after=1,
+)
+
+
+def test_a_plan_of_migrations_is_shown_with_who_stays(run: Run, broker: Any, capsys: Any) -> None:
+    broker.on("POST", "/v1/migrations", PLAN)
+    assert run("rebalance", "--goal", "pack", "--max-cost", "10m") == 0
+    out = capsys.readouterr().out
+    assert "campus/a" in out
+    assert "db stays: it is stopped" in out
+    assert "hosts in use 2 -> 1" in out
+    assert "--apply does it" in out
+    assert broker.asked[0].body == {"goal": "pack", "max_moves": 20, "max_cost_s": 600.0, "rest_s": 600.0}
+
+
+def test_a_reservation_needs_an_end(run: Run, broker: Any, capsys: Any) -> None:
+    assert run("reservation", "create", "exam", "--flavor", "small") == 2
+    assert "--end / --duration" in capsys.readouterr().err
+    assert broker.asked == []

@@ -33,6 +33,24 @@ GATEWAY = schema.Gateway(
     state="new",
     created_at=NOW,
 )
+RESERVATION = schema.Reservation(
+    id="res-1",
+    name="exam",
+    project="default",
+    state="scheduled",
+    flavor="small",
+    vcpus=1,
+    mem_mb=256,
+    disk_gb=1,
+    count=2,
+    start_at=NOW,
+    end_at="2026-11-20T13:00:00Z",
+    hosts={"campus/a": 2},
+    created_at=NOW,
+)
+PLAN = schema.MigrationPlan(
+    goal="pack", moves=[schema.Move(vm="web", source="campus/a", target="campus/b", cost_s=2)]
+)
 PROJECT = schema.Project(id="prj-1", name="lab", account="123456789012", created_at=NOW)
 TOKEN = schema.Token(id="tok-1", name="ci", project="lab", role="member", created_at=NOW)
 KEY = schema.AccessKey(id="AKIA1", project="lab", role="member", created_at=NOW)
@@ -129,6 +147,54 @@ CALLS: list[tuple[str, Any, str, str, Any, Any]] = [
         "/v1/keypairs",
         {"name": "me", "public_key": "ssh-ed25519 A"},
         KEYPAIR,
+    ),
+    (
+        "reservation create",
+        lambda c: c.reservations.create("exam", "small", RESERVATION.end_at, count=2),
+        "POST",
+        "/v1/reservations",
+        {"name": "exam", "flavor": "small", "count": 2, "end_at": "2026-11-20T13:00:00Z"},
+        RESERVATION,
+    ),
+    (
+        "reservation get",
+        lambda c: c.reservations.get("exam"),
+        "GET",
+        "/v1/reservations/exam",
+        None,
+        RESERVATION,
+    ),
+    (
+        "reservation list",
+        lambda c: list(c.reservations.list()),
+        "GET",
+        "/v1/reservations",
+        None,
+        [RESERVATION],
+    ),
+    (
+        "reservation delete",
+        lambda c: c.reservations.delete("exam"),
+        "DELETE",
+        "/v1/reservations/exam",
+        None,
+        None,
+    ),
+    (
+        "migration rebalance",
+        lambda c: c.migrations.rebalance("pack", apply=True, max_moves=3),
+        "POST",
+        "/v1/migrations",
+        {"goal": "pack", "apply": True, "max_moves": 3},
+        PLAN,
+    ),
+    (
+        "migration drain",
+        lambda c: c.migrations.drain("a"),
+        "POST",
+        "/v1/migrations",
+        {"goal": "drain", "host": "a", "apply": True},
+        PLAN,
     ),
     ("keypair get", lambda c: c.keypairs.get("me"), "GET", "/v1/keypairs/me", None, KEYPAIR),
     ("keypair list", lambda c: list(c.keypairs.list()), "GET", "/v1/keypairs", None, [KEYPAIR]),
@@ -289,6 +355,7 @@ def test_what_is_created_with_a_secret_is_bound_too(client: Any, broker: Any) ->
         ("flavors", FLAVOR, "small"),
         ("images", IMAGE, "img-1"),
         ("keypairs", KEYPAIR, "me"),
+        ("reservations", RESERVATION, "res-1"),
         ("networks", NETWORK, "net-1"),
         ("gateways", GATEWAY, "gw-1"),
         ("projects", PROJECT, "prj-1"),

@@ -92,6 +92,9 @@ def test_an_unknown_state_is_a_mistake_of_the_caller(vm: isthmus.VM) -> None:
         (lambda vm: vm.stop(), "POST", "/v1/vms/vm-1/stop", {"force": False}),
         (lambda vm: vm.stop(force=True), "POST", "/v1/vms/vm-1/stop", {"force": True}),
         (lambda vm: vm.reboot(), "POST", "/v1/vms/vm-1/reboot", None),
+        (lambda vm: vm.suspend(), "POST", "/v1/vms/vm-1/suspend", None),
+        (lambda vm: vm.resume(), "POST", "/v1/vms/vm-1/resume", None),
+        (lambda vm: vm.migrate("b"), "POST", "/v1/vms/vm-1/migrate", {"host": "b"}),
         (lambda vm: vm.delete(), "DELETE", "/v1/vms/vm-1", None),
     ],
 )

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import boto3
@@ -20,7 +21,7 @@ from isthmus import schema
 from lab import process
 from lab.broker import ISTHMUS
 from lab.demo import BURST, POOL, Burst, Demo
-from lab.lab import FLAVOR, IMAGE, KEY_PAIR, NETWORK, REGION, ZONE, Lab
+from lab.lab import FLAVOR, HOST_VCPUS, IMAGE, KEY_PAIR, NETWORK, REGION, ZONE, Lab
 from lab.node import Node
 from lab.timeline import Timeline
 from lab.topology import API, BROKER, GW_LAN, GW_WAN
@@ -336,6 +337,88 @@ def test_an_anti_affine_pair_runs_on_two_hosts(lab: Lab, burst: Burst) -> None:
     until(lambda: "anti-affinity" in vms.get("db-3").status_reason, 20, "the rule as the reason to wait")
     for vm in (*pair, third):
         vm.delete()
+
+
+def test_a_reservation_takes_the_pool_at_its_time(lab: Lab, burst: Burst) -> None:
+    """Preemptible guests fill what is left of the pool; when the reservation begins they make way, and go on after it."""
+    client = lab.campus.client
+
+    def free() -> int:
+        return sum(int(host.vcpus_free) for host in client.hosts.list(site="campus"))
+
+    until(lambda: free() == 2 * HOST_VCPUS - 1, 60, "a pool with one guest in it")
+    room = free()
+    batch = [
+        client.vms.create(
+            f"batch-{number}", IMAGE, FLAVOR, networks=[NETWORK], key_pair=KEY_PAIR,
+            requirements="!elastic", preemptible=True,
+        )
+        for number in range(room)
+    ]  # fmt: skip
+    for vm in batch:
+        vm.wait_until("running", timeout=60)
+        until(lambda at=vm.address: lab.page(at), 60, f"an answer of {vm.name}")  # type: ignore[misc]
+    lab.in_guest(batch[0].address or "", "echo kept > /tmp/memory")
+
+    now = datetime.now(UTC)
+    exam = client.reservations.create(
+        "exam", FLAVOR, now + timedelta(minutes=10), count=room, start_at=now + timedelta(seconds=20)
+    )
+    assert (exam.state, sum(exam.hosts.values())) == ("scheduled", room)
+    owners = [
+        client.vms.create(f"exam-{number}", IMAGE, FLAVOR, networks=[NETWORK], reservation="exam")
+        for number in range(room)
+    ]
+    until(
+        lambda: "starts in" in client.vms.get("exam-0").status_reason,
+        20,
+        "the reservation's time as the reason",
+    )
+    assert {client.vms.get(vm.name).state for vm in batch} == {"running"}
+    for vm in owners:
+        vm.wait_until("running", timeout=90)
+        page = until(lambda at=vm.address: lab.page(at), 60, f"an answer of {vm.name}")  # type: ignore[misc]
+        assert page == f"hello from {vm.name} at {vm.address}\n"
+        assert vm.launched_at is not None
+        assert vm.launched_at >= exam.start_at
+    assert {client.vms.get(vm.name).state for vm in batch} == {"suspended"}
+
+    for vm in owners:
+        vm.delete().wait(60)
+    client.reservations.delete("exam")
+    for vm in batch:
+        vm.wait_until("running", timeout=90)
+    assert lab.in_guest(batch[0].address or "", "cat /tmp/memory; cat /proc/uptime").startswith("kept")
+    for vm in batch:
+        vm.delete().wait(60)
+
+
+def test_a_running_guest_moves_to_the_other_host_and_back_by_a_drain(lab: Lab, burst: Burst) -> None:
+    client = lab.campus.client
+    vm = client.vms.create(
+        "mover", IMAGE, FLAVOR, networks=[NETWORK], key_pair=KEY_PAIR, requirements="!elastic",
+        rank='name == "a"',
+    ).wait_until("running", timeout=60)  # fmt: skip
+    until(lambda: lab.page(vm.address or ""), 60, "an answer of the guest")
+    assert vm.host == "a"
+    lab.in_guest(vm.address or "", "echo kept > /tmp/memory")
+    vm.migrate("b").wait(120)
+    assert (vm.refresh().state, vm.host) == ("running", "b")
+    assert until(lambda: lab.page(vm.address or ""), 30, "its answer from there").startswith(
+        "hello from mover"
+    )
+    assert lab.in_guest(vm.address or "", "cat /tmp/memory").strip() == "kept"
+
+    plan = client.hosts.get("b").drain()
+    try:
+        assert "mover" in [move.vm for move in plan.moves]
+        vm.wait_until("running", timeout=120)
+        assert vm.host == "a"
+        assert lab.in_guest(vm.address or "", "cat /tmp/memory").strip() == "kept"
+        until(lambda: client.hosts.get("b").vms == len(plan.stuck), 120, "an empty host")
+    finally:
+        client.hosts.maintenance("b", False)
+    vm.delete().wait(60)
 
 
 def test_a_budget_closes_the_burst(lab: Lab, burst: Burst) -> None:

@@ -227,12 +227,14 @@ def test_no_reservation_is_ever_late(data: st.DataObject) -> None:
         now = minute * 60.0
         residents = [one for one in residents if ends[one.id] > now]
         for number in range(data.draw(st.integers(0, 2))):
+            member = data.draw(st.sampled_from([None, None, *kept]))
             declared = data.draw(st.sampled_from([None, 120.0, 600.0, 1800.0]))
             queue.append(
                 vm(
                     f"{minute:02}-{number}",
-                    float(data.draw(st.integers(1, 8))),
+                    member.cpu if member else float(data.draw(st.integers(1, 8))),
                     since=now,
+                    reservation=member.id if member else None,
                     preemptible=data.draw(st.booleans()),
                     runtime_s=declared,
                     priority=data.draw(st.integers(0, 2)),
@@ -254,7 +256,7 @@ def test_no_reservation_is_ever_late(data: st.DataObject) -> None:
                 Resident(
                     request.id, waiting.project, decision.host, request.cpu, request.mem_mb, since=now,
                     preemptible=waiting.preemptible, runtime_s=waiting.runtime_s, suspendable=True,
-                    priority=waiting.priority,
+                    priority=waiting.priority, reservation=waiting.reservation,
                 )
             )  # fmt: skip
             # It may run longer than it said: then it is suspended when its room is wanted.
@@ -268,5 +270,9 @@ def test_no_reservation_is_ever_late(data: st.DataObject) -> None:
         for reservation in kept:
             if reservation.start <= now < reservation.end:
                 for host, count in reservation.slots.items():
-                    used[host] += count * reservation.cpu
+                    inside = [
+                        one for one in residents if (one.reservation, one.host) == (reservation.id, host)
+                    ]
+                    assert len(inside) <= count
+                    used[host] += (count - len(inside)) * reservation.cpu
         assert (used <= capacity).all(), f"a reservation is late at {now}"

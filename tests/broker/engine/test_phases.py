@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from broker import operation, vm
+from broker import migration, operation, vm
 
 
 @pytest.fixture
@@ -53,6 +53,27 @@ def delete_burst(stage, name):
     return vm.delete(stage.broker, stage.member, stage.burst(name).id)
 
 
+def suspend(stage, name):
+    return vm.suspend(stage.broker, stage.member, stage.create(name).id)
+
+
+def resume(stage, name):
+    row = stage.create(name)
+    stage.finish(vm.suspend(stage.broker, stage.member, row.id)[1])
+    return vm.resume(stage.broker, stage.member, row.id)
+
+
+def preempt(stage, name):
+    row = stage.create(name)
+    with stage.broker.store.transaction() as session:
+        owned = vm.find(session, stage.admin, row.id, lock=True)
+        return row, vm.begin_preempt(stage.broker, session, owned, for_id="another", reason="for another")
+
+
+def migrate(stage, name):
+    return migration.migrate(stage.broker, stage.admin, stage.create(name).id)
+
+
 def drain(stage, name):
     row = stage.burst(name)
     with stage.broker.store.transaction() as session:
@@ -73,7 +94,21 @@ def bring_home(stage, name):
 
 SCENES = {
     scene.__name__: scene
-    for scene in (create, burst, stop, start, reboot, delete, delete_burst, drain, bring_home)
+    for scene in (
+        create,
+        burst,
+        stop,
+        start,
+        reboot,
+        suspend,
+        resume,
+        preempt,
+        migrate,
+        delete,
+        delete_burst,
+        drain,
+        bring_home,
+    )
 }
 
 CALLS = {
@@ -82,6 +117,10 @@ CALLS = {
     "stop": {"observe_vm", "stop_vm"},
     "start": {"observe_vm", "start_vm"},
     "reboot": {"observe_vm", "reboot_vm"},
+    "suspend": {"observe_vm", "suspend_vm"},
+    "resume": {"observe_vm", "start_vm"},
+    "preempt": {"observe_vm", "suspend_vm", "start_vm"},
+    "migrate": {"ensure_image", "ensure_network", "migrate_vm"},
     "delete": {"observe_vm", "delete_vm"},
     "delete_burst": {"observe_vm", "delete_vm"},
     "drain": {"observe_vm", "stop_vm", "delete_vm"},
@@ -98,6 +137,10 @@ END = {
     "stop": ("stopped", LOCAL),
     "start": ("running", LOCAL),
     "reboot": ("running", LOCAL),
+    "suspend": ("suspended", LOCAL),
+    "resume": ("running", LOCAL),
+    "preempt": ("running", LOCAL),
+    "migrate": ("running", LOCAL),
     "delete": ("terminated", NOTHING),
     "delete_burst": ("terminated", NOTHING),
     "drain": ("terminated", NOTHING),
@@ -106,6 +149,8 @@ END = {
 
 RETRYABLE = ("ProviderError", "Unreachable", "OutOfCapacity", "QuotaExceeded")
 FINAL = ("AuthenticationFailed", "InvalidSpec", "Conflict", "Unsupported")
+
+POWER = ("start", "stop", "reboot", "suspend", "resume", "preempt")
 
 EVERY_CALL = [(scene, method) for scene in SCENES for method in sorted(CALLS[scene])]
 
@@ -210,9 +255,7 @@ def test_launch_that_can_never_succeed_leaves_a_reason_and_nothing_else(hybrid, 
 
 
 @ONE_DATABASE
-@pytest.mark.parametrize(
-    ("scene", "method"), [pair for pair in EVERY_CALL if pair[0] in ("start", "stop", "reboot")]
-)
+@pytest.mark.parametrize(("scene", "method"), [pair for pair in EVERY_CALL if pair[0] in POWER])
 def test_power_change_that_can_never_succeed_leaves_a_reason_and_the_vm(hybrid, scene, method):
     for error in (*FINAL, "NotFound"):
         row, task = SCENES[scene](hybrid, error.lower())

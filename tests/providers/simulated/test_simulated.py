@@ -162,6 +162,47 @@ def test_deaf_guest_stops_only_by_force(make_site, make_spec, prepared):
     assert b"[boot 2]" in provider.console_log("sim-01", ref)
 
 
+def test_suspended_vm_holds_no_room_and_goes_on_when_there_is_some(make_site, make_spec, prepared):
+    provider, _ = make_site(hosts=1, attributes={"cpu_total": 2.0})
+    prepared(provider, "sim-01")
+    first = provider.ensure_vm(make_spec(vcpus=2)).ref
+    provider.suspend_vm("sim-01", first)
+    provider.suspend_vm("sim-01", first)
+    assert provider.observe_vm("sim-01", "vm-1").state is VMState.SUSPENDED
+    with pytest.raises(Conflict, match="suspended"):
+        provider.stop_vm("sim-01", first)
+    second = provider.ensure_vm(make_spec("vm-2", vcpus=2)).ref
+    with pytest.raises(OutOfCapacity):
+        provider.start_vm("sim-01", first)
+    provider.delete_vm("sim-01", "vm-2", second)
+    provider.start_vm("sim-01", first)
+    assert provider.observe_vm("sim-01", "vm-1").state is VMState.RUNNING
+    assert b"[boot 2]" not in provider.console_log("sim-01", first), "it went on, it did not boot"
+    provider.stop_vm("sim-01", first, force=True)
+    with pytest.raises(Conflict, match="start it first"):
+        provider.suspend_vm("sim-01", first)
+
+
+def test_vm_migrates_once_to_a_host_that_is_prepared_and_has_room(make_site, make_spec, prepared):
+    provider, world = make_site(hosts=2, attributes={"cpu_total": 2.0})
+    prepared(provider, "sim-01")
+    spec = make_spec(vcpus=2)
+    provider.ensure_vm(spec)
+    away = replace(spec, host="sim-02")
+    with pytest.raises(NotFound, match="ensure_image"):
+        provider.migrate_vm(away, "sim-01")
+    prepared(provider, "sim-02")
+    stranger = world.add_stranger("sim-02", vcpus=2)
+    with pytest.raises(OutOfCapacity):
+        provider.migrate_vm(away, "sim-01")
+    world.remove_stranger(stranger)
+    told = []
+    report = provider.migrate_vm(away, "sim-01", lambda done, total: told.append((done, total)))
+    assert (report.host, report.state, told) == ("sim-02", VMState.RUNNING, [(spec.mem_mb, spec.mem_mb)])
+    assert provider.migrate_vm(away, "sim-01") == report
+    assert [vm.host for vm in world.live_vms()] == ["sim-02"]
+
+
 def test_delete_is_idempotent_and_frees_the_address(make_site, make_spec, prepared):
     provider, world = make_site(hosts=1)
     prepared(provider, "sim-01")

@@ -1,0 +1,334 @@
+"""Advance reservations: room on hosts of one's own that is kept for a project from one time to another.
+
+A reservation is accepted only when its room is sure (``placement.lease``), and nobody who is let in later makes it late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from broker import event, flavor, project
+from broker.actor import MEMBER, READER, Actor
+from broker.broker import Broker
+from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, QuotaExceeded, WrongState
+from broker.store import FlavorRow, HostRow, MetaRow, ProjectRow, ReservationRow, VMRow
+from placement.lease import Book
+from placement.pool import Reserved
+
+SCHEDULED = "scheduled"
+ACTIVE = "active"
+ENDED = "ended"
+CANCELLED = "cancelled"
+LIVE = (SCHEDULED, ACTIVE)
+
+_LONGEST = timedelta(days=366)
+_LOOKED_AFTER_S = 900.0
+"""How long after its start rounds are run for a reservation's sake alone: its room is free by then."""
+
+
+def create(
+    broker: Broker,
+    actor: Actor,
+    *,
+    name: str,
+    flavor_ref: str,
+    count: int,
+    start_at: datetime | None,
+    end_at: datetime,
+    requirements: str | None = None,
+) -> ReservationRow:
+    """Reserve room for ``count`` VMs of a flavor. Without ``start_at`` it begins now.
+
+    Raises InvalidRequest, InvalidExpression, NotFound, Exists, QuotaExceeded, and NoRoom with the earliest time at which
+    there would be room.
+    """
+    # The queue knows the VMs, which know reservations.
+    from broker import queue, vm
+
+    actor.require(MEMBER)
+    vm.check_expression("requirements", requirements)
+    now = broker.clock.now()
+    start = start_at or now
+    _check_times(now, start, end_at)
+    with broker.store.transaction() as session:
+        # No matchmaker writes meanwhile: what is read here is what there is.
+        session.get(MetaRow, "broker_id", with_for_update=True)
+        owner = project.find(session, actor, actor.project_id, lock=True)
+        size = flavor.find(session, flavor_ref)
+        if session.scalar(
+            select(ReservationRow.id).where(
+                ReservationRow.project_id == owner.id,
+                ReservationRow.name == name,
+                ReservationRow.state.in_(LIVE),
+            )
+        ):
+            raise Exists("reservation", name)
+        _check_quota(session, owner, size, count)
+        seen = queue.snapshot(broker, session, residents=True)
+        row = ReservationRow(
+            id=broker.new_id("res"),
+            name=name,
+            project_id=owner.id,
+            state=SCHEDULED if start > now else ACTIVE,
+            flavor=size.name,
+            vcpus=size.vcpus,
+            mem_mb=size.mem_mb,
+            disk_gb=size.disk_gb,
+            count=count,
+            requirements=requirements,
+            start_at=start,
+            end_at=end_at,
+            slots={},
+            created_at=now,
+        )
+        row.project = owner
+        eligible = queue.eligible_for(seen, row)
+        book = Book(
+            seen.table,
+            seen.residents,
+            seen.reserved,
+            seen.now,
+            suspend_s=seen.suspend_s,
+            suspends=seen.suspends,
+        )
+        wanted = of_row(row, seen.index)
+        slots = book.room(wanted, eligible)
+        if slots is None:
+            raise _no_room(row, book.earliest(wanted, eligible))
+        row.slots = {seen.hosts[host].id: number for host, number in slots.items()}
+        # A round that was decided before this finds its hosts changed, and decides again.
+        session.execute(
+            update(HostRow).where(HostRow.id.in_(row.slots)).values(generation=HostRow.generation + 1),
+            execution_options={"synchronize_session": False},
+        )
+        session.add(row)
+        event.record(
+            broker,
+            session,
+            "reservation.created",
+            row.id,
+            f"{name} ({count} x {size.name} from {_time(start)} to {_time(end_at)}) reserved by {actor.name}",
+            project_id=owner.id,
+        )
+    broker.signals.set("place")
+    return row
+
+
+def find(session: Session, actor: Actor, ref: str, *, lock: bool = False) -> ReservationRow:
+    """A reservation by id, or by name among the live ones of the caller's project. Raises NotFound."""
+    query = select(ReservationRow).where(
+        (ReservationRow.id == ref)
+        | (
+            (ReservationRow.name == ref)
+            & ReservationRow.state.in_(LIVE)
+            & (ReservationRow.project_id == actor.project_id)
+        )
+    )
+    if lock:
+        query = query.with_for_update(of=ReservationRow)
+    row = session.scalar(query)
+    if row is None or not (actor.is_admin or row.project_id == actor.project_id):
+        raise NotFound("reservation", ref)
+    return row
+
+
+def get(broker: Broker, actor: Actor, ref: str) -> ReservationRow:
+    """One reservation. Raises NotFound."""
+    actor.require(READER)
+    with broker.store.reading() as session:
+        return find(session, actor, ref)
+
+
+def list_reservations(
+    broker: Broker, actor: Actor, *, include_over: bool = False, all_projects: bool = False
+) -> Sequence[ReservationRow]:
+    """Reservations of the caller's project by their start; those that are over on request."""
+    actor.require(READER)
+    query = select(ReservationRow).order_by(ReservationRow.start_at, ReservationRow.id)
+    if not (all_projects and actor.is_admin):
+        query = query.where(ReservationRow.project_id == actor.project_id)
+    if not include_over:
+        query = query.where(ReservationRow.state.in_(LIVE))
+    with broker.store.reading() as session:
+        return list(session.scalars(query))
+
+
+def vms(broker: Broker, rows: Sequence[ReservationRow]) -> dict[str, int]:
+    """Reservation id -> how many living VMs stand in its room, or wait for it."""
+    query = (
+        select(VMRow.reservation_id, func.count())
+        .where(VMRow.reservation_id.in_([row.id for row in rows]), VMRow.state != "terminated")
+        .group_by(VMRow.reservation_id)
+    )
+    with broker.store.reading() as session:
+        return {reserved: count for reserved, count in session.execute(query) if reserved}
+
+
+def host_names(broker: Broker, row: ReservationRow) -> dict[str, int]:
+    """``site/host`` -> how many of its VMs there is room kept for there."""
+    with broker.store.reading() as session:
+        hosts = session.scalars(select(HostRow).where(HostRow.id.in_(row.slots)))
+        return dict(sorted((f"{host.site.name}/{host.name}", row.slots[host.id]) for host in hosts))
+
+
+def delete(broker: Broker, actor: Actor, ref: str) -> None:
+    """Give the room back. VMs that stand in it run on, and may be suspended for other reservations from now on.
+
+    Raises NotFound; cancelling again, or after its end, changes nothing.
+    """
+    actor.require(MEMBER)
+    with broker.store.transaction() as session:
+        row = find(session, actor, ref, lock=True)
+        if row.state in LIVE:
+            row.state = CANCELLED
+            event.record(
+                broker,
+                session,
+                "reservation.cancelled",
+                row.id,
+                f"{row.name} cancelled by {actor.name}",
+                project_id=row.project_id,
+            )
+    broker.signals.set("place")
+
+
+def for_vm(session: Session, actor: Actor, ref: str, size: FlavorRow) -> ReservationRow:
+    """The reservation in whose room a new VM of that size may stand. Raises NotFound, WrongState, InvalidRequest."""
+    row = find(session, actor, ref)
+    if row.project_id != actor.project_id:
+        raise NotFound("reservation", ref)
+    if row.state not in LIVE:
+        raise WrongState(
+            f"reservation {row.name} is {row.state}", hint="`isthmus reservation list` shows live ones"
+        )
+    if size.vcpus > row.vcpus or size.mem_mb > row.mem_mb or size.disk_gb > row.disk_gb:
+        raise InvalidRequest(
+            f"flavor {size.name} is larger than {row.flavor}, which reservation {row.name} has room for",
+            hint=f"use a flavor of at most {row.vcpus} vCPUs, {row.mem_mb} MiB and {row.disk_gb} GiB",
+        )
+    return row
+
+
+def live(session: Session, now: datetime) -> list[ReservationRow]:
+    """Those that have not ended, by their start."""
+    query = (
+        select(ReservationRow)
+        .where(ReservationRow.state.in_(LIVE), ReservationRow.end_at > now)
+        .order_by(ReservationRow.start_at, ReservationRow.id)
+    )
+    return list(session.scalars(query))
+
+
+def of_row(row: ReservationRow, index: dict[str, int]) -> Reserved:
+    """The reservation as a round sees it; ``index``: host id -> row of the table."""
+    return Reserved(
+        id=row.id,
+        project=row.project.name,
+        count=row.count,
+        cpu=float(row.vcpus),
+        mem_mb=float(row.mem_mb),
+        disk_gb=float(row.disk_gb),
+        start=row.start_at.timestamp(),
+        end=row.end_at.timestamp(),
+        requirement=row.requirements,
+        slots={index[host_id]: number for host_id, number in row.slots.items() if host_id in index},
+    )
+
+
+def is_due(broker: Broker, session: Session) -> bool:
+    """Whether one begins, so that its room has to be made free."""
+    now = broker.clock.now()
+    query = (
+        select(ReservationRow.id)
+        .where(
+            ReservationRow.state.in_(LIVE),
+            ReservationRow.end_at > now,
+            ReservationRow.start_at <= now + timedelta(seconds=broker.settings.timing.suspend_s),
+            ReservationRow.start_at > now - timedelta(seconds=_LOOKED_AFTER_S),
+        )
+        .limit(1)
+    )
+    return session.scalar(query) is not None
+
+
+def tick(broker: Broker) -> None:
+    """Write which reservations have begun and which are over. Again changes nothing."""
+    now = broker.clock.now()
+    changed = False
+    with broker.store.reading() as session:
+        moving = ((ReservationRow.state == SCHEDULED) & (ReservationRow.start_at <= now)) | (
+            ReservationRow.state.in_(LIVE) & (ReservationRow.end_at <= now)
+        )
+        ids = list(session.scalars(select(ReservationRow.id).where(moving)))
+        due = is_due(broker, session)
+    for reserved in ids:
+        with broker.store.transaction() as session:
+            row = session.get_one(ReservationRow, reserved, with_for_update={"of": ReservationRow})
+            if row.state in LIVE and row.end_at <= now:
+                row.state = ENDED
+                word, said = "ended", f"{row.name} has ended"
+            elif row.state == SCHEDULED and row.start_at <= now:
+                row.state = ACTIVE
+                word, said = "started", f"{row.name} has begun"
+            else:
+                continue
+            changed = True
+            event.record(broker, session, f"reservation.{word}", row.id, said, project_id=row.project_id)
+    if changed or due:
+        broker.signals.set("place")
+
+
+def _check_times(now: datetime, start: datetime, end: datetime) -> None:
+    for word, time in (("start", start), ("end", end)):
+        if time.tzinfo is None:
+            raise InvalidRequest(f"the {word} has no time zone", hint="such as 2026-12-24T18:00:00+01:00")
+    if start < now - timedelta(seconds=5):
+        raise InvalidRequest(f"{_time(start)} is over", hint="leave the start out to begin now")
+    if end <= start:
+        raise InvalidRequest(f"it ends at {_time(end)} and starts at {_time(start)}", hint="move the end")
+    if end - start > _LONGEST:
+        raise InvalidRequest("a reservation may last 366 days", hint="reserve again when it ends")
+
+
+def _check_quota(session: Session, owner: ProjectRow, size: FlavorRow, count: int) -> None:
+    held = session.execute(
+        select(
+            func.coalesce(func.sum(ReservationRow.count), 0),
+            func.coalesce(func.sum(ReservationRow.count * ReservationRow.vcpus), 0),
+            func.coalesce(func.sum(ReservationRow.count * ReservationRow.mem_mb), 0),
+        ).where(ReservationRow.project_id == owner.id, ReservationRow.state.in_(LIVE))
+    ).one()
+    for noun, limit, have, more in (
+        ("VMs", owner.quota_vms, held[0], count),
+        ("vCPUs", owner.quota_vcpus, held[1], count * size.vcpus),
+        ("MiB of memory", owner.quota_mem_mb, held[2], count * size.mem_mb),
+    ):
+        if limit is not None and have + more > limit:
+            raise QuotaExceeded(
+                f"project {owner.name} may have {limit} {noun}, has reserved {have} and asks for {more} more",
+                hint="cancel reservations, or ask an admin for a larger quota",
+            )
+
+
+def _no_room(row: ReservationRow, earliest: float | None) -> NoRoom:
+    wanted = f"{row.count} x {row.flavor} from {_time(row.start_at)} to {_time(row.end_at)}"
+    if earliest is None:
+        return NoRoom(
+            f"the hosts have no room that is sure for {wanted}",
+            hint="VMs that are not preemptible and say no runtime stay for ever, as far as anybody knows: "
+            "ask for less, or have them created with --preemptible or --runtime",
+        )
+    when = datetime.fromtimestamp(earliest, UTC)
+    return NoRoom(
+        f"the hosts have no room that is sure for {wanted}",
+        hint=f"there is room for as long from {_time(when)}",
+        details={"earliest": when.isoformat()},
+    )
+
+
+def _time(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"

@@ -1,0 +1,142 @@
+"""A running guest is saved and goes on, and goes from one host to another, without noticing."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import sys
+from dataclasses import replace
+
+import pytest
+
+from lab import network as wires
+from lab.host import Host
+from providers.kvm.driver import api
+from providers.port import Conflict, NotFound, VMState
+
+pytestmark = pytest.mark.lab
+FETCH = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=2).read().decode())"
+
+
+@pytest.fixture
+def spec(make_spec, real_host):
+    return make_spec(image=real_host.image)
+
+
+@pytest.fixture
+def pair(tmp_path_factory, make_provider, real_host, network):
+    """A site of two hosts on one wire, with image and network on both."""
+    directory = tmp_path_factory.mktemp("km")
+    addresses = {"a": "10.78.0.1", "b": "10.78.0.2"}
+    nodes = {
+        name: Host(f"km-{name}{secrets.token_hex(2)}", directory / name, lab=directory, address=address)
+        for name, address in addresses.items()
+    }
+    try:
+        for node in nodes.values():
+            node.up()
+        wires.connect(nodes["a"], "eth0", nodes["b"], "eth0")
+        for name, node in nodes.items():
+            node.ip(f"addr add {addresses[name]}/24 dev eth0", "link set eth0 up")
+        provider = make_provider(
+            [{"uri": node.uri, "name": name} for name, node in nodes.items()], acceleration="tcg"
+        )
+        for name in nodes:
+            provider.ensure_image(name, real_host.image)
+            provider.ensure_network(name, network)
+        yield provider, nodes, directory
+        for vm in provider.list_vms().vms:
+            provider.delete_vm(vm.host, vm.vm_id, vm.ref)
+    finally:
+        for node in nodes.values():
+            node.down()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def files(directory, host, vm_id):
+    pool = directory / host / "var-lib-libvirt" / "images" / "isthmus"
+    return sorted(path.name for path in pool.glob(f"{vm_id}.*"))
+
+
+def page(node, spec):
+    url = f"http://{spec.nics[0].address}/"
+    return node.run([sys.executable, "-c", FETCH, url], check=False).stdout
+
+
+def test_suspended_vm_holds_no_memory_and_goes_on_where_it_was(campus, real_host, spec, wait_for):
+    ref = campus.ensure_vm(spec).ref
+    with pytest.raises(NotFound):
+        campus.suspend_vm("a", "00000000-0000-4000-8000-000000000000")
+    wait_for(lambda: b"isthmus-guest ready" in campus.console_log("a", ref), 60)
+    campus.suspend_vm("a", ref)
+    campus.suspend_vm("a", ref)
+    assert campus.observe_vm("a", spec.id, ref).state is VMState.SUSPENDED
+    assert [vm.state for vm in campus.list_vms().vms] == [VMState.SUSPENDED]
+    assert campus.ensure_vm(spec).state is VMState.SUSPENDED, "to ensure it does not wake it"
+    assert campus.inventory()[0].attributes["running_vms"] == 0
+    with pytest.raises(Conflict, match="suspended"):
+        campus.stop_vm("a", ref)
+    campus.start_vm("a", ref)
+    campus.start_vm("a", ref)
+    assert campus.observe_vm("a", spec.id, ref).state is VMState.RUNNING
+    wait_for(lambda: f"hello from {spec.name}" in page(real_host.node, spec), 30)
+    assert campus.console_log("a", ref).count(b"isthmus-guest ready") == 1, "it did not boot again"
+
+    campus.suspend_vm("a", ref)
+    campus.stop_vm("a", ref, force=True)
+    assert campus.observe_vm("a", spec.id, ref).state is VMState.STOPPED
+    with pytest.raises(Conflict, match="off"):
+        campus.suspend_vm("a", ref)
+
+
+def test_paused_domain_is_told_as_an_error_with_its_reason(campus, spec):
+    ref = campus.ensure_vm(spec).ref
+    domain = campus._host("a").connection.current().lookupByUUIDString(ref)
+    domain.suspend()
+    report = campus.observe_vm("a", spec.id, ref)
+    assert (report.state, "virsh resume" in report.reason) == (VMState.ERROR, True)
+    domain.resume()
+    assert campus.observe_vm("a", spec.id, ref).state is VMState.RUNNING
+
+
+def test_running_vm_moves_with_its_disk_and_leaves_nothing(pair, real_host, make_spec, wait_for):
+    provider, nodes, directory = pair
+    spec = make_spec(image=real_host.image)
+    target = replace(spec, host="b")
+    ref = provider.ensure_vm(spec).ref
+    wait_for(lambda: f"hello from {spec.name}" in page(nodes["a"], spec), 60)
+    told = []
+    report = provider.migrate_vm(target, "a", lambda done, total: told.append((done, total)))
+    assert (report.host, report.state, report.ref) == ("b", VMState.RUNNING, ref)
+    assert provider.migrate_vm(target, "a") == report, "a second time it is there already"
+    assert f"hello from {spec.name}" in wait_for(lambda: page(nodes["b"], spec), 30)
+    assert [(vm.host, vm.vm_id) for vm in provider.list_vms().vms] == [("b", spec.id)]
+    assert files(directory, "a", spec.id) == []
+    assert files(directory, "b", spec.id) == [
+        f"{spec.id}.console.log",
+        f"{spec.id}.qcow2",
+        f"{spec.id}.seed.iso",
+    ]
+    assert all(0 <= done <= total for done, total in told)
+
+
+def test_vm_that_cannot_move_runs_on_where_it_is(pair, real_host, make_spec, wait_for):
+    provider, nodes, directory = pair
+    spec = make_spec(image=real_host.image)
+    target = replace(spec, host="b")
+    with pytest.raises(NotFound):
+        provider.migrate_vm(target, "a")
+    ref = provider.ensure_vm(spec).ref
+    nodes["b"].ip("addr del 10.78.0.2/24 dev eth0")  # QEMU's data finds no way
+    with pytest.raises(Exception, match=r"b|a"):
+        provider.migrate_vm(target, "a")
+    assert provider.observe_vm("a", spec.id, ref).state is VMState.RUNNING
+    assert provider.observe_vm("b", spec.id, ref) is None
+    assert files(directory, "b", spec.id) == []
+
+    # As a broker that died in the last moment leaves it: paused for a migration whose target is gone.
+    nodes["b"].ip("addr add 10.78.0.2/24 dev eth0")
+    provider.stop_vm("a", ref, force=True)
+    with pytest.raises(Conflict, match="off"):
+        provider.migrate_vm(target, "a")
+    assert api.VIR_MIGRATE_LIVE
