@@ -230,7 +230,11 @@ class Lab:
         client.sites.create(
             CAMPUS_SITE,
             "kvm",
-            options={"hosts": [{"uri": host.uri, "name": host.name} for host in hosts]},
+            # The hosts of a lab have no certificates of their own.
+            options={
+                "hosts": [{"uri": host.uri, "name": host.name} for host in hosts],
+                "migration": "plain",
+            },
             host_attributes={host.name: {"cpu_total": HOST_VCPUS} for host in hosts},
         )
         client.flavors.create(FLAVOR, vcpus=1, mem_mb=128, disk_gb=1)

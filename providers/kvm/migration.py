@@ -39,18 +39,23 @@ def migrate(
     source: KvmHost,
     target: KvmHost,
     spec: VMSpec,
-    pool_path: str,
     broker_id: str,
     progress: Progress | None = None,
+    *,
+    tls: bool = True,
 ) -> VMReport:
-    """Move the VM, or finish what an earlier attempt began. Raises NotFound, Conflict, OutOfCapacity."""
+    """Move the VM, or finish what an earlier attempt began. Raises NotFound, Conflict, OutOfCapacity.
+
+    ``tls``: QEMU encrypts what it sends, with the certificates of the hosts (``migrate_tls_x509_cert_dir`` of qemu.conf).
+    """
+    flags = _FLAGS | _api.VIR_MIGRATE_TLS if tls else _FLAGS
     with target.vm_lock(spec.id):
         report = target.call(lambda session: _arrived(session, spec, broker_id))
         if report is None:
             source.call(lambda session: _ready(session, spec, source.name, broker_id))
             try:
                 image = target.call(lambda session: _prepare(session, target, spec))
-                _move(source, target, spec, image, progress)
+                _move(source, target, spec, image, flags, progress)
             except ProviderError:
                 with contextlib.suppress(ProviderError):
                     target.call(lambda session: _tidy(session, spec))
@@ -112,12 +117,17 @@ def _prepare(session: Session, target: KvmHost, spec: VMSpec) -> ImageFiles:
 
 
 def _move(
-    source: KvmHost, target: KvmHost, spec: VMSpec, image: ImageFiles, progress: Progress | None
+    source: KvmHost,
+    target: KvmHost,
+    spec: VMSpec,
+    image: ImageFiles,
+    flags: int,
+    progress: Progress | None,
 ) -> None:
     away = source.connection.separate(_MIGRATE_S)
     there = target.connection.separate(_MIGRATE_S)
     try:
-        pending = away.submit(lambda connection: _migrate(connection, there, spec, image))
+        pending = away.submit(lambda connection: _migrate(connection, there, spec, image, flags))
         while not pending.future.done():
             with contextlib.suppress(FutureTimeout, ProviderError):
                 pending.future.exception(timeout=_PROGRESS_S)
@@ -130,19 +140,19 @@ def _move(
         there.close()
 
 
-def _migrate(connection: Any, there: Connection, spec: VMSpec, image: ImageFiles) -> None:
+def _migrate(connection: Any, there: Connection, spec: VMSpec, image: ImageFiles, flags: int) -> None:
     domain = vms.find(connection, spec.id, spec.uuid)
     if domain is None:
         raise NotFound(f"{spec.name} is gone from its host")
-    flags = _api.VIR_DOMAIN_XML_SECURE | _api.VIR_DOMAIN_XML_MIGRATABLE
+    wanted = _api.VIR_DOMAIN_XML_SECURE | _api.VIR_DOMAIN_XML_MIGRATABLE
     parameters = {
         _api.VIR_MIGRATE_PARAM_MIGRATE_DISKS: ["vda"],
-        _api.VIR_MIGRATE_PARAM_DEST_XML: _as_there(domain.XMLDesc(flags), image),
+        _api.VIR_MIGRATE_PARAM_DEST_XML: _as_there(domain.XMLDesc(wanted), image),
         _api.VIR_MIGRATE_PARAM_PERSIST_XML: _as_there(
-            domain.XMLDesc(flags | _api.VIR_DOMAIN_XML_INACTIVE), image
+            domain.XMLDesc(wanted | _api.VIR_DOMAIN_XML_INACTIVE), image
         ),
     }
-    there.call(lambda target: domain.migrate3(target, parameters, _FLAGS))
+    there.call(lambda target: domain.migrate3(target, parameters, flags))
 
 
 def _as_there(xml: str, image: ImageFiles) -> str:

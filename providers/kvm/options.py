@@ -61,6 +61,7 @@ class Options:
     emulator: str = ""
     acceleration: str = "auto"
     cpu_mode: str = "host-model"
+    migration: str = "tls"
 
     @classmethod
     def parse(cls, context: SiteContext) -> Options:
@@ -78,6 +79,7 @@ class Options:
             emulator=str(given.get("emulator") or ""),
             acceleration=_choice(given, "acceleration", ("auto", "kvm", "tcg")),
             cpu_mode=_choice(given, "cpu_mode", ("host-model", "host-passthrough")),
+            migration=_choice(given, "migration", ("tls", "plain")),
         )
 
 

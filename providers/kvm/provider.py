@@ -200,7 +200,8 @@ class KvmProvider:
     def migrate_vm(self, spec: VMSpec, source: str, progress: Progress | None = None) -> VMReport:
         """With its disk's changes over a copy of its image, so hosts share no storage. Raises as in the port."""
         here, there = self._host(source), self._host(spec.host)
-        return migrate(here, there, spec, self._options.pool_path, self._context.broker_id, progress)
+        tls = self._options.migration == "tls"
+        return migrate(here, there, spec, self._context.broker_id, progress, tls=tls)
 
     def delete_vm(self, host: str, vm_id: str, ref: str = "") -> None:
         there = self._host(host)
