@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import case, func, select, tuple_, update
@@ -14,13 +14,15 @@ from broker import event
 from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest, NotFound
-from broker.store import HostRow, SiteRow, VMRow
+from broker.store import HostRow, ImageRow, SiteRow, VMRow
 from providers.port import HostReport
 
 UP = "up"
 UNREACHABLE = "unreachable"
 MAINTENANCE = "maintenance"
 
+_RATIOS = ("cpu_overcommit", "mem_overcommit")
+_RESERVES = ("cpu_reserved", "mem_reserved_mb")
 _ATTRIBUTE = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 
 
@@ -67,6 +69,13 @@ def checked_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
                 f"attribute name {name!r} is not of the form a-z, 0-9, _",
                 hint="such as rack, gpu_model, price_hour",
             )
+        if name in _RATIOS and not (_is_number(value) and 0 < float(value) <= 100):
+            raise InvalidRequest(
+                f"{name} must be a number above 0, not {value!r}",
+                hint="such as 4, for four vCPUs on each core",
+            )
+        if name in _RESERVES and not (_is_number(value) and float(value) >= 0):
+            raise InvalidRequest(f"{name} must be a number, 0 or more, not {value!r}")
         texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
         if not (isinstance(value, int | float | str) or texts):
             raise InvalidRequest(
@@ -189,6 +198,7 @@ def set_maintenance(broker: Broker, actor: Actor, ref: str, maintenance: bool) -
 def write_reports(broker: Broker, session: Session, site: SiteRow, reports: Sequence[HostReport]) -> None:
     """Write what a site's provider reported, in the caller's transaction. Signal ``place`` after the commit."""
     known = {row.name: row for row in session.scalars(select(HostRow).where(HostRow.site_id == site.id))}
+    names = {image.id: image.name for image in session.execute(select(ImageRow.id, ImageRow.name))}
     held = claims(session)
     seen: list[str] = []
     for report in reports:
@@ -204,7 +214,7 @@ def write_reports(broker: Broker, session: Session, site: SiteRow, reports: Sequ
             )
             row.status_reason, row.maintenance, row.generation = "", False, 0
             session.add(row)
-        _write_report(broker, session, site, row, report)
+        _write_report(broker, session, site, row, _with_images(report, names))
         if report.reachable:
             seen.append(row.id)
     session.flush()
@@ -238,6 +248,15 @@ def mark_unreachable(broker: Broker, session: Session, site: SiteRow, reason: st
         _set_state(broker, session, row, UNREACHABLE, reason)
 
 
+def _with_images(report: HostReport, names: Mapping[str, str]) -> HostReport:
+    """The report with the images that are on the host by their names: providers know their ids."""
+    ids = report.attributes.get("images")
+    if not isinstance(ids, tuple):
+        return report
+    found = tuple(sorted(names[image_id] for image_id in ids if image_id in names))
+    return replace(report, attributes={**report.attributes, "images": found})
+
+
 def _write_report(broker: Broker, session: Session, site: SiteRow, row: HostRow, report: HostReport) -> None:
     if not report.reachable:
         _set_state(broker, session, row, UNREACHABLE, report.reason)
@@ -264,8 +283,26 @@ def _merged(site: SiteRow, name: str, report: HostReport) -> dict[str, Any]:
     }
     merged.update(site.attributes)
     merged.update(site.host_attributes.get(name, {}))
+    if not report.elastic:
+        _lend(merged, "cpu_total", "cpu_reserved", "cpu_overcommit", "vm_cpu_max")
+        _lend(merged, "mem_total_mb", "mem_reserved_mb", "mem_overcommit", "vm_mem_max_mb")
     merged.update(site=site.name, provider=site.kind, name=name, elastic=report.elastic)
     return merged
+
+
+def _lend(attributes: dict[str, Any], total: str, reserved: str, ratio: str, most: str) -> None:
+    """What VMs may have of a host: what is not reserved for the host itself, times the ratio by which it is given away
+    over again. No single VM gets more than there really is."""
+    if total not in attributes or not (ratio in attributes or reserved in attributes):
+        return
+    there = max(0.0, _number(attributes, total, 0.0) - _number(attributes, reserved, 0.0))
+    attributes[total] = there * _number(attributes, ratio, 1.0)
+    if _number(attributes, ratio, 1.0) > 1:
+        attributes.setdefault(most, there)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(attributes: Mapping[str, Any], name: str, default: float) -> float:

@@ -27,6 +27,8 @@ class WhyView:
     rank: float | None
     runner_up: str | None
     runner_up_rank: float | None
+    gap: float | None
+    """By how much its rank is above the runner-up's."""
     explanation: Explanation
     policy: Sequence[str]
 
@@ -69,4 +71,5 @@ def why(broker: Broker, actor: Actor, ref: str) -> WhyView:
             clauses += [f"{word} {clause}" for clause in told if str(clause) not in decision.reason]
     if row.host is None and row.state != vm.PENDING:
         summary = f"it is {row.state}" + (f": {row.status_reason}" if row.status_reason else "")
-    return WhyView(row, summary, host, rank, runner_up, runner_up_rank, explanation, clauses)
+    gap = None if rank is None or runner_up_rank is None else rank - runner_up_rank
+    return WhyView(row, summary, host, rank, runner_up, runner_up_rank, gap, explanation, clauses)

@@ -166,6 +166,7 @@ def explain_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.Why:
         rank=view.rank,
         runner_up=view.runner_up,
         runner_up_rank=view.runner_up_rank,
+        gap=view.gap,
         sites=[
             schema.SiteWhy(
                 site=site.site,

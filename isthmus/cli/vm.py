@@ -325,6 +325,8 @@ def _put_why(why: schema.Why) -> None:
     put(cell(why.summary))
     if why.placed:
         runner_up = f"; next best: {why.runner_up}{_rank(why.runner_up_rank)}" if why.runner_up else ""
+        if why.gap is not None:
+            runner_up += f", {cell(why.gap)} behind"
         put(cell(f"  on {why.host}{_rank(why.rank)}{runner_up}"))
     if why.sites:
         put()

@@ -191,6 +191,9 @@ class Why(Answer):
     rank: float | None = None
     runner_up: str | None = None
     runner_up_rank: float | None = None
+    gap: float | None = Field(
+        default=None, description="By how much the host's rank is above the runner-up's."
+    )
     sites: list[SiteWhy] = Field(default_factory=list)
     policy: list[str] = Field(
         default_factory=list, description="The burst policy's clauses with their values."

@@ -16,7 +16,7 @@ from providers.kvm import pool as volumes
 from providers.kvm.acceleration import ProbeCache, kvm_boots
 from providers.kvm.connection import Connection, Pending
 from providers.kvm.domain import Machine
-from providers.kvm.image import ImageFiles, find_image, image_key, upload_image
+from providers.kvm.image import ImageFiles, find_image, image_ids, image_key, upload_image
 from providers.kvm.options import HostOption, Options
 from providers.kvm.vm import list_reports, runs
 from providers.port import (
@@ -149,6 +149,7 @@ class KvmHost:
             "disk_total_gb": round(capacity / _GIB, 1),
             "disk_free_gb": round(available / _GIB, 1),
             "running_vms": float(len(vms)),
+            "images": image_ids(session.pool),
             **self.option.attributes,
         }
         return HostReport(

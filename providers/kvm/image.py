@@ -69,6 +69,17 @@ def find_image(pool: Any, path: str, image: ImageSpec) -> ImageFiles | None:
     return None
 
 
+def image_ids(pool: Any) -> tuple[str, ...]:
+    """The ids of the images that are whole on the host."""
+    found = {
+        # KEY-NONCE.complete, where KEY is the id and the hash
+        name.removesuffix(_COMPLETE).rsplit("-", 2)[0]
+        for name in volumes.volume_names(pool)
+        if name.endswith(_COMPLETE)
+    }
+    return tuple(sorted(found))
+
+
 def upload_image(
     connection: Any,
     pool: Any,

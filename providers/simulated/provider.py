@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -320,10 +320,15 @@ class SimulatedProvider:
         total = self._options.hosts[host]
         there = [vm for vm in state.by_host[host].values() if vm.state != VMState.SUSPENDED]
         for what, want, used, limit in (
-            ("vCPUs", vcpus, sum(vm.vcpus for vm in there), total.get("cpu_total")),
-            ("MiB of memory", mem_mb, sum(vm.mem_mb for vm in there), total.get("mem_total_mb")),
+            ("vCPUs", vcpus, sum(vm.vcpus for vm in there), _lent(total, "cpu_total", "cpu_overcommit")),
+            (
+                "MiB of memory",
+                mem_mb,
+                sum(vm.mem_mb for vm in there),
+                _lent(total, "mem_total_mb", "mem_overcommit"),
+            ),
         ):
-            if isinstance(limit, float) and used + want > limit:
+            if limit is not None and used + want > limit:
                 raise OutOfCapacity(f"host {host} has {limit - used:g} {what} free, {want} are needed")
 
     def _boot(self, state: State, vm: SimulatedVM) -> None:
@@ -429,7 +434,11 @@ class SimulatedProvider:
             name,
             reachable=not reason,
             reason=reason,
-            attributes={**self._options.hosts[name], "running_vms": float(len(there))},
+            attributes={
+                **self._options.hosts[name],
+                "running_vms": float(len(there)),
+                "images": tuple(sorted(image for at, image in state.images if at == name)),
+            },
             reserved_vcpus=float(sum(vm.vcpus for vm in strangers)),
             reserved_mem_mb=float(sum(vm.mem_mb for vm in strangers)),
         )
@@ -455,3 +464,11 @@ class SimulatedProvider:
         except FileNotFoundError:
             found = None
         return (found.st_mtime_ns, found.st_ino) if found else (0, 0)
+
+
+def _lent(attributes: Mapping[str, AttributeValue], total: str, ratio: str) -> float | None:
+    """What VMs may have in all; None without a limit."""
+    there, times = attributes.get(total), attributes.get(ratio)
+    if not isinstance(there, int | float):
+        return None
+    return there * times if isinstance(times, int | float) else there
