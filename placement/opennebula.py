@@ -1,7 +1,7 @@
 """OpenNebula's scheduler expressions, read as a dialect: ``SCHED_REQUIREMENTS`` and ``SCHED_RANK``.
 
 Kept: ``=`` and ``!=`` with wildcards, ``@>``, one precedence for ``&`` and ``|``, the units of its predefined
-names (``FREE_CPU`` in hundredths of a core, ``FREE_MEMORY`` in KiB). Different, because OpenNebula's own meaning
+names (``FREE_CPU`` in hundredths of a core, ``FREE_MEMORY`` in KiB), the rank policies by name. Different, because OpenNebula's own meaning
 surprises: a missing attribute is undefined rather than 0, ranks are floats rather than cut to integers, numbers
 are not 32 bits wide.
 """
@@ -43,16 +43,86 @@ USED: dict[str, tuple[str, str, float]] = {
 """Predefined names of what is in use: total less free."""
 
 
+RANKS = {
+    "packing": "RUNNING_VMS",
+    "striping": "- RUNNING_VMS",
+    "load-aware": "FREE_CPU",
+    "fixed": "PRIORITY",
+}
+"""The rank policies of ``DEFAULT_SCHED`` by name (0, 1, 2 and 4; 3 is a rank of one's own)."""
+
+_INT32 = 2**31
+
 _SLIPS = {"&&": "&", "||": "|", "==": "=", ">=": "> with a smaller number", "<=": "< with a larger number"}
 
 
 def parse(text: str) -> Node:
     """The tree of a requirement or a rank. Raises ExpressionError."""
+    text = RANKS.get(text.strip(), text)
     for token in TOKEN.finditer(text):
+        if token[0] == "$":
+            mend = "write the value itself, or use vm.NAME in the language of Isthmus"
+            raise ExpressionError("variables are replaced by OpenNebula, not here", token.start(), text, mend)
+        if token[0] == "CURRENT_VMS":
+            mend = "`isthmus vm create --affinity GROUP` and `--anti-affinity GROUP` place VMs by others"
+            raise ExpressionError("CURRENT_VMS is not known here", token.start(), text, mend)
         if token[0] in _SLIPS:
             mend = f"write {_SLIPS[token[0]]}, as OpenNebula does"
             raise ExpressionError(f'unknown operator "{token[0]}"', token.start(), text, mend)
     return build(_parser(), text)
+
+
+def warnings(text: str, root: Node, *, rank: bool) -> list[str]:
+    """Where the text means something else here than in OpenNebula, in words."""
+    text = RANKS.get(text.strip(), text)
+    found = []
+    kinds = [token[0] for token in TOKEN.finditer(text)]
+    if _mixes(kinds):
+        found.append(
+            "& and | have one precedence and group from the left, as in OpenNebula; the parentheses below show how"
+        )
+    if any(isinstance(node, tree.Constant) and _is_large(node.constant_value) for node in root.walk()):
+        found.append("OpenNebula cuts whole numbers to 32 bits, here they keep their value")
+    names = sorted({node.name for node in root.walk() if isinstance(node, tree.HostName)} - _ALWAYS)
+    if names:
+        there = (
+            "takes 0 for it in a rank"
+            if rank
+            else "takes a comparison with it for false, and its negation for true"
+        )
+        found.append(
+            f"where a host has no {', '.join(names)}, OpenNebula {there}; here the whole is undefined"
+            + (", and the host comes last" if rank else ", and the host is not taken")
+        )
+    if rank:
+        found.append("OpenNebula cuts ranks to whole numbers, here they keep their fractions")
+        found.append("OpenNebula ranks once for all VMs of a round, here each VM sees those placed before it")
+    return found
+
+
+_ALWAYS = frozenset(
+    {"name", "cpu_free", "cpu_total", "mem_free_mb", "mem_total_mb", "running_vms", "hypervisor", "arch"}
+)
+"""Attributes that every host of one's own has."""
+
+
+def _mixes(signs: list[str]) -> bool:
+    """Whether & and | meet at one level of parentheses."""
+    levels: list[set[str]] = [set()]
+    for sign in signs:
+        if sign == "(":
+            levels.append(set())
+        elif sign == ")" and len(levels) > 1:
+            levels.pop()
+        elif sign in "&|":
+            levels[-1].add(sign)
+            if len(levels[-1]) == 2:
+                return True
+    return False
+
+
+def _is_large(value: float | str) -> bool:
+    return isinstance(value, float) and abs(value) >= _INT32
 
 
 @lru_cache(maxsize=1)

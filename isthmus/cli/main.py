@@ -44,6 +44,7 @@ NOUNS = {
     "gateway": "Gateways: where sites meet the tunnels.",
     "peer": "Burst VMs' ends of the tunnels.",
     "policy": "The burst policy.",
+    "expression": "Requirements and ranks, looked at before they are used.",
     "operation": "Long-running changes.",
     "event": "What happened, and what the broker decided.",
     "project": "Projects and their quotas.",

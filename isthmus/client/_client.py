@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from isthmus.client._http import Connection, Transport
     from isthmus.client.accesskey import AccessKeys
     from isthmus.client.event import Events
+    from isthmus.client.expression import Expressions
     from isthmus.client.flavor import Flavors
     from isthmus.client.gateway import Gateways
     from isthmus.client.host import Hosts
@@ -155,6 +156,13 @@ class Client:
         from isthmus.client.keypair import KeyPairs
 
         return KeyPairs(self)
+
+    @cached_property
+    def expressions(self) -> Expressions:
+        """Requirements and ranks, looked at before they are used."""
+        from isthmus.client.expression import Expressions
+
+        return Expressions(self)
 
     @cached_property
     def reservations(self) -> Reservations:

@@ -3,6 +3,7 @@
 from isthmus.schema.accesskey import AccessKey, AccessKeyCreate, AccessKeyCreated
 from isthmus.schema.error import Error, ErrorDetail
 from isthmus.schema.event import Event
+from isthmus.schema.expression import Expression, ExpressionCheck, HostWorth
 from isthmus.schema.flavor import Flavor, FlavorCreate
 from isthmus.schema.gateway import (
     AgentRegister,
@@ -69,6 +70,8 @@ __all__ = [
     "Error",
     "ErrorDetail",
     "Event",
+    "Expression",
+    "ExpressionCheck",
     "Flavor",
     "FlavorCreate",
     "Gateway",
@@ -76,6 +79,7 @@ __all__ = [
     "GatewayCreated",
     "Host",
     "HostUpdate",
+    "HostWorth",
     "Image",
     "ImageCreate",
     "ImageUpdate",

@@ -42,6 +42,7 @@ LEAST = {
         "add_subnet": ADMIN,
         "remove_subnet": ADMIN,
     },
+    "expression": {"check": READER},
     "operation": {"get": READER, "wait": READER, "list_operations": READER},
     "peer": {"enrol": AGENT, "list_peers": READER},
     "rehearsal": {"rehearse": ADMIN},

@@ -583,3 +583,19 @@ def test_a_reservation_needs_an_end(run: Run, broker: Any, capsys: Any) -> None:
     assert run("reservation", "create", "exam", "--flavor", "small") == 2
     assert "--end / --duration" in capsys.readouterr().err
     assert broker.asked == []
+
+
+def test_an_expression_of_opennebula_is_translated_with_its_warnings(
+    run: Run, broker: Any, capsys: Any
+) -> None:
+    answer = schema.Expression(
+        text="cpu_free * 100",
+        warnings=["OpenNebula cuts ranks to whole numbers"],
+        hosts=[schema.HostWorth(host="campus/a", value=250.5), schema.HostWorth(host="campus/b")],
+    )
+    broker.on("POST", "/v1/expressions", answer)
+    assert run("expression", "check", "FREE_CPU", "--rank", "--dialect", "opennebula") == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[:2] == ["cpu_free * 100", "warning: OpenNebula cuts ranks to whole numbers"]
+    assert "250.5" in out
+    assert "undefined" in out

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from placement import language
 from placement.language import FUNCTIONS, Expression, ExpressionError, parse, unknown_names
 from placement.program import Program
+from placement.show import show
 from placement.table import HostTable
 from placement.value import truth_of
 
@@ -520,3 +521,12 @@ def test_any_text_parses_or_is_an_expression_error_with_a_place_in_it(text: str)
         lines = text.split("\n")
         assert 1 <= error.line <= len(lines)  # noqa: PT017
         assert 1 <= error.column <= len(lines[error.line - 1]) + 1  # noqa: PT017
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=st.one_of(expressions(TRUTH, 4), expressions(NUMBER, 4)), rows=hosts, vm=vms)
+def test_a_tree_that_is_shown_means_the_same(text: str, rows: list, vm: dict) -> None:
+    expression = parse(text)
+    again = parse(show(expression.root))
+    for row in rows:
+        assert repr(again.interpret(row, vm)) == repr(expression.interpret(row, vm)), show(expression.root)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from placement.language import ExpressionError, parse
+from placement.opennebula import warnings
+from placement.show import show
 from placement.table import HostTable
 from placement.value import truth_of
 
@@ -91,3 +93,45 @@ def test_mistake_is_shown_at_its_place(text: str, column: int, mend: str) -> Non
     with pytest.raises(ExpressionError) as caught:
         parse(text, dialect="opennebula")
     assert (caught.value.column, caught.value.mend) == (column, mend)
+
+
+@pytest.mark.parametrize(
+    ("text", "ours"),
+    [
+        ('HYPERVISOR = "kvm" & FREE_CPU > 200', 'hypervisor == "kvm" && cpu_free * 100 > 200'),
+        ("A = 1 | B = 1 & C = 1", "(a == 1 || b == 1) && c == 1"),
+        ('NAME = "kvm-*"', 'name ~ "kvm-*"'),
+        ("packing", "running_vms"),
+        ("striping", "-running_vms"),
+        ("load-aware", "cpu_free * 100"),
+        ("- N * 2", "-n * 2"),
+    ],
+)
+def test_it_is_shown_in_our_own_language(text: str, ours: str) -> None:
+    assert show(parse(text, dialect="opennebula").root) == ours
+
+
+@pytest.mark.parametrize(
+    ("text", "rank", "said"),
+    [
+        ("A = 1 | B = 1 & C = 1", False, "one precedence"),
+        ("MAX_MEM > 5000000000", False, "32 bits"),
+        ("GPU = 1", False, "negation for true"),
+        ("PRIORITY", True, "takes 0"),
+        ("FREE_CPU / 300", True, "whole numbers"),
+    ],
+)
+def test_a_warning_says_where_it_means_something_else(text: str, rank: bool, said: str) -> None:
+    found = warnings(text, parse(text, dialect="opennebula").root, rank=rank)
+    assert any(said in warning for warning in found), found
+    assert (
+        warnings('HYPERVISOR = "kvm"', parse('HYPERVISOR = "kvm"', dialect="opennebula").root, rank=False)
+        == []
+    )
+
+
+@pytest.mark.parametrize(("text", "mend"), [("CURRENT_VMS = 42", "--affinity"), ("A = $B", "value itself")])
+def test_what_cannot_be_kept_is_refused_with_what_to_use(text: str, mend: str) -> None:
+    with pytest.raises(ExpressionError) as refused:
+        parse(text, dialect="opennebula")
+    assert mend in refused.value.mend
