@@ -9,6 +9,7 @@ installed from the Python package index into an environment of its own.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import resource
@@ -25,6 +26,7 @@ from bench._pool import FORMAT, generate
 from placement.language import ExpressionError
 from placement.match import Decision, Matcher, Request
 from placement.table import HostTable
+from placement.why import Explainer
 
 SIZES = ((100, 100), (1000, 1000), (3200, 10000), (10000, 100000))
 """(hosts, VMs)."""
@@ -37,13 +39,18 @@ LEAST_OF_NUMPY = 2.0
 MIDDLE = (3200, 10000)
 """Goals at this size, in CPU time of deciding: at most so many times the C greedy, and so many times less than numpy."""
 
+MOST_WHY = 1.0
+"""Goal there: to say why of every VM costs at most as much again as to decide."""
+
 TOP = (10000, 100000)
 MOST_WHOLE_S = 5.0
 """Goal at this size: CPU seconds of the whole process from start to end."""
 
 
-def solve(document: dict[str, Any]) -> dict[str, Any]:
+def solve(document: dict[str, Any], *, why: bool = False) -> dict[str, Any]:
     """What the answer file holds. The times begin when expressions are compiled and columns are built.
+
+    ``why`` adds what it costs to say why of every VM, in CPU seconds.
 
     Raises ValueError for another format.
     """
@@ -71,17 +78,40 @@ def solve(document: dict[str, Any]) -> dict[str, Any]:
     wall, cpu = time.perf_counter(), time.process_time()
     decisions: list[Decision] = matcher.place_all(requests)
     info = {"solve_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+    if why:
+        info["why_s"] = _explained_s(document["hosts"], requests)
     placements = [
         [index, -1 if decision.host is None else decision.host] for index, decision in enumerate(decisions)
     ]
     return {"placements": placements, "info": info}
 
 
-def run(source: Path, target: Path) -> None:
+def _explained_s(hosts: list[dict[str, Any]], requests: Sequence[Request]) -> float:
+    """CPU seconds of the explanation of every VM: the runner-up and its gap where one was placed, which terms refused
+    how many hosts, the nearest miss and the smallest change where none was."""
+    seconds = []
+    for runners_up in (False, True):
+        table = HostTable.from_rows(hosts)
+        matcher = Matcher(table, runners_up=runners_up)
+        for request in requests:
+            with contextlib.suppress(ExpressionError):
+                matcher.compile(request)
+        began = time.process_time()
+        decisions = matcher.place_all(requests)
+        seconds.append(time.process_time() - began)
+    began = time.process_time()
+    explainer = Explainer(table)
+    for request, decision in zip(requests, decisions, strict=True):
+        if decision.host is None and not decision.error:
+            explainer.explain(request)
+    return max(0.0, seconds[1] - seconds[0]) + time.process_time() - began
+
+
+def run(source: Path, target: Path, *, why: bool = False) -> None:
     """Read one file and write the other."""
     # One short run over data that stays: there is no garbage in cycles to look for.
     gc.disable()
-    target.write_text(json.dumps(solve(json.loads(source.read_bytes()))))
+    target.write_text(json.dumps(solve(json.loads(source.read_bytes()), why=why)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("target", nargs="?", type=Path, metavar="OUT", help="where the placements go")
     parser.add_argument("--classads", action="store_true", help="compare with HTCondor's ClassAds too")
     parser.add_argument("--generate", metavar="HOSTSxVMS", help="write such a pool to IN and end")
+    parser.add_argument("--why", action="store_true", help="also measure what the explanations cost")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=int, default=3, help="the median of so many runs is shown")
     asked = parser.parse_args(arguments)
@@ -104,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return compare(asked.seed, asked.runs, classads=asked.classads)
     if asked.target is None:
         parser.error("OUT is missing")
-    run(asked.source, asked.target)
+    run(asked.source, asked.target, why=asked.why)
     return 0
 
 
@@ -123,11 +154,12 @@ def compare(seed: int, runs: int, *, classads: bool) -> int:
             print("no gcc: without the C greedy")
         python = ads.environment(Path(folder) / "classads") if classads else None
         print(
-            "CPU seconds of deciding (median); 'whole' is the whole process: start, read, compile, decide, write"
+            "CPU seconds of deciding (median); 'whole' is the whole process: start, read, compile, decide, write; "
+            "'why x': to say why of every VM, beside deciding"
         )
         print(
             f"{'hosts x VMs':16}{'placed':>8}{'Isthmus':>10}{'whole':>8}{'us/VM':>8}"
-            f"{'numpy':>9}{'C':>9}{'x C':>7}{'numpy x':>9}  replay"
+            f"{'why x':>7}{'numpy':>9}{'C':>9}{'x C':>7}{'numpy x':>9}  replay"
         )
         for size in SIZES:
             row = _row(size, seed, runs, Path(folder), scan)
@@ -135,7 +167,7 @@ def compare(seed: int, runs: int, *, classads: bool) -> int:
             c, ratio = (f"{row['c']:.4f}", f"{row['ours'] / row['c']:.2f}") if scan else ("-", "-")
             print(
                 f"{size[0]:>6} x {size[1]:<7}{row['placed']:>8}{row['ours']:10.4f}{row['whole']:8.2f}"
-                f"{per_vm[size]:8.1f}{row['numpy']:9.4f}{c:>9}{ratio:>7}{row['numpy'] / row['ours']:9.2f}"
+                f"{per_vm[size]:8.1f}{row['why'] / row['ours']:7.2f}{row['numpy']:9.4f}{c:>9}{ratio:>7}{row['numpy'] / row['ours']:9.2f}"
                 f"  {row['verdict']}",
                 flush=True,
             )
@@ -165,13 +197,16 @@ def _row(size: tuple[int, int], seed: int, runs: int, folder: Path, scan: Any) -
     document = generate(*size, seed)
     source, target = folder / "pool.json", folder / "answer.json"
     source.write_text(json.dumps(document))
-    ours, whole, plain, c = [], [], [], []
+    ours, whole, plain, c, explained = [], [], [], [], []
     choices: list[int] = []
     for _ in range(runs):
         before = _children_s()
-        subprocess.run([sys.executable, "-m", "bench.placement", str(source), str(target)], check=True)
+        command = [sys.executable, "-m", "bench.placement", str(source), str(target)]
+        subprocess.run(command, check=True)
         whole.append(_children_s() - before)
         answer = json.loads(target.read_text())
+        subprocess.run([*command, "--why"], check=True)
+        explained.append(json.loads(target.read_text())["info"]["why_s"])
         ours.append(answer["info"]["cpu_s"])
         choices, seconds = numpy_greedy.solve(document)
         plain.append(seconds)
@@ -188,6 +223,7 @@ def _row(size: tuple[int, int], seed: int, runs: int, folder: Path, scan: Any) -
         "choices": choices,
         "ours": statistics.median(ours),
         "whole": statistics.median(whole),
+        "why": statistics.median(explained),
         "numpy": statistics.median(plain),
         "c": statistics.median(c) if c else None,
         "verdict": wrong or _RIGHT,
@@ -203,6 +239,10 @@ def _missed(size: tuple[int, int], row: dict[str, Any]) -> list[str]:
         if row["numpy"] < LEAST_OF_NUMPY * row["ours"]:
             times = row["numpy"] / row["ours"]
             missed.append(f"{times:.2f} times as fast as plain numpy, {LEAST_OF_NUMPY:g} wanted")
+        if row["why"] > MOST_WHY * row["ours"]:
+            missed.append(
+                f"why costs {row['why'] / row['ours']:.2f} times the decisions, {MOST_WHY:g} wanted"
+            )
     if size == TOP and row["whole"] > MOST_WHOLE_S:
         missed.append(
             f"{row['whole']:.1f} CPU seconds for the whole process, at most {MOST_WHOLE_S:g} wanted"

@@ -40,7 +40,7 @@ from placement.match import Decision, Request
 from placement.policy import Policy, Queue
 from placement.pool import Pool, Reserved, Resident, Rule, Waiting
 from placement.table import HostTable
-from placement.why import Explanation, explain
+from placement.why import Explainer, Explanation, explain
 from providers.port import Capability
 from vpn import address as addresses
 from vpn.userdata import UserDataError, multipart
@@ -459,6 +459,7 @@ def _tell_waiting(
 ) -> None:
     told: dict[str, str] = {}
     explained = 0
+    explainer = Explainer(seen.table)
     for request, decision, why_not, (row, _task) in zip(
         requests, decisions, reasons, seen.waiting, strict=True
     ):
@@ -471,7 +472,7 @@ def _tell_waiting(
         else:
             # Against what this round left: what an earlier VM took is not there for this one.
             explained += 1
-            text = explain(seen.table, request, eligible=_none(why_not), reasons=why_not.tolist()).summary
+            text = explainer.explain(request, eligible=_none(why_not), reasons=why_not.tolist()).summary
             if row.state == vm.SUSPENDED:
                 text = f"suspended; goes on when its host has room: {text}"
         if text != row.status_reason:

@@ -8,7 +8,7 @@ that a host refused by three terms counts in all three.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -89,18 +89,108 @@ def explain(
     ``eligible`` and ``reasons``: which hosts were not looked at, and why, one entry per host. ``decision`` lets the
     summary name the winner. Sites are the values of the column ``site``. Raises ExpressionError.
     """
-    tests = _tests(table, request, eligible, reasons)
-    refusals = np.zeros(len(table), dtype=np.int64)
-    for test in tests:
-        refusals += test.refused
-    feasible = refusals == 0
-    sites = _sites(table)
-    explained = tuple(
-        _site(table, request, name, rows, tests, refusals, feasible) for name, rows in sorted(sites.items())
-    )
-    admit = "" if feasible.any() or not len(table) else _admit(table, request, tests, refusals)
-    summary = _summary(table, tests, feasible, decision)
-    return Explanation(request.id, len(table), int(feasible.sum()), summary, explained, admit)
+    return Explainer(table).explain(request, eligible=eligible, reasons=reasons, decision=decision)
+
+
+class Explainer:
+    """Explains many requests against one table that does not change meanwhile; what they share is looked at once."""
+
+    def __init__(self, table: HostTable) -> None:
+        self._table = table
+        self._sites = sorted(_sites(table).items())
+        self._nowhere = np.zeros(len(table), dtype=np.bool_)
+        self._capacities: dict[tuple[str, float], list[_Test]] = {}
+        self._conjuncts: dict[str, list[_Test]] = {}
+        self._known: dict[object, Explanation] = {}
+
+    def explain(
+        self,
+        request: Request,
+        *,
+        eligible: Bools | None = None,
+        reasons: Sequence[str | None] | None = None,
+        decision: Decision | None = None,
+    ) -> Explanation:
+        """As the function ``explain``."""
+        plain = eligible is None and (decision is None or decision.host is None)
+        expression = parse(request.requirement) if request.requirement else None
+        key = (request.requirement, request.needs())
+        if plain and (expression is None or not expression.vm_names):
+            known = self._known.get(key)
+            if known is None:
+                known = self._known[key] = self._explain(request, expression, None, None, None)
+            return replace(known, request_id=request.id)
+        return self._explain(request, expression, eligible, reasons, decision)
+
+    def _explain(
+        self,
+        request: Request,
+        expression: Expression | None,
+        eligible: Bools | None,
+        reasons: Sequence[str | None] | None,
+        decision: Decision | None,
+    ) -> Explanation:
+        table = self._table
+        tests = self._tests(request, expression, eligible, reasons)
+        refusals = np.zeros(len(table), dtype=np.int64)
+        for test in tests:
+            refusals += test.refused
+        feasible = refusals == 0
+        sought = _Sought(table, request, tests, refusals)
+        explained = tuple(_site(sought, name, rows, feasible) for name, rows in self._sites)
+        admit = "" if feasible.any() or not len(table) else _admit(sought)
+        summary = _summary(table, tests, feasible, decision)
+        return Explanation(request.id, len(table), int(feasible.sum()), summary, explained, admit)
+
+    def _tests(
+        self,
+        request: Request,
+        expression: Expression | None,
+        eligible: Bools | None,
+        reasons: Sequence[str | None] | None,
+    ) -> list[_Test]:
+        tests = []
+        if eligible is not None:
+            ruled_out: dict[str, list[int]] = {}
+            for index in np.flatnonzero(~eligible).tolist():
+                ruled_out.setdefault((reasons[index] if reasons else None) or "not eligible", []).append(
+                    index
+                )
+            for text, indices in ruled_out.items():
+                refused = self._nowhere.copy()
+                refused[indices] = True
+                tests.append(_Test(text, refused, self._nowhere))
+        for name, amount in request.needs():
+            if amount > 0:
+                found = self._capacities.get((name, amount))
+                if found is None:
+                    found = self._capacities[name, amount] = self._capacity(name, amount)
+                tests += found
+        for term in expression.conjuncts() if expression is not None else ():
+            known = None if term.vm_names else self._conjuncts.get(term.text)
+            if known is None:
+                known = [self._conjunct(term, request)]
+                if not term.vm_names:
+                    self._conjuncts[term.text] = known
+            tests += known
+        return tests
+
+    def _capacity(self, name: str, amount: float) -> list[_Test]:
+        table = self._table
+        numbers = table.numbers(name)
+        if numbers is None:
+            numbers = np.full(len(table), np.nan)
+        found = [_Test(f"{name} >= {amount:g}", ~(numbers >= amount), np.isnan(numbers), name, amount)]
+        limit = table.numbers(LIMITS[name]) if name in LIMITS else None
+        if limit is not None:
+            text = f"{LIMITS[name]} >= {amount:g}"
+            found.append(_Test(text, limit < amount, self._nowhere, LIMITS[name], amount))
+        return found
+
+    def _conjunct(self, term: Expression, request: Request) -> _Test:
+        true = term.truth(self._table, request.attributes)
+        undefined = term.undefined(self._table, request.attributes)
+        return _Test(term.text, ~true, undefined, expression=term, attributes=tuple(sorted(term.host_names)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,37 +206,19 @@ class _Test:
     attributes: tuple[str, ...] = ()
 
 
-def _tests(
-    table: HostTable, request: Request, eligible: Bools | None, reasons: Sequence[str | None] | None
-) -> list[_Test]:
-    tests = []
-    nowhere = np.zeros(len(table), dtype=np.bool_)
-    if eligible is not None:
-        ruled_out: dict[str, list[int]] = {}
-        for index in np.flatnonzero(~eligible).tolist():
-            ruled_out.setdefault((reasons[index] if reasons else None) or "not eligible", []).append(index)
-        for text, indices in ruled_out.items():
-            refused = nowhere.copy()
-            refused[indices] = True
-            tests.append(_Test(text, refused, nowhere))
-    for name, amount in request.needs():
-        if amount <= 0:
-            continue
-        numbers = table.numbers(name)
-        if numbers is None:
-            numbers = np.full(len(table), np.nan)
-        tests.append(_Test(f"{name} >= {amount:g}", ~(numbers >= amount), np.isnan(numbers), name, amount))
-        limit = table.numbers(LIMITS[name]) if name in LIMITS else None
-        if limit is not None:
-            text = f"{LIMITS[name]} >= {amount:g}"
-            tests.append(_Test(text, limit < amount, nowhere, LIMITS[name], amount))
-    for term in parse(request.requirement).conjuncts() if request.requirement else ():
-        true = term.truth(table, request.attributes)
-        undefined = term.undefined(table, request.attributes)
-        tests.append(
-            _Test(term.text, ~true, undefined, expression=term, attributes=tuple(sorted(term.host_names)))
-        )
-    return tests
+class _Sought:
+    """A request with its tests: how many of them refuse each host, and how far off each host is."""
+
+    def __init__(self, table: HostTable, request: Request, tests: Sequence[_Test], refusals: Counts) -> None:
+        self.table, self.request, self.tests, self.refusals = table, request, tests, refusals
+        self._shortfall: Floats | None = None
+
+    @property
+    def shortfall(self) -> Floats:
+        """How far each host is off; computed when first asked for."""
+        if self._shortfall is None:
+            self._shortfall = _shortfall(self.table, self.request.attributes, self.tests)
+        return self._shortfall
 
 
 def _sites(table: HostTable) -> dict[str, Bools]:
@@ -162,38 +234,30 @@ def _sites(table: HostTable) -> dict[str, Bools]:
     return {**sites, "(no site)": nowhere} if nowhere.any() else sites
 
 
-def _site(
-    table: HostTable,
-    request: Request,
-    name: str,
-    rows: Bools,
-    tests: Sequence[_Test],
-    refusals: Counts,
-    feasible: Bools,
-) -> SiteExplanation:
-    hosts, fit = int(rows.sum()), int((feasible & rows).sum())
+def _site(sought: _Sought, name: str, rows: Bools, feasible: Bools) -> SiteExplanation:
+    hosts, fit = int(np.count_nonzero(rows)), int(np.count_nonzero(feasible & rows))
     terms = []
-    for test in tests:
-        refused = int((test.refused & rows).sum())
-        if refused:
-            terms.append(Term(test.text, refused, int((test.undefined & test.refused & rows).sum())))
-    nearest = (
-        None if fit else _nearest(table, request, tests, np.where(rows, refusals, np.iinfo(np.int64).max))
-    )
+    for test in sought.tests:
+        refused = test.refused & rows
+        count = int(np.count_nonzero(refused))
+        if count:
+            terms.append(Term(test.text, count, int(np.count_nonzero(test.undefined & refused))))
+    nearest = None if fit else _nearest(sought, np.where(rows, sought.refusals, _NEVER))
     return SiteExplanation(name, hosts, fit, tuple(terms), nearest, _verdict(hosts, fit, terms, nearest))
 
 
-def _nearest(
-    table: HostTable, request: Request, tests: Sequence[_Test], refusals: Counts
-) -> NearestMiss | None:
+_NEVER = np.iinfo(np.int64).max
+
+
+def _nearest(sought: _Sought, refusals: Counts) -> NearestMiss | None:
     """The host with the fewest refusals, then the smallest shortfall, then the lowest index."""
     fewest = refusals.min()
     if fewest == 0:
         return None
-    shortfall = np.where(refusals == fewest, _shortfall(table, request.attributes, tests), np.inf)
-    index = int(shortfall.argmin()) if np.isfinite(shortfall).any() else int(refusals.argmin())
-    lacks = tuple(_lack(table, test, index) for test in tests if test.refused[index])
-    return NearestMiss(index, _name(table, index), lacks)
+    near = np.flatnonzero(refusals == fewest)
+    index = int(near[sought.shortfall[near].argmin()])
+    lacks = tuple(_lack(sought.table, test, index) for test in sought.tests if test.refused[index])
+    return NearestMiss(index, _name(sought.table, index), lacks)
 
 
 def _shortfall(table: HostTable, vm: Mapping[str, Any], tests: Sequence[_Test]) -> Floats:
@@ -217,8 +281,11 @@ def _shortfall(table: HostTable, vm: Mapping[str, Any], tests: Sequence[_Test]) 
 
 
 def _relative(difference: Floats, whole: Floats | float) -> Floats:
+    """A fraction, at most 1; 1 where it is not known."""
     with np.errstate(all="ignore"):
-        return np.clip(np.nan_to_num(np.abs(difference) / whole, nan=1.0), 0.0, 1.0)
+        # fmin takes the other one for NaN.
+        found: Floats = np.fmin(np.abs(difference) / whole, 1.0)
+    return found
 
 
 def _lack(table: HostTable, test: _Test, index: int) -> str:
@@ -252,16 +319,15 @@ def _verdict(hosts: int, fit: int, terms: Sequence[Term], nearest: NearestMiss |
     return f"no host satisfies all terms at once; nearest is {nearest.name if nearest else '?'}: {lacks}"
 
 
-def _admit(table: HostTable, request: Request, tests: Sequence[_Test], refusals: Counts) -> str:
+def _admit(sought: _Sought) -> str:
     """The smallest change. One term if one is enough for some host, else all that the nearest host lacks."""
-    single = refusals == 1
-    if single.any():
-        shortfall = np.where(single, _shortfall(table, request.attributes, tests), np.inf)
-        index = int(shortfall.argmin())
-        test = next(test for test in tests if test.refused[index])
-        others = int((single & test.refused).sum())
-        return _change(table, request, test, index, others)
-    nearest = _nearest(table, request, tests, refusals)
+    single = np.flatnonzero(sought.refusals == 1)
+    if single.size:
+        index = int(single[sought.shortfall[single].argmin()])
+        test = next(test for test in sought.tests if test.refused[index])
+        others = int(np.count_nonzero(test.refused[single]))
+        return _change(sought.table, sought.request, test, index, others)
+    nearest = _nearest(sought, sought.refusals)
     if nearest is None:
         return ""
     return f"no single change is enough; {nearest.name} lacks " + " and ".join(nearest.lacks)
