@@ -171,6 +171,11 @@ class Expression:
 
     @cached_property
     def _conjuncts(self) -> tuple[Expression, ...]:
+        if len(self.terms) > 1 and "root" not in self.__dict__:
+            pieces = [piece.strip() for piece in _pieces(self.source)]
+            if not any(piece.startswith("(") and "&&" in piece for piece in pieces):
+                # They are read by their shapes, as the whole was: no tree is parsed for that.
+                return tuple(map(parse, pieces))
         if not isinstance(self.root, tree.And):
             return (self,)
         return tuple(self._part(child) for child in self.root.children)

@@ -265,7 +265,7 @@ def _shortfall(table: HostTable, vm: Mapping[str, Any], tests: Sequence[_Test]) 
     than 1 for a host that is too small even when empty."""
     total = np.zeros(len(table))
     for test in tests:
-        distance = np.ones(len(table))
+        distance: Floats | float = np.ones(len(table))
         if test.capacity:
             numbers = table.numbers(test.capacity)
             if numbers is not None:
@@ -273,18 +273,22 @@ def _shortfall(table: HostTable, vm: Mapping[str, Any], tests: Sequence[_Test]) 
             whole = table.numbers(TOTALS.get(test.capacity, ""))
             if whole is not None:
                 distance = distance + (whole < test.amount)  # no freeing of capacity would do
-        elif test.expression is not None and isinstance(test.expression.root, tree.Compare):
-            left, right = (Expression(side, "").score(table, vm) for side in test.expression.root.children)
-            distance = _relative(left - right, np.maximum(np.abs(left), np.abs(right)))
+        elif test.expression is not None and len(test.expression.terms) == 1:
+            (term,) = test.expression.terms
+            root = term.shape.root
+            if isinstance(root, tree.Compare):
+                scope = term.scope(table, vm)
+                left, right = (side.numbers(scope) for side in root.children)
+                distance = _relative(left - right, np.maximum(np.abs(left), np.abs(right)))
         total += np.where(test.refused, distance, 0.0)
     return total
 
 
-def _relative(difference: Floats, whole: Floats | float) -> Floats:
+def _relative(difference: Floats | float, whole: Floats | float) -> Floats | float:
     """A fraction, at most 1; 1 where it is not known."""
     with np.errstate(all="ignore"):
         # fmin takes the other one for NaN.
-        found: Floats = np.fmin(np.abs(difference) / whole, 1.0)
+        found: Floats | float = np.fmin(np.abs(difference) / whole, 1.0)
     return found
 
 
