@@ -265,7 +265,7 @@ def _shortfall(table: HostTable, vm: Mapping[str, Any], tests: Sequence[_Test]) 
     than 1 for a host that is too small even when empty."""
     total = np.zeros(len(table))
     for test in tests:
-        distance: Floats | float = np.ones(len(table))
+        distance: Any = np.ones(len(table))
         if test.capacity:
             numbers = table.numbers(test.capacity)
             if numbers is not None:
