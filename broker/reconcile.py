@@ -13,6 +13,7 @@ a VM is on another host of its site                       records its new host: 
 a VM is on two hosts of its site                          stops the one that is not on its host, says so
 a VM's definition is gone from a host                     mends: makes it again around its disk
 an instance is gone from its cloud                        records: peer, address and room go back
+spare capacity was taken back by its cloud                launches the VM again
 a VM of ours that was terminated here still runs there    deletes it: nobody may be billed unseen
 a VM with our mark that no row knows                      leaves it alone, says so once
 a stranger's VM                                           leaves it alone, says so once; its size counts
@@ -29,10 +30,10 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from broker import event, operation, site, usage, vm
+from broker import event, operation, policy, site, usage, vm
 from broker.broker import Broker
 from broker.store import EventRow, HostRow, OperationRow, SiteRow, VMRow
-from providers.port import Listing, ProviderError, VMReport, VMState
+from providers.port import SPOT_INTERRUPTED, Listing, ProviderError, VMReport, VMState
 
 log = structlog.get_logger()
 
@@ -244,8 +245,11 @@ def _lost(broker: Broker, at: SiteRow, seen: VMRow) -> None:
             return
         if row.elastic:
             why = report.reason if report is not None and report.reason else "terminated outside Isthmus"
-            _say(broker, session, row, "vm.lost", f"{row.name} is gone from {at.name}: {why}")
-            task = vm.begin_delete(broker, session, row, reason=why)
+            if _comes_again(broker, session, row, why):
+                task = vm.begin_relaunch(broker, session, row, reason=why)
+            else:
+                _say(broker, session, row, "vm.lost", f"{row.name} is gone from {at.name}: {why}")
+                task = vm.begin_delete(broker, session, row, reason=why)
         elif row.desired == vm.RUNNING and not _failed_lately(broker, session, row):
             _say(
                 broker,
@@ -262,6 +266,14 @@ def _lost(broker: Broker, at: SiteRow, seen: VMRow) -> None:
         else:
             return
     broker.submit(task.id)
+
+
+def _comes_again(broker: Broker, session: Session, row: VMRow, why: str) -> bool:
+    """Whether a VM that is gone is launched again: its cloud took it back, and the policy does not say otherwise."""
+    if not why.startswith(SPOT_INTERRUPTED) or row.desired != vm.RUNNING:
+        return False
+    rules, _ = policy.current(broker, session)
+    return rules is None or rules.spot.on_interruption != "none"
 
 
 def _failed_lately(broker: Broker, session: Session, row: VMRow) -> bool:

@@ -503,6 +503,32 @@ def begin_return(broker: Broker, session: Session, row: VMRow, *, reason: str) -
     return task
 
 
+def begin_relaunch(broker: Broker, session: Session, row: VMRow, *, reason: str) -> OperationRow:
+    """Write the operation that creates a VM anew which its cloud took back. Submit it after."""
+    task = operation.add(
+        broker,
+        session,
+        "vm.relaunch",
+        row.id,
+        phase="settle",
+        project_id=row.project_id,
+        params={"reason": reason},
+    )
+    row.operation_id = task.id
+    row.interruptions += 1
+    set_state(broker, row, PENDING, reason)
+    event.record(
+        broker,
+        session,
+        "vm.interrupted",
+        row.id,
+        f"{row.name} was taken back by its cloud ({reason}); launching it again",
+        project_id=row.project_id,
+        interruptions=row.interruptions,
+    )
+    return task
+
+
 def console(broker: Broker, actor: Actor, ref: str) -> str:
     """The newest 64 KiB of the serial console. Raises NotFound, WrongState, Unavailable."""
     row = get(broker, actor, ref)

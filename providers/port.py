@@ -54,6 +54,8 @@ class Capability(StrEnum):
     """Saves a VM's memory on its host's disk and gives its cores and memory back; ``start_vm`` goes on from there."""
     MIGRATE = "migrate"
     """Moves a running VM to another host of the site."""
+    SPOT = "spot"
+    """Sells spare capacity that may be taken back: hosts whose attribute ``spot`` is 1."""
     ADDRESSES = "addresses"
     """Puts a VM on a subnet of ours at the address that the broker leased (no tunnel needed)."""
 
@@ -237,6 +239,10 @@ class VMSpec:
     project: str = ""
     instance_type: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+SPOT_INTERRUPTED = "Server.SpotInstanceTermination"
+"""How ``VMReport.reason`` of a VM begins that a cloud took back (EC2's ``StateReason.Code``)."""
 
 
 @dataclass(frozen=True)

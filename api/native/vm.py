@@ -225,6 +225,7 @@ def answer(row: VMRow) -> schema.VM:
         deadline=row.deadline,
         affinity=[schema.AffinityRule(**rule) for rule in row.affinity],
         preemptible=row.preemptible,
+        interruptions=row.interruptions,
         reservation=row.reservation_id,
         provider_ref=row.provider_ref,
         operation=row.operation_id,

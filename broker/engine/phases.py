@@ -18,4 +18,5 @@ PHASES: Mapping[str, Mapping[str, Phase]] = {
     "vm.migrate": vm_migrate.PHASES,
     "vm.delete": vm_delete.PHASES,
     "vm.return": vm_return.PHASES,
+    "vm.relaunch": vm_return.PHASES,
 }

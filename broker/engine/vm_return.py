@@ -1,5 +1,7 @@
 """vm.return: a burst VM comes home. settle -> shutdown -> unpeer -> terminate -> home -> the phases of vm.create.
 
+vm.relaunch is the same for a VM that its cloud took back, which may go to a cloud again.
+
 Up to ``home`` these are the phases of vm.delete; then the VM is placed again, on a host of our own only.
 Its disk is made anew from its image, as in every "recreate": what must outlive a VM belongs on a volume.
 """
@@ -13,9 +15,11 @@ from broker.engine.vm_create import let_go, own
 
 
 def settle(step: Step) -> Outcome:
-    """As in vm.delete, always with a shutdown."""
+    """As in vm.delete, always with a shutdown; what the cloud has taken back is shut down already."""
     outcome = vm_delete.settle(step)
-    return Next("shutdown") if isinstance(outcome, Next) else outcome
+    if not isinstance(outcome, Next):
+        return outcome
+    return Next("unpeer" if step.operation.kind == "vm.relaunch" else "shutdown")
 
 
 def shutdown(step: Step) -> Outcome:
@@ -35,7 +39,8 @@ def home(step: Step) -> Outcome:
     broker = step.broker
     with broker.store.transaction() as session:
         row = own(step, session)
-        if row.host_id is not None:
+        taken_back = step.operation.kind == "vm.relaunch"
+        if row.host_id is not None and not taken_back:
             event.record(
                 broker,
                 session,
@@ -45,7 +50,7 @@ def home(step: Step) -> Outcome:
                 project_id=row.project_id,
             )
         let_go(step, session, row)
-        vm.set_state(broker, row, vm.PENDING, "waiting for a host at home")
+        vm.set_state(broker, row, vm.PENDING, "waiting for a host" + ("" if taken_back else " at home"))
     broker.signals.set("place")
     return Next("place")
 

@@ -311,6 +311,7 @@ def _record(vm: VM) -> dict[str, Any]:
         "deadline": vm.deadline,
         "rank": vm.rank,
         "preemptible": "yes" if vm.preemptible else None,
+        "interruptions": vm.interruptions or None,
         "reservation": vm.reservation,
         "provider ref": vm.provider_ref,
         "operation": vm.operation,

@@ -85,6 +85,7 @@ class VM(Answer):
     deadline: datetime | None = None
     affinity: list[AffinityRule] = Field(default_factory=list)
     preemptible: bool = False
+    interruptions: int = Field(default=0, description="How often a cloud took it back.")
     reservation: str | None = Field(
         default=None, description="Id of the reservation in whose room it stands."
     )

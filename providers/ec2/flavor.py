@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -38,12 +40,22 @@ class Catalogue:
 
     types: Mapping[str, InstanceType]
     offers: tuple[tuple[str, str], ...]
+    spot: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """US dollars for an hour of spare capacity, by offer, where it is sold and the site buys it."""
 
 
 class Flavors:
     """The site's catalogue, asked from the cloud at most every ten minutes."""
 
-    def __init__(self, client: Client, options: Options, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        options: Options,
+        clock: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """``clock`` measures, ``wall`` tells the time of day, both in seconds."""
+        self._wall = wall
         self._client = client
         self._options = options
         self._clock = clock
@@ -79,7 +91,30 @@ class Flavors:
                     zone, name = offer["Location"], offer["InstanceType"]
                     if name in types and (not self._options.zones or zone in self._options.zones):
                         offers.add((zone, name))
-        return Catalogue(types, tuple(sorted(offers)))
+        return Catalogue(
+            types, tuple(sorted(offers)), self._spot(types, offers) if self._options.spot else {}
+        )
+
+    def _spot(
+        self, types: Mapping[str, InstanceType], offers: set[tuple[str, str]]
+    ) -> dict[tuple[str, str], float]:
+        """The newest price of each offer."""
+        now = datetime.fromtimestamp(self._wall(), UTC)
+        found: dict[tuple[str, str], tuple[datetime, float]] = {}
+        for names in _chunks(sorted(types), 100):
+            for page in self._client.pages(
+                "describe_spot_price_history",
+                self._clock,
+                StartTime=now,
+                InstanceTypes=names,
+                ProductDescriptions=["Linux/UNIX"],
+            ):
+                for item in page["SpotPriceHistory"]:
+                    offer = (item["AvailabilityZone"], item["InstanceType"])
+                    seen = (item["Timestamp"], float(item["SpotPrice"]))
+                    if offer in offers and (offer not in found or seen[0] > found[offer][0]):
+                        found[offer] = seen
+        return {offer: price for offer, (_, price) in found.items()}
 
     def _types(self, patterns: tuple[str, ...]) -> dict[str, InstanceType]:
         # As a filter, and not as InstanceTypes: there one unknown name fails the whole call.
@@ -124,8 +159,13 @@ def price_hour(options: Options, instance_type: str) -> float | None:
     return float(price) if price else None
 
 
-def attributes(options: Options, zone: str, flavor: InstanceType) -> dict[str, AttributeValue]:
-    """The attributes of the elastic host ``zone/type``: sizes are those of one VM of that type."""
+def attributes(
+    options: Options, zone: str, flavor: InstanceType, spot_price: float | None = None
+) -> dict[str, AttributeValue]:
+    """The attributes of the elastic host ``zone/type``: sizes are those of one VM of that type.
+
+    ``spot_price``: what an hour costs where it is spare capacity.
+    """
     return {
         "arch": flavor.arch,
         "cpu_total": float(flavor.vcpus),
@@ -135,10 +175,10 @@ def attributes(options: Options, zone: str, flavor: InstanceType) -> dict[str, A
         "hypervisor": flavor.hypervisor or None,
         "instance_type": flavor.name,
         "mem_total_mb": float(flavor.mem_mb),
-        "price_hour": price_hour(options, flavor.name),
+        "price_hour": price_hour(options, flavor.name) if spot_price is None else spot_price,
         "quota_vcpus": options.quota_vcpus,
         "region": options.region,
-        "spot": 0.0,
+        "spot": float(spot_price is not None),
         "zone": zone,
     }
 

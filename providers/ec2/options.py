@@ -42,6 +42,7 @@ KNOWN = frozenset(
         "quota_vcpus",
         "price_region",
         "prices",
+        "spot",
     }
 )
 
@@ -65,6 +66,7 @@ class Options:
     quota_vcpus: float | None = None
     price_region: str = ""
     prices: Mapping[str, float] | None = None
+    spot: bool = False
 
     def subnet(self, zone: str) -> str:
         """The subnet for a VM in that zone; empty leaves the choice to the cloud."""
@@ -122,6 +124,7 @@ def read_options(context: SiteContext) -> Options:
         quota_vcpus=_number("quota_vcpus", given["quota_vcpus"]) if "quota_vcpus" in given else None,
         price_region=_text(given, "price_region") or region,
         prices={name: _number(f"prices.{name}", value) for name, value in _mapping(given, "prices").items()},
+        spot=_truth(given, "spot"),
     )
 
 
@@ -202,3 +205,10 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _truth(given: Mapping[str, object], name: str) -> bool:
+    value = given.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidSpec(f"option {name} is {value!r}, but must be true or false")
+    return value

@@ -53,7 +53,8 @@ class Ec2Provider:
     @property
     def capabilities(self) -> frozenset[Capability]:
         """Elastic; stops, reboots, shows the console. Addresses are the tunnel's, not the cloud's."""
-        return frozenset({Capability.STOP, Capability.REBOOT, Capability.CONSOLE, Capability.ELASTIC})
+        found = {Capability.STOP, Capability.REBOOT, Capability.CONSOLE, Capability.ELASTIC}
+        return frozenset(found | {Capability.SPOT} if self._options.spot else found)
 
     @cached_property
     def _options(self) -> Options:
@@ -121,28 +122,34 @@ class Ec2Provider:
             known = self._flavors.known()
             if known is None:
                 raise
-            return [self._host(known, zone, name, str(error)) for zone, name in known.offers]
+            return [
+                self._host(known, zone, name, str(error), spot=spot) for zone, name, spot in _markets(known)
+            ]
         return [
             self._host(
                 catalogue,
                 zone,
                 name,
                 "" if zones.get(zone, "available") == "available" else f"zone {zone} is {zones[zone]}",
+                spot=spot,
             )
-            for zone, name in catalogue.offers
+            for zone, name, spot in _markets(catalogue)
         ]
 
     def _zones(self) -> dict[str, str]:
         answer = self._client.call("describe_availability_zones")
         return {zone["ZoneName"]: zone.get("State", "available") for zone in answer["AvailabilityZones"]}
 
-    def _host(self, catalogue: flavor.Catalogue, zone: str, name: str, reason: str) -> HostReport:
+    def _host(
+        self, catalogue: flavor.Catalogue, zone: str, name: str, reason: str, *, spot: bool
+    ) -> HostReport:
+        price = catalogue.spot[zone, name] if spot else None
         return HostReport(
-            name=vm.host_name(zone, name),
+            name=vm.host_name(zone, name, spot=spot),
             reachable=not reason,
             reason=reason,
             elastic=True,
-            attributes=flavor.attributes(self._options, zone, catalogue.types[name]),
+            attributes=flavor.attributes(self._options, zone, catalogue.types[name], price),
         )
 
     # -- images and networks -----------------------------------------------------------------------------------
@@ -162,7 +169,7 @@ class Ec2Provider:
         reports = [vm.report(instance, sizes) for instance in vm.current(self._instances())]
         hosts = {report.host for report in reports}
         if known := self._flavors.known():
-            hosts.update(vm.host_name(zone, name) for zone, name in known.offers)
+            hosts.update(vm.host_name(zone, name, spot=spot) for zone, name, spot in _markets(known))
         # A launch of a moment ago may be missing from the list: its host's list is then not whole.
         shown = {report.ref for report in reports}
         hosts -= {host for ref, host in self._launched_lately().items() if ref not in shown}
@@ -353,3 +360,10 @@ class Ec2Provider:
     def _sizes(self) -> dict[str, tuple[int, int]]:
         """Instance type -> (vCPUs, MiB) of what the site offers."""
         return {name: (kind.vcpus, kind.mem_mb) for name, kind in self._flavors.catalogue().types.items()}
+
+
+def _markets(catalogue: flavor.Catalogue) -> list[tuple[str, str, bool]]:
+    """(zone, type, whether it is spare capacity) of everything that is sold, in the order of the hosts' names."""
+    found = [(zone, name, False) for zone, name in catalogue.offers]
+    found += [(zone, name, True) for zone, name in catalogue.spot]
+    return sorted(found)

@@ -29,14 +29,22 @@ _TAG_VALUE_LIMIT = 256
 _TAGS_LIMIT = 50
 
 
-def host_name(zone: str, instance_type: str) -> str:
-    """The elastic host's name: ``eu-central-1a/t3.small``."""
-    return f"{zone}/{instance_type}"
+_SPOT = "/spot"
+
+
+def host_name(zone: str, instance_type: str, *, spot: bool = False) -> str:
+    """The elastic host's name: ``eu-central-1a/t3.small``, with ``/spot`` where it is spare capacity."""
+    return f"{zone}/{instance_type}{_SPOT if spot else ''}"
+
+
+def is_spot(name: str) -> bool:
+    """Whether an elastic host is spare capacity."""
+    return name.endswith(_SPOT)
 
 
 def split_host(name: str) -> tuple[str, str]:
     """(zone, instance type) of an elastic host's name. Raises InvalidSpec."""
-    zone, slash, instance_type = name.partition("/")
+    zone, slash, instance_type = name.removesuffix(_SPOT).partition("/")
     if not (zone and slash and instance_type):
         raise InvalidSpec(
             f"{name!r} is no host of an ec2 site: these are named zone/type, such as eu-central-1a/t3.small"
@@ -59,7 +67,11 @@ def report(instance: Mapping[str, Any], sizes: Mapping[str, tuple[int, int]]) ->
     vcpus, mem_mb = sizes.get(instance_type, (0, 0))
     return VMReport(
         ref=instance["InstanceId"],
-        host=host_name(str(instance.get("Placement", {}).get("AvailabilityZone", "")), instance_type),
+        host=host_name(
+            str(instance.get("Placement", {}).get("AvailabilityZone", "")),
+            instance_type,
+            spot=instance.get("InstanceLifecycle") == "spot",
+        ),
         state=_state(instance),
         name=tags.get("Name", ""),
         vm_id=vm_id,
@@ -133,6 +145,12 @@ def launch_request(spec: VMSpec, broker_id: str, options: Options, image: Machin
         },
         "TagSpecifications": [{"ResourceType": "instance", "Tags": _tags(spec, broker_id)}],
     }
+    if is_spot(spec.host):
+        # Without MaxPrice it costs at most as much as on demand.
+        request["InstanceMarketOptions"] = {
+            "MarketType": "spot",
+            "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
+        }
     if user_data := compose(spec):
         request["UserData"] = user_data
     if subnet := options.subnet(zone):

@@ -76,6 +76,7 @@ class InstanceType:
     """A row of a simulated cloud's price list. ``quota`` and ``capacity`` count VMs; None is no limit.
 
     ``quota`` is the account's limit for the type in the whole site, ``capacity`` what each zone has of it.
+    ``spot_price_hour``: what spare capacity costs, None where none is sold.
     """
 
     name: str
@@ -84,6 +85,7 @@ class InstanceType:
     price_hour: float
     quota: int | None = None
     capacity: int | None = None
+    spot_price_hour: float | None = None
 
 
 @dataclass
@@ -177,9 +179,15 @@ class Options:
         return self.latency_s.get(method, self.latency_s.get("*", 0.0))
 
     def host_names(self) -> tuple[str, ...]:
-        """All hosts of the site in order; ``zone/type`` for an elastic one."""
+        """All hosts of the site in order; ``zone/type`` for an elastic one, ``zone/type/spot`` where spot is sold."""
         if self.elastic:
-            return tuple(f"{zone}/{kind}" for zone in self.zones for kind in self.types)
+            return tuple(
+                f"{zone}/{kind.name}{market}"
+                for zone in self.zones
+                for kind in self.types.values()
+                for market in ("", "/spot")
+                if not market or kind.spot_price_hour is not None
+            )
         return tuple(self.hosts)
 
 
@@ -200,10 +208,10 @@ def _hosts(given: object, common: Mapping[str, AttributeValue]) -> dict[str, Map
 
 
 def _instance_type(name: str, row: Mapping[str, object]) -> InstanceType:
-    unknown = sorted(set(row) - {"vcpus", "mem_mb", "price_hour", "quota", "capacity"})
+    unknown = sorted(set(row) - {"vcpus", "mem_mb", "price_hour", "quota", "capacity", "spot_price_hour"})
     if unknown:
         raise InvalidSpec(f"types.{name}: unknown key {unknown[0]!r}")
-    quota, capacity = row.get("quota"), row.get("capacity")
+    quota, capacity, spot = row.get("quota"), row.get("capacity"), row.get("spot_price_hour")
     return InstanceType(
         name=name,
         vcpus=int(_number(f"types.{name}.vcpus", row.get("vcpus", 1))),
@@ -211,6 +219,7 @@ def _instance_type(name: str, row: Mapping[str, object]) -> InstanceType:
         price_hour=_number(f"types.{name}.price_hour", row.get("price_hour", 0.0)),
         quota=None if quota is None else int(_number(f"types.{name}.quota", quota)),
         capacity=None if capacity is None else int(_number(f"types.{name}.capacity", capacity)),
+        spot_price_hour=None if spot is None else _number(f"types.{name}.spot_price_hour", spot),
     )
 
 

@@ -85,6 +85,8 @@ class SimulatedProvider:
         found.add(Capability.ELASTIC if self._options.elastic else Capability.DIRECT_KERNEL)
         if not self._options.elastic:
             found |= {Capability.SUSPEND, Capability.MIGRATE}
+        if any(kind.spot_price_hour is not None for kind in self._options.types.values()):
+            found.add(Capability.SPOT)
         if self._options.addresses:
             found.add(Capability.ADDRESSES)
         return frozenset(found)
@@ -369,7 +371,7 @@ class SimulatedProvider:
 
     def _run_instance(self, state: State, spec: VMSpec) -> SimulatedVM:
         """An instance of a cloud. One token makes one instance, also after that one was terminated."""
-        zone, _, type_name = spec.host.partition("/")
+        zone, type_name, _ = _parts(spec.host)
         kind = self._options.types[type_name]
         if spec.instance_type and spec.instance_type != type_name:
             raise InvalidSpec(f"instance type {spec.instance_type} on elastic host {spec.host}")
@@ -383,7 +385,7 @@ class SimulatedProvider:
                 )
             return earlier
         live = [vm for vm in state.vms.values() if vm.live]
-        of_type = [vm for vm in live if vm.host.endswith(f"/{type_name}")]
+        of_type = [vm for vm in live if _parts(vm.host)[1] == type_name]
         if kind.quota is not None and len(of_type) >= kind.quota:
             raise QuotaExceeded(
                 f"the account may run {kind.quota} of {type_name}", code="InstanceLimitExceeded"
@@ -391,7 +393,7 @@ class SimulatedProvider:
         quota = self._options.quota_vcpus
         if quota is not None and sum(vm.vcpus for vm in live) + kind.vcpus > quota:
             raise QuotaExceeded(f"the account may run {quota:g} vCPUs", code="VcpuLimitExceeded")
-        if kind.capacity is not None and sum(vm.host == spec.host for vm in of_type) >= kind.capacity:
+        if kind.capacity is not None and sum(_parts(vm.host)[0] == zone for vm in of_type) >= kind.capacity:
             raise OutOfCapacity(f"no {type_name} left in {zone}", code="InsufficientInstanceCapacity")
         state.serial += 1
         digest = hashlib.sha256(f"{self._context.site_id} {state.serial}".encode()).hexdigest()
@@ -414,7 +416,7 @@ class SimulatedProvider:
     def _host_report(self, state: State, name: str) -> HostReport:
         reason = self._away(state, name)
         if self._options.elastic:
-            zone, _, type_name = name.partition("/")
+            zone, type_name, spot = _parts(name)
             kind = self._options.types[type_name]
             elastic: dict[str, AttributeValue] = {
                 "arch": "x86_64",
@@ -423,7 +425,8 @@ class SimulatedProvider:
                 "instance_type": type_name,
                 "cpu_total": float(kind.vcpus),
                 "mem_total_mb": float(kind.mem_mb),
-                "price_hour": kind.price_hour,
+                "price_hour": kind.spot_price_hour if spot else kind.price_hour,
+                "spot": float(spot),
                 "quota": None if kind.quota is None else float(kind.quota),
                 "quota_vcpus": self._options.quota_vcpus,
             }
@@ -472,3 +475,9 @@ def _lent(attributes: Mapping[str, AttributeValue], total: str, ratio: str) -> f
     if not isinstance(there, int | float):
         return None
     return there * times if isinstance(times, int | float) else there
+
+
+def _parts(host: str) -> tuple[str, str, bool]:
+    """Zone, type, and whether it is spare capacity, of an elastic host's name."""
+    zone, type_name, *market = host.split("/")
+    return zone, type_name, bool(market)

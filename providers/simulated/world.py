@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from providers.port import VMState
+from providers.port import SPOT_INTERRUPTED, VMState
 from providers.simulated.options import Failure
 
 LINGER_S = 3600.0
@@ -207,6 +207,10 @@ class World:
                 else:
                     state.remove(vm)
                 self.announce(vm_id)
+
+    def interrupt_vm(self, vm_id: str) -> None:
+        """The cloud takes a VM's spare capacity back."""
+        self.destroy_vm(vm_id, f"{SPOT_INTERRUPTED}: capacity is needed elsewhere")
 
     def power_off_vm(self, vm_id: str, reason: str = "crashed") -> None:
         """The guest goes down by itself; it stays defined."""

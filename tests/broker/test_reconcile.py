@@ -154,11 +154,11 @@ def test_stopped_vm_whose_definition_was_removed_is_made_again_when_it_starts(st
 
 def test_instance_that_is_gone_from_its_cloud_gives_back_what_it_held(hybrid):
     row = hybrid.burst("web")
-    hybrid.worlds["cloud"].destroy_vm(row.id, "Server.SpotInstanceTermination")
+    hybrid.worlds["cloud"].destroy_vm(row.id, "Client.InstanceInitiatedShutdown")
     reconcile(hybrid.broker)
     hybrid.finish(hybrid.task_of(row))
     row = hybrid.vm(row.id)
-    assert (row.state, row.status_reason) == ("terminated", "Server.SpotInstanceTermination")
+    assert (row.state, row.status_reason) == ("terminated", "Client.InstanceInitiatedShutdown")
     assert hybrid.nothing_left(row.id)
     assert hybrid.agents[0].turn() is None  # its document, without the peer, is one an agent may apply
 

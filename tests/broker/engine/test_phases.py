@@ -74,6 +74,14 @@ def migrate(stage, name):
     return migration.migrate(stage.broker, stage.admin, stage.create(name).id)
 
 
+def relaunch(stage, name):
+    row = stage.burst(name)
+    with stage.broker.store.transaction() as session:
+        owned = vm.find(session, stage.admin, row.id, lock=True)
+        task = vm.begin_relaunch(stage.broker, session, owned, reason="taken back")
+    return row, task
+
+
 def drain(stage, name):
     row = stage.burst(name)
     with stage.broker.store.transaction() as session:
@@ -104,6 +112,7 @@ SCENES = {
         resume,
         preempt,
         migrate,
+        relaunch,
         delete,
         delete_burst,
         drain,
@@ -121,6 +130,7 @@ CALLS = {
     "resume": {"observe_vm", "start_vm"},
     "preempt": {"observe_vm", "suspend_vm", "start_vm"},
     "migrate": {"ensure_image", "ensure_network", "migrate_vm"},
+    "relaunch": {"observe_vm", "delete_vm", "ensure_image", "ensure_vm"},
     "delete": {"observe_vm", "delete_vm"},
     "delete_burst": {"observe_vm", "delete_vm"},
     "drain": {"observe_vm", "stop_vm", "delete_vm"},
@@ -141,6 +151,7 @@ END = {
     "resume": ("running", LOCAL),
     "preempt": ("running", LOCAL),
     "migrate": ("running", LOCAL),
+    "relaunch": ("running", CLOUD),
     "delete": ("terminated", NOTHING),
     "delete_burst": ("terminated", NOTHING),
     "drain": ("terminated", NOTHING),

@@ -461,3 +461,40 @@ def test_the_console_is_shown(make, spec):
 def test_it_has_no_events(make):
     with pytest.raises(Unsupported):
         make().watch(lambda vm_id: None)
+
+
+# -- spare capacity ----------------------------------------------------------------------------------------------------
+
+SPOT = f"{HOST}/spot"
+
+
+def test_spare_capacity_is_a_host_of_its_own_where_the_site_buys_it(make, wire):
+    assert not any(host.attributes["spot"] for host in make().inventory())
+    assert "DescribeSpotPriceHistory" not in wire.seen
+    provider = make(spot=True)
+    assert Capability.SPOT in provider.capabilities
+    hosts = {host.name: host for host in provider.inventory()}
+    assert hosts[HOST].attributes["spot"] == 0
+    assert hosts[SPOT].attributes["spot"] == 1
+    assert hosts[SPOT].attributes["price_hour"] > 0
+    assert hosts[SPOT].attributes["instance_type"] == "t3.small"
+
+
+def test_vm_on_spare_capacity_is_launched_as_spot_and_seen_as_such(make, spec, wire, ec2):
+    provider = make(spot=True)
+    provider.inventory()
+    report = provider.ensure_vm(spec(host=SPOT))
+    assert report.host == SPOT
+    (form,) = [form for form in wire.forms if form["Action"] == ["RunInstances"]]
+    assert form["InstanceMarketOptions.MarketType"] == ["spot"]
+    assert form["InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior"] == ["terminate"]
+    assert [instance["InstanceLifecycle"] for instance in live(ec2)] == ["spot"]
+    listing = provider.list_vms()
+    assert [vm.host for vm in listing.vms] == [SPOT]
+    assert {HOST, SPOT} <= listing.complete
+    assert provider.ensure_vm(spec(host=SPOT)).ref == report.ref
+
+
+def test_option_spot_is_true_or_false(make):
+    with pytest.raises(InvalidSpec, match="true or false"):
+        make(spot="yes").check()
