@@ -231,6 +231,14 @@ def create_many(
                     vm_id,
                     f"{vm_name} ({size.name}, {base.name}) requested by {actor.name}",
                     project_id=owner.id,
+                    # What a simulation needs to know of it.
+                    project=owner.name,
+                    vcpus=size.vcpus,
+                    mem_mb=size.mem_mb,
+                    disk_gb=size.disk_gb,
+                    requirements=requirements,
+                    priority=wishes.priority,
+                    labels=dict(labels or {}),
                 )
                 session.flush()
                 session.refresh(row, ["nics"])

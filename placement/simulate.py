@@ -4,15 +4,16 @@ Pure: ``round.run`` places, ``burst.decide`` opens and closes, ``burst.leavers``
 is simulated is only the world around them: VMs arrive, boot, run and end. Times are seconds from the start of the
 workload; with one seed equal input gives equal output.
 
-What the world is simpler in than the real one: every VM boots in the same time, hosts do not fail, images are there
+What the world is simpler in than the real one: every VM boots in the same time, hosts do not fail, nobody is suspended, images are there
 already, and what a VM does is over when its runtime is.
 """
 
 from __future__ import annotations
 
 import heapq
+import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The world of a simulation. ``boot_s`` and ``cloud_boot_s``: from placement until a VM works; ``tick_s``: how often
+    """The world of a simulation. ``interruptions_hour``: how often in an hour a cloud takes a VM on spare capacity back, on
+    average; the moments are drawn from ``seed``. ``boot_s`` and ``cloud_boot_s``: from placement until a VM works; ``tick_s``: how often
     the policy is looked at while anything may change; ``drain_s``: how long a VM takes to leave a cloud.
 
     ``epoch``: the moment at which the workload begins, in seconds since the Unix epoch: months are counted by it.
@@ -62,6 +64,8 @@ class Setting:
     cloud_boot_s: float = 90.0
     tick_s: float = 60.0
     drain_s: float = 60.0
+    interruptions_hour: float = 0.05
+    seed: int = 1
     epoch: float = 1_767_225_600.0
 
 
@@ -69,13 +73,14 @@ class Setting:
 class Tally:
     """What came of the tasks of one project, or of all. Hours are VM hours; ``cost`` is in the policy's currency.
 
-    ``drained`` were sent away by the policy before they were done; ``missed`` were done after their deadline, or never.
+    ``drained`` were sent away by the policy before they were done; ``interrupted`` counts how often a cloud took one back; ``missed`` were done after their deadline, or never.
     """
 
     tasks: int = 0
     placed: int = 0
     burst: int = 0
     drained: int = 0
+    interrupted: int = 0
     with_deadline: int = 0
     missed: int = 0
     cost: float = 0.0
@@ -94,6 +99,7 @@ class Tally:
             "unplaced": self.tasks - self.placed,
             "burst": self.burst,
             "drained": self.drained,
+            "interrupted": self.interrupted,
             "deadlines": self.with_deadline,
             "deadlines_missed": self.missed,
             "cost": self.cost,
@@ -163,6 +169,8 @@ class _Running:
     started: float
     ends: float
     charge: Charge | None = None
+    waiting: Waiting | None = None
+    """As it asked, where a cloud will take it back before it is done."""
 
 
 def simulate(
@@ -185,6 +193,7 @@ class _World:
         self.table = HostTable.from_rows([{"running_vms": 0.0, **host} for host in hosts])
         self.elastic = [bool(host.get("elastic")) for host in hosts]
         self.prices = [host.get("price_hour") for host in hosts]
+        self.spot = [host.get("spot") == 1 for host in hosts]
         self.sites = [str(host.get("site", "")) for host in hosts]
         local = [host for host in hosts if not host.get("elastic")]
         self.vcpus = sum(float(host.get("cpu_total", host["cpu_free"])) for host in local)
@@ -329,7 +338,7 @@ class _World:
         room = max(0.0, self.vcpus - self.vcpus_used)
         for leaver in burst.leavers(self.policy, self.state, vms, now, room, ledger):
             one = self.bursting[leaver.id]
-            one.ends = now + self.setting.drain_s
+            one.ends, one.waiting = now + self.setting.drain_s, None
             heapq.heappush(self.ends, (one.ends, leaver.id))
             for tally in (self.total, self.projects[one.task.project]):
                 tally.drained += 1
@@ -383,15 +392,20 @@ class _World:
         cloud = self.elastic[host]
         boot_s = self.setting.cloud_boot_s if cloud else self.setting.boot_s
         one = _Running(task, waiting.request, host, now, now + boot_s + task.runtime_s)
+        taken_back = self._taken_back(task, waiting.interruptions, host, now)
+        if taken_back < one.ends:
+            one.ends, one.waiting = taken_back, waiting
         self.running[task.id] = one
         heapq.heappush(self.ends, (one.ends, task.id))
         wait = now + boot_s - task.at
-        late = task.deadline is not None and one.ends > task.deadline
+        late = one.waiting is None and task.deadline is not None and one.ends > task.deadline
+        first = not waiting.interruptions
         for tally in (self.total, self.projects[task.project]):
-            tally.placed += 1
-            tally.burst += cloud
             tally.missed += late
-            tally.waits.append(wait)
+            if first:  # who is launched again is no other task
+                tally.placed += 1
+                tally.burst += cloud
+                tally.waits.append(wait)
         if cloud:
             price = self.prices[host]
             one.charge = Charge(task.id, task.project, float(price or 0.0), self.setting.epoch + now)
@@ -409,8 +423,33 @@ class _World:
             if one is None or one.ends != when:
                 continue  # it was sent away before
             self._gone(one, when)
+            if one.waiting is not None:
+                self._again(one, one.waiting, when)
             # Room was made: everybody is looked at again.
             self.fresh.update(self.waiting)
+
+    def _taken_back(self, task: Task, times: int, host: int, now: float) -> float:
+        """When the cloud takes the VM back; infinity for what is not spare capacity."""
+        rate = self.setting.interruptions_hour
+        if not self.spot[host] or rate <= 0:
+            return float("inf")
+        chance = random.Random(f"{self.setting.seed} {task.id} {times}")  # noqa: S311 - nothing secret is drawn
+        return now + chance.expovariate(rate / 3600)
+
+    def _again(self, one: _Running, waiting: Waiting, now: float) -> None:
+        """It lost what it had done, and asks anew, unless the policy lets such VMs go."""
+        task = one.task
+        for tally in (self.total, self.projects[task.project]):
+            tally.interrupted += 1
+        if self.policy.spot.on_interruption == "none":
+            for tally in (self.total, self.projects[task.project]):
+                tally.missed += task.deadline is not None
+            return
+        self.waiting[task.id] = (
+            replace(waiting, since=now, interruptions=waiting.interruptions + 1),
+            task,
+        )
+        self.fresh.add(task.id)
 
     def _gone(self, one: _Running, when: float) -> None:
         del self.running[one.task.id]

@@ -24,12 +24,19 @@ def simulate(
     boot_s: float,
     cloud_boot_s: float,
     tick_s: float,
+    interruptions_hour: float,
     plot: str | None,
     page: str | None,
     as_json: bool,
 ) -> None:
     """Simulate each policy file on the trace; print a table, and write what was asked for."""
-    setting = Setting(boot_s=boot_s, cloud_boot_s=cloud_boot_s, tick_s=tick_s)
+    setting = Setting(
+        boot_s=boot_s,
+        cloud_boot_s=cloud_boot_s,
+        tick_s=tick_s,
+        interruptions_hour=interruptions_hour,
+        seed=seed,
+    )
     policies = {name: _policy(path) for name, path in _named(files).items()}
     try:
         workload = trace.read(Path(trace_file), seed)
@@ -44,9 +51,13 @@ def simulate(
         there = {str(host.get("site")) for host in hosts if host.get("elastic")}
         sites = [site for site in (policy.burst.to if policy.burst else ()) if site not in there]
         if sites:
-            note = "prices of clouds without hosts are made up: 0.048 an hour and core, GPUs extra"
+            note = (
+                "prices of clouds without hosts are made up: 0.048 an hour and core, GPUs extra, spot at 35 %"
+            )
             notes += [] if note in notes else [note]
-        results[name] = _run(name, policy, [*hosts, *trace.clouds(sites)], workload, setting)
+        results[name] = _run(
+            name, policy, [*hosts, *trace.clouds(sites, spot=policy.spot.use)], workload, setting
+        )
     title = f"{workload.name}: {', '.join(results)}"
     if plot:
         report.plot(results, Path(plot))

@@ -13,8 +13,12 @@ import random
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from placement.simulate import Task
 
@@ -42,10 +46,13 @@ def read(path: Path, seed: int = 1) -> Trace:
             return openb(path, seed)
         if path.name.endswith((".swf", ".swf.gz")):
             return swf(path, seed)
+        if path.name.endswith(".json"):
+            return events(path)
     except (OSError, tarfile.TarError, EOFError) as error:
         raise TraceError(f"{path}: cannot be read: {error}") from None
     raise TraceError(
-        f"{path}: not a trace that is known: a .swf or .swf.gz file, or the openb archive (.tar.gz) or its directory"
+        f"{path}: not a trace that is known: a .swf or .swf.gz file, the openb archive (.tar.gz) or its directory, "
+        "or a broker's events (.json, of `isthmus event list --json`)"
     )
 
 
@@ -237,20 +244,107 @@ def _swf_hosts(head: Mapping[str, str]) -> list[Host]:
     ]
 
 
-# Hosts
+# A broker's own events
 
 
-def hosts(path: Path) -> list[Host]:
-    """Hosts from a file: a JSON list of attributes, or what ``isthmus host list --json`` prints. Raises TraceError."""
+def events(path: Path) -> Trace:
+    """What a broker saw: its events, as ``isthmus event list --json`` prints them. VMs are asked for and end as they did.
+
+    A VM that has not ended runs until the last event; one that never ran is left out, and so is one whose request has no
+    size (an event of an older broker).
+    """
+    found = _json(path)
+    if not isinstance(found, list) or not all(isinstance(one, dict) and "kind" in one for one in found):
+        raise TraceError(f"{path}: must be a list of events, as `isthmus event list --json` prints")
+    times = [_moment(path, one) for one in found]
+    if not times:
+        raise TraceError(f"{path}: has no event")
+    first, last = min(times), max(times)
+    asked: dict[str, tuple[float, Mapping[str, Any]]] = {}
+    began: dict[str, float] = {}
+    ended: dict[str, float] = {}
+    for time, one in sorted(zip(times, found, strict=True), key=lambda pair: pair[0]):
+        target, kind = str(one.get("target")), one["kind"]
+        if kind == "vm.requested":
+            asked[target] = (time, one.get("data") or {})
+        elif kind == "vm.running":
+            began.setdefault(target, time)
+        elif kind == "vm.terminated":
+            ended[target] = time
+    tasks = [
+        Task(
+            id=target,
+            project=str(data.get("project", "unknown")),
+            at=time - first,
+            runtime_s=ended.get(target, last) - began[target],
+            cpu=float(data["vcpus"]),
+            mem_mb=float(data["mem_mb"]),
+            disk_gb=float(data.get("disk_gb") or 0),
+            requirement=data.get("requirements"),
+            priority=int(data.get("priority") or 0),
+            labels={str(key): str(value) for key, value in (data.get("labels") or {}).items()},
+        )
+        for target, (time, data) in asked.items()
+        if target in began and "vcpus" in data and ended.get(target, last) > began[target]
+    ]
+    if not tasks:
+        raise TraceError(f"{path}: has no VM that was asked for and ran")
+    notes = [f"{len(tasks)} VMs, {len(asked) - len(tasks)} that never ran left out; hosts come with --hosts"]
+    return Trace(path.name, tasks, (), notes)
+
+
+def _moment(path: Path, event: Mapping[str, Any]) -> float:
     try:
-        found = json.loads(path.read_text())
+        return datetime.fromisoformat(event["time"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        raise TraceError(f"{path}: event {event.get('seq', '?')} has no time") from None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"{path}: cannot be read: {error}") from None
     except ValueError as error:
         raise TraceError(f"{path}: not JSON: {error}") from None
+
+
+# Hosts
+
+
+def hosts(path: Path) -> list[Host]:
+    """Hosts from a file: a list of attributes as JSON (what ``isthmus host list --json`` prints), YAML, or CSV with a head.
+
+    Raises TraceError.
+    """
+    found: Any
+    if path.suffix == ".csv":
+        try:
+            found = [
+                {name: _cell(text) for name, text in row.items() if text}
+                for _, row in _rows(path, path.name, path.read_text())
+            ]
+        except (OSError, UnicodeDecodeError) as error:
+            raise TraceError(f"{path}: cannot be read: {error}") from None
+    elif path.suffix in (".yaml", ".yml"):
+        try:
+            found = YAML(typ="safe", pure=True).load(path.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise TraceError(f"{path}: cannot be read: {error}") from None
+        except YAMLError as error:
+            raise TraceError(f"{path}: not YAML: {error}") from None
+    else:
+        found = _json(path)
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise TraceError(f"{path}: must be a list of hosts, as `isthmus host list --json` prints")
     return [_host(path, number, one) for number, one in enumerate(found, 1)]
+
+
+def _cell(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _host(path: Path, number: int, found: Host) -> Host:
@@ -275,10 +369,11 @@ _CORE_HOUR = 0.048
 _GPU_HOUR = {"T4": 0.35, "P100": 1.2, "V100M16": 2.4, "V100M32": 3.0, "A10": 0.9, "G2": 0.5, "G3": 1.6}
 
 
-def clouds(sites: Sequence[str], *, factor: float = 1.0) -> list[Host]:
+def clouds(sites: Sequence[str], *, factor: float = 1.0, spot: bool = False) -> list[Host]:
     """A made-up price list for clouds that nobody gave hosts of: general sizes, and sizes with GPUs.
 
-    0.048 an hour and core with 4 GiB, each further site 10 % dearer than the one before.
+    0.048 an hour and core with 4 GiB, each further site 10 % dearer than the one before; with ``spot`` spare capacity
+    of each at 35 % of that.
     """
     found: list[Host] = []
     for number, site in enumerate(sites):
@@ -296,6 +391,16 @@ def clouds(sites: Sequence[str], *, factor: float = 1.0) -> list[Host]:
                     (cores * _CORE_HOUR + gpus * price) * scale,
                 )
                 found.append({**host, "gpu_free": 1e9, "vm_gpus_max": float(gpus), "gpu_model": model})
+    if spot:
+        found += [
+            {
+                **host,
+                "name": f"{host['name']}/spot",
+                "spot": 1.0,
+                "price_hour": round(0.35 * host["price_hour"], 4),
+            }
+            for host in found
+        ]
     return found
 
 

@@ -147,7 +147,9 @@ def simulate(
     trace: Annotated[
         str,
         typer.Option(
-            "--trace", metavar="FILE", help="The workload: a .swf[.gz] file, or the openb archive (.tar.gz)."
+            "--trace",
+            metavar="FILE",
+            help="The workload: a .swf[.gz] file, the openb archive (.tar.gz), or `isthmus event list --json`.",
         ),
     ],
     hosts: Annotated[
@@ -155,7 +157,7 @@ def simulate(
         typer.Option(
             "--hosts",
             metavar="FILE",
-            help="What `isthmus host list --json` prints. Default: the trace's own.",
+            help="What `isthmus host list --json` prints, or YAML or CSV. Default: the trace's own.",
         ),
     ] = None,
     plot: Annotated[
@@ -175,6 +177,10 @@ def simulate(
     tick: Annotated[
         str, typer.Option("--tick", metavar="DURATION", help="How often the policy is looked at.")
     ] = "60s",
+    interruptions: Annotated[
+        float,
+        typer.Option("--interruptions", min=0, metavar="PER_HOUR", help="How often a spot VM is taken back."),
+    ] = 0.05,
     json: Json = False,
 ) -> None:
     """Try policies on a recorded workload, here, without a broker: what they cost, how long VMs wait, how often they flip."""
@@ -186,6 +192,7 @@ def simulate(
         boot_s=seconds(boot, "--boot"),
         cloud_boot_s=seconds(cloud_boot, "--cloud-boot"),
         tick_s=max(1.0, seconds(tick, "--tick")),
+        interruptions_hour=interruptions,
         plot=plot,
         page=report,
         as_json=json,

@@ -91,3 +91,32 @@ def test_figures_of_projects_add_up() -> None:
 def test_equal_input_gives_equal_output() -> None:
     tasks = [task(f"t{i}", 37.0 * i, 500 + 91 * i % 700, cpu=1 + i % 4) for i in range(60)]
     assert run(tasks).figures() == run(tasks).figures()
+
+
+SPOT = {**CLOUD, "name": "cloud/a/spot", "spot": 1.0, "price_hour": 0.3}
+BUYS = BURST + "spot: {use: true, on_interruption: HOW}\n"
+
+
+def on_spot(how: str, rate: float, seed: int = 1):
+    setting = Setting(boot_s=0, cloud_boot_s=30, interruptions_hour=rate, seed=seed)
+    tasks = [task("stays", 0, 1e6), *(task(f"t{number}", 0, 3600) for number in range(20))]
+    return simulate(parse(BUYS.replace("HOW", how)), [HOME, CLOUD, SPOT], tasks, setting)
+
+
+def test_spot_is_cheaper_until_it_is_taken_back() -> None:
+    never, often = on_spot("relaunch", 0.0), on_spot("relaunch", 1.0)
+    assert never.total.interrupted == 0
+    assert never.total.cost < 20 * 1.1 * 0.3
+    assert often.total.interrupted > 5
+    assert often.total.placed == never.total.placed == 21, "a task that comes again is one task"
+    assert often.total.cost > never.total.cost
+
+
+def test_interruptions_are_drawn_from_the_seed() -> None:
+    assert on_spot("relaunch", 1.0).figures() == on_spot("relaunch", 1.0).figures()
+    assert on_spot("relaunch", 1.0).figures() != on_spot("relaunch", 1.0, seed=2).figures()
+
+
+def test_fallback_is_interrupted_once_at_most() -> None:
+    assert on_spot("fallback", 2.0).total.interrupted <= 20
+    assert on_spot("relaunch", 2.0).total.interrupted > on_spot("fallback", 2.0).total.interrupted

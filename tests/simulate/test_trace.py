@@ -77,3 +77,46 @@ def test_hosts_are_what_the_command_lists(tmp_path: Path) -> None:
     file.write_text('[{"name": "a", "site": "home"}]')
     with pytest.raises(trace.TraceError, match="host 1 has no cpu_total"):
         trace.hosts(file)
+
+
+def test_events_of_a_broker_are_a_trace(tmp_path: Path) -> None:
+    size = {"project": "web", "vcpus": 2, "mem_mb": 512, "disk_gb": 4, "requirements": None, "priority": 3}
+    rows = [
+        ("vm.requested", "vm-1", "2026-11-20T10:00:00Z", size),
+        ("vm.running", "vm-1", "2026-11-20T10:00:30Z", {}),
+        ("vm.requested", "vm-2", "2026-11-20T10:01:00Z", size),
+        ("vm.terminated", "vm-1", "2026-11-20T11:00:30Z", {}),
+        ("vm.requested", "vm-3", "2026-11-20T11:00:40Z", size),
+        ("vm.running", "vm-3", "2026-11-20T11:00:50Z", {}),
+        ("vm.labelled", "vm-3", "2026-11-20T11:10:50Z", {}),
+    ]
+    events = [
+        {"seq": seq, "kind": kind, "target": target, "time": time, "message": "", "data": data}
+        for seq, (kind, target, time, data) in enumerate(rows, 1)
+    ]
+    path = tmp_path / "events.json"
+    path.write_text(json.dumps(events[::-1]))
+    found = trace.read(path)
+    assert [(task.id, task.at, task.runtime_s, task.cpu) for task in found.tasks] == [
+        ("vm-1", 0, 3600, 2),
+        ("vm-3", 3640, 600, 2),
+    ]
+    assert "1 that never ran" in found.notes[0]
+    path.write_text("[]")
+    with pytest.raises(trace.TraceError, match="no event"):
+        trace.read(path)
+
+
+def test_hosts_may_be_csv_or_yaml(tmp_path: Path) -> None:
+    table = tmp_path / "hosts.csv"
+    table.write_text("name,site,cpu_total,mem_total_mb,rack\na,home,8,16384,r1\nb,home,16,32768,\n")
+    listed = tmp_path / "hosts.yaml"
+    listed.write_text(
+        "- {name: a, site: home, cpu_total: 8, mem_total_mb: 16384, rack: r1}\n"
+        "- {name: b, site: home, cpu_total: 16, mem_total_mb: 32768}\n"
+    )
+    assert trace.hosts(table) == trace.hosts(listed)
+    assert trace.hosts(table)[0]["cpu_free"] == 8
+    listed.write_text("- [")
+    with pytest.raises(trace.TraceError, match="YAML"):
+        trace.hosts(listed)
