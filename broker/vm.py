@@ -48,7 +48,8 @@ class Wishes:
     """How a VM stands in the queue, and to other VMs.
 
     ``runtime_s``: how long it will run, as its owner says; ``deadline``: when it must have run. ``affinity``: rules as in
-    ``isthmus.schema.AffinityRule``. ``preemptible``: it may be suspended to make room for others. ``reservation``: name or
+    ``isthmus.schema.AffinityRule``. ``preemptible``: it may be suspended to make room for others. ``immediate``: it starts now
+    or not at all. ``reservation``: name or
     id of the advance reservation in whose room it stands.
     """
 
@@ -57,6 +58,7 @@ class Wishes:
     deadline: datetime | None = None
     affinity: Sequence[Mapping[str, Any]] = ()
     preemptible: bool = False
+    immediate: bool = False
     reservation: str | None = None
 
 
@@ -208,6 +210,7 @@ def create_many(
                     affinity=[dict(rule) for rule in wishes.affinity],
                     interruptions=0,
                     preemptible=wishes.preemptible,
+                    immediate=wishes.immediate,
                     target_host_id=None,
                     reservation_id=booked.id if booked is not None else None,
                     provider_ref=None,
@@ -719,6 +722,10 @@ def check_expression(field: str, text: str | None) -> None:
 
 
 def _check_wishes(broker: Broker, wishes: Wishes) -> None:
+    if wishes.immediate and wishes.reservation is not None:
+        raise InvalidRequest(
+            "a VM starts now, or in a reservation's room when that begins", hint="leave one of the two out"
+        )
     if wishes.deadline is None:
         return
     if wishes.deadline.tzinfo is None:
@@ -741,8 +748,8 @@ def _said(wishes: Wishes) -> list[Any]:
         return []
     deadline = wishes.deadline.isoformat() if wishes.deadline else None
     said = [wishes.priority, wishes.runtime_s, deadline, [dict(rule) for rule in wishes.affinity]]
-    if wishes.preemptible or wishes.reservation:
-        said += [wishes.preemptible, wishes.reservation]
+    if wishes.preemptible or wishes.reservation or wishes.immediate:
+        said += [wishes.preemptible, wishes.reservation, wishes.immediate]
     return said
 
 

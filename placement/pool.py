@@ -57,7 +57,7 @@ class Waiting:
 
     ``since``: from when on it waits. ``runtime_s``: how long it will run, None when nobody knows; ``deadline``: when it must
     have run. ``only_host``: the one host where it can be resumed. ``reservation``: in whose room it stands.
-    ``local_only``: it may not burst. ``immediate``: it is refused when there is no room now.
+    ``local_only``: it may not burst.
     """
 
     request: Request
@@ -72,7 +72,6 @@ class Waiting:
     reservation: str | None = None
     only_host: int | None = None
     local_only: bool = False
-    immediate: bool = False
     interruptions: int = 0
 
 

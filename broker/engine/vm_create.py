@@ -34,6 +34,8 @@ def place(step: Step) -> Outcome:
     queue.place_pending(step.broker)
     row = fresh(step)
     if row.host is None or row.site is None:
+        if row.immediate and row.status_reason and not row.interruptions:
+            return Next("abandon", params={"why": f"it was to start now or not at all: {row.status_reason}"})
         # Not woken by "place": of a thousand that wait, each would look for the room of one. The round wakes whom it places.
         return Wait(30.0, row.status_reason or "waiting for a host")
     return Next("image", f"placed on {row.site.name}/{row.host.name}")

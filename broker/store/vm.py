@@ -23,7 +23,7 @@ class VMRow(Row):
 
     ``affinity``: rules as in ``isthmus.schema.AffinityRule``. ``runtime_s``: how long it runs, as its owner says;
     ``deadline``: when it must have run. ``interruptions``: how often a cloud took it back. ``preemptible``: it may be
-    suspended for others. ``reservation`` is EC2's word for the VMs of one request; ``reservation_id`` is the advance
+    suspended for others. ``immediate``: it starts now or not at all. ``reservation`` is EC2's word for the VMs of one request; ``reservation_id`` is the advance
     reservation in whose room the VM stands.
 
     ``target_host_id``: where it is being migrated to; it holds room there too.
@@ -78,6 +78,7 @@ class VMRow(Row):
     affinity: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
     interruptions: Mapped[int] = mapped_column(default=0)
     preemptible: Mapped[bool] = mapped_column(default=False)
+    immediate: Mapped[bool] = mapped_column(default=False)
     reservation_id: Mapped[str | None]
     target_host_id: Mapped[str | None]
     provider_ref: Mapped[str | None]

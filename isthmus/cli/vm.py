@@ -102,6 +102,9 @@ def create(
     preemptible: Annotated[
         bool, typer.Option("--preemptible", help="It may be suspended to make room for others.")
     ] = False,
+    immediate: Annotated[
+        bool, typer.Option("--immediate", help="Start now or not at all: do not wait for room.")
+    ] = False,
     reservation: Annotated[
         str | None, typer.Option("--reservation", help="The reservation in whose room it stands.")
     ] = None,
@@ -136,6 +139,7 @@ def create(
             deadline=by,
             affinity=rules or None,
             preemptible=preemptible or None,
+            immediate=immediate or None,
             reservation=reservation,
         )
         if wait:

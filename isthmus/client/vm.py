@@ -150,6 +150,7 @@ class VMs(Collection[VM]):
         deadline: datetime | None = None,
         affinity: Sequence[schema.AffinityRule] | None = None,
         preemptible: bool | None = None,
+        immediate: bool | None = None,
         reservation: str | None = None,
         idempotency_key: str | None = None,
     ) -> VM:
@@ -157,7 +158,8 @@ class VMs(Collection[VM]):
 
         ``requirements`` and ``rank`` are expressions over host attributes (docs/reference/expressions.md).
         ``affinity``: rules about the VMs of its group (docs/how-to/place-vms-apart.md). A ``deadline`` needs ``runtime_s``.
-        ``preemptible``: it may be suspended to make room for others; ``reservation``: it stands in that one's room.
+        ``preemptible``: it may be suspended to make room for others; ``immediate``: it starts now or ends in ``error``;
+        ``reservation``: it stands in that one's room.
         ``idempotency_key``: two calls with the same one make one VM; a fresh one is used otherwise.
         """
         body = ask(
@@ -177,6 +179,7 @@ class VMs(Collection[VM]):
             deadline=deadline,
             affinity=affinity,
             preemptible=preemptible,
+            immediate=immediate,
             reservation=reservation,
         )
         return self._http.post(VMOperation, self._path, body, key=idempotency_key).vm

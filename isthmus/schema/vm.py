@@ -85,6 +85,7 @@ class VM(Answer):
     deadline: datetime | None = None
     affinity: list[AffinityRule] = Field(default_factory=list)
     preemptible: bool = False
+    immediate: bool = False
     interruptions: int = Field(default=0, description="How often a cloud took it back.")
     reservation: str | None = Field(
         default=None, description="Id of the reservation in whose room it stands."
@@ -122,6 +123,9 @@ class VMCreate(Request):
     deadline: datetime | None = Field(default=None, description="When it must have run; needs `runtime_s`.")
     affinity: list[AffinityRule] = Field(default_factory=list, max_length=8)
     preemptible: bool = Field(default=False, description="It may be suspended to make room for others.")
+    immediate: bool = Field(
+        default=False, description="Start now or not at all: without room it ends in `error`."
+    )
     reservation: str | None = Field(default=None, description="The reservation in whose room it is to stand.")
 
 

@@ -252,3 +252,16 @@ def test_vm_that_waits_for_its_reservation_opens_no_burst(one_host):
 def test_time_is_told_in_utc(one_host):
     with pytest.raises(NoRoom, match="2030-01-01 00:10:00Z"):
         reserve(one_host, count=5)
+
+
+def test_immediate_vm_starts_now_or_not_at_all(one_host):
+    assert one_host.create("now", flavor_ref="large", wishes=Wishes(immediate=True)).state == "running"
+    row, task = one_host.request("too-late", flavor_ref="small", wishes=Wishes(immediate=True))
+    assert one_host.drive(task).state == operation.FAILED
+    row = one_host.vm(row.id)
+    assert row.state == "error"
+    assert "now or not at all" in row.status_reason
+    assert "cpu_free" in row.status_reason
+    assert one_host.nothing_left(row.id)
+    with pytest.raises(InvalidRequest, match="starts now, or in a reservation"):
+        one_host.request("both", wishes=Wishes(immediate=True, reservation="exam"))

@@ -41,5 +41,6 @@ def upgrade() -> None:
 
     # Column by column, as in 0002.
     op.add_column("vm", sa.Column("preemptible", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("vm", sa.Column("immediate", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("vm", sa.Column("reservation_id", sa.String(), nullable=True))
     op.add_column("vm", sa.Column("target_host_id", sa.String(), nullable=True))
