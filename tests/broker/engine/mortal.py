@@ -19,7 +19,21 @@ from typing import Any
 import structlog
 from sqlalchemy import func, select
 
-from broker import flavor, gateway, image, network, operation, peer, policy, project, serving, site, token, vm
+from broker import (
+    flavor,
+    gateway,
+    image,
+    migration,
+    network,
+    operation,
+    peer,
+    policy,
+    project,
+    serving,
+    site,
+    token,
+    vm,
+)
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
 from broker.engine.dbos import DbosEngine
@@ -79,7 +93,7 @@ class Mortal:
         flavor.create(self.broker, admin, name="small", vcpus=1, mem_mb=512, disk_gb=1)
         network.create(self.broker, admin, name="net", cidr="10.20.0.0/16")
         moves = {"boot_s": 0.3, "stop_s": 0.3}
-        local = {"hosts": 2, "state_file": str(self.folder / "campus.json"), **moves}
+        local = {"hosts": 4, "state_file": str(self.folder / "campus.json"), **moves}
         types = {"t.small": {"vcpus": 1, "mem_mb": 512, "price_hour": 0.1}}
         cloud = {"elastic": True, "types": types, "state_file": str(self.folder / "cloud.json"), **moves}
         site.create(self.broker, admin, name="campus", kind="simulated", options=local)
@@ -138,7 +152,9 @@ class Mortal:
         print(json.dumps(self.facts()), flush=True)
         for name in self.plan.get("bursts", []):
             self.create(name, "elastic")
-        if self.plan.get("bursts"):
+        for name in self.plan.get("locals", []):
+            self.create(name, "!elastic")
+        if self.plan.get("bursts") or self.plan.get("locals"):
             self.until_idle()
         self.ask()
         if self.holds:
@@ -151,8 +167,15 @@ class Mortal:
             if kind == "vm.create":
                 self.create(name, "elastic" if name.startswith("burst") else "!elastic")
                 continue
+            if kind == "vm.migrate":
+                migration.migrate(self.broker, self.admin, name)
+                continue
             with self.broker.store.transaction() as session:
                 row = vm.find(session, self.admin, name, lock=True)
+                if kind == "vm.preempt":
+                    task = vm.begin_preempt(self.broker, session, row, for_id="another", reason="for another")
+                    self.broker.submit(task.id)
+                    continue
                 row.requirements = None
                 if kind == "vm.return":
                     task = vm.begin_return(self.broker, session, row, reason="home")
