@@ -474,7 +474,7 @@ def _tell_waiting(
             explained += 1
             text = explainer.explain(request, eligible=_none(why_not), reasons=why_not.tolist()).summary
             if row.state == vm.SUSPENDED:
-                text = f"suspended; goes on when its host has room: {text}"
+                text = f"goes on when its host has room: {text}"
         if text != row.status_reason:
             told[row.id] = text
     if not told:

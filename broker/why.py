@@ -69,7 +69,7 @@ def why(broker: Broker, actor: Actor, ref: str) -> WhyView:
                 else ("opens on", decision.open_clauses)
             )
             clauses += [f"{word} {clause}" for clause in told if str(clause) not in decision.reason]
-    if row.host is None and row.state != vm.PENDING:
+    if (row.host is None and row.state != vm.PENDING) or row.state in (vm.SUSPENDING, vm.SUSPENDED):
         summary = f"it is {row.state}" + (f": {row.status_reason}" if row.status_reason else "")
     gap = None if rank is None or runner_up_rank is None else rank - runner_up_rank
     return WhyView(row, summary, host, rank, runner_up, runner_up_rank, gap, explanation, clauses)

@@ -299,7 +299,7 @@ def start_instances(call: Call) -> dict[str, Any]:
     call.refuse(["AdditionalInfo"])
     return {
         "StartingInstances": _change(
-            call, start, allowed=(vm.STOPPED, vm.RUNNING, vm.PENDING), verb="started"
+            call, start, allowed=(vm.STOPPED, vm.SUSPENDED, vm.RUNNING, vm.PENDING), verb="started"
         )
     }
 
@@ -309,12 +309,17 @@ def stop_instances(call: Call) -> dict[str, Any]:
     force = bool(call.params.get("Force"))
 
     def stop(row: VMRow) -> VMRow:
-        return row if row.state == vm.STOPPED else vm.stop(call.broker, call.actor, row.id, force=force)[0]
+        if row.state in (vm.STOPPED, vm.SUSPENDED, vm.SUSPENDING):
+            return row  # a suspended VM is "stopped" in this API, and started from where it was
+        return vm.stop(call.broker, call.actor, row.id, force=force)[0]
 
     call.refuse(["Hibernate"])
     return {
         "StoppingInstances": _change(
-            call, stop, allowed=(vm.RUNNING, vm.STOPPING, vm.STOPPED), verb="stopped"
+            call,
+            stop,
+            allowed=(vm.RUNNING, vm.STOPPING, vm.STOPPED, vm.SUSPENDING, vm.SUSPENDED),
+            verb="stopped",
         )
     }
 
@@ -436,6 +441,13 @@ class _View:
                 "Client.InstanceInitiatedShutdown",
                 f"Client.InstanceInitiatedShutdown: {words or 'it shut down'}",
             )
+        if row.state in ("suspending", "suspended"):
+            if row.desired == vm.SUSPENDED:
+                return (
+                    "Client.UserInitiatedHibernate",
+                    "Client.UserInitiatedHibernate: User initiated hibernate",
+                )
+            return "Server.SuspendedForOthers", f"Server.SuspendedForOthers: {words or 'it made room'}"
         if row.state in ("shutting-down", "terminated"):
             if row.desired == vm.TERMINATED:
                 return "Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown"

@@ -9,6 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from broker import vm
+from broker.actor import Actor
 from broker.store import VMRow
 
 GONE = "i-00000000000000000"
@@ -164,6 +165,21 @@ def test_a_failed_vm_is_stopped_with_an_internal_error(face, ec2, run):
     instance = get(ec2, name)
     assert instance["State"]["Name"] == "stopped"
     assert instance["StateReason"] == {"Code": "Server.InternalError", "Message": "the guest panicked"}
+
+
+def test_a_suspended_vm_is_stopped_and_goes_on_when_it_is_started(face, ec2, run, until):
+    name = run()
+    broker, row_id = face.broker, name.replace("i-", "vm-")
+    with broker.store.reading() as session:
+        owner = session.get_one(VMRow, row_id).project_id
+    vm.suspend(broker, Actor(owner, "member", "ada"), row_id)
+    until(lambda: vm.get(broker, Actor(owner, "member", "ada"), row_id).state == "suspended")
+    instance = get(ec2, name)
+    assert instance["State"]["Name"] == "stopped"
+    assert instance["StateReason"]["Code"] == "Client.UserInitiatedHibernate"
+    assert ec2.stop_instances(InstanceIds=[name])["StoppingInstances"][0]["CurrentState"]["Name"] == "stopped"
+    ec2.start_instances(InstanceIds=[name])
+    until(lambda: state(ec2, name) == "running")
 
 
 # -- launching -------------------------------------------------------------------------------------------------
