@@ -173,7 +173,8 @@ class _Desk:
         decision = self._place(waiting, reasons == None, broken)  # noqa: E711 - of each
         if decision.host is not None:
             self._took(waiting, decision.host)
-        elif not decision.error and not blocked:
+        elif not decision.error and not blocked and waiting.reservation is None and waiting.only_host is None:
+            # Who waits for its reservation to begin, or for its own host, keeps nobody from the others.
             self._backfilling.left_behind(waiting, self.open_to(waiting, before))
         return decision, reasons
 

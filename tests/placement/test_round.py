@@ -199,6 +199,18 @@ def test_aggressive_backfill_delays_the_first_that_waits_not_at_all() -> None:
     assert [one.host for one in nobody.decisions] == [None, None, None]
 
 
+def test_who_waits_for_its_reservation_or_its_own_host_holds_up_nobody() -> None:
+    strict = policy(backfill="none")
+    early = vm("early", 4, reservation="res")
+    decided = run(
+        pool(4, 4, reserved=(reserved(5000, 6000),)), [early, vm("a", 2, since=1)], 0.0, policy=strict
+    )
+    assert [one.host for one in decided.decisions] == [None, 1]
+    saved = vm("saved", 4, only_host=0)
+    decided = run(pool(2, 4), [saved, vm("a", 2, since=1)], 10.0, policy=strict)
+    assert [one.host for one in decided.decisions] == [None, 0]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_no_reservation_is_ever_late(data: st.DataObject) -> None:
