@@ -41,6 +41,8 @@ class PlanView:
     goal: Goal
     moves: Sequence[MoveView]
     stuck: Sequence[tuple[str, str]]
+    resting: int
+    """How many VMs stay only because they were placed or moved just now."""
     hosts_before: int
     hosts_after: int
     spread_before: float
@@ -218,6 +220,7 @@ class _Desk:
                 for move in plan.moves
             ],
             [(self.names[vm_id], why) for vm_id, why in plan.stuck],
+            plan.resting,
             plan.hosts_before,
             plan.hosts_after,
             plan.spread_before,
@@ -242,6 +245,13 @@ def _check(
     if wanted is not None and wanted.site_id != row.site_id:
         raise InvalidRequest(
             f"{wanted.name} is a host of another site", hint=f"choose one of site {row.host.site.name}"
+        )
+    if wanted is not None and wanted.id != row.host_id and wanted.state != host.UP:
+        raise WrongState(
+            f"{row.name} cannot move to host {wanted.name}: it is {wanted.state}",
+            hint=f"`isthmus host maintenance {wanted.name} off` lets it take VMs"
+            if wanted.state == host.MAINTENANCE
+            else "choose another host",
         )
     if row.reservation_id is not None:
         raise WrongState(f"cannot migrate {row.name}: it stands in a reservation's room")

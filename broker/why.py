@@ -54,7 +54,10 @@ def why(broker: Broker, actor: Actor, ref: str) -> WhyView:
                 .limit(1)
             )
             host = f"{row.site.name}/{row.host.name}" if row.site else row.host.name
-            if placed is not None:
+            if placed is not None and placed.data.get("host") != row.host.name:
+                # What was true of the host where it began says nothing of this one.
+                summary = f"{row.name} was moved to {host}; it began on {placed.data.get('site')}/{placed.data.get('host')}"
+            elif placed is not None:
                 summary = placed.message
                 rank, runner_up = placed.data.get("rank"), placed.data.get("runner_up")
                 runner_up_rank = placed.data.get("runner_up_rank")

@@ -55,6 +55,8 @@ class Plan:
 
     moves: list[Move] = field(default_factory=list)
     stuck: list[tuple[str, str]] = field(default_factory=list)
+    resting: int = 0
+    """How many VMs stay only because they were placed or moved just now."""
     hosts_before: int = 0
     hosts_after: int = 0
     spread_before: float = 0.0
@@ -145,6 +147,7 @@ class _Desk:
         self._residents = {one.id: one for one in pool.residents}
         self._now, self._open_to, self._limits, self._policy = now, open_to, limits, policy
         self._cost_s = 0.0
+        self._resting: set[str] = set()
         self._own = np.array(
             [not _is_true(self._table.value(index, "elastic")) for index in range(len(self._table))]
         )
@@ -154,6 +157,7 @@ class _Desk:
     def done(self) -> Plan:
         """The plan with its measures."""
         self.plan.hosts_after, self.plan.spread_after = self._measure()
+        self.plan.resting = len(self._resting)
         return self.plan
 
     def on(self, host: int) -> list[Resident]:
@@ -197,6 +201,7 @@ class _Desk:
         if not resident.movable or request is None:
             return "it does not run, or its site cannot migrate it"
         if rest and self._now - resident.since < limits.rest_s:
+            self._resting.add(resident.id)
             return "it was placed or moved only just now"
         if len(self.plan.moves) >= limits.max_moves:
             return f"the plan has {limits.max_moves} moves already"

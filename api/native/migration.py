@@ -44,6 +44,7 @@ def _answer(view: PlanView) -> schema.MigrationPlan:
             for move in view.moves
         ],
         stuck=[schema.Stuck(vm=name, reason=reason) for name, reason in view.stuck],
+        resting=view.resting,
         hosts_before=view.hosts_before,
         hosts_after=view.hosts_after,
         spread_before=round(view.spread_before, 4),

@@ -74,6 +74,11 @@ def put_plan(plan: schema.MigrationPlan) -> None:
         )
     else:
         put("there is nothing to move")
+    if plan.resting:
+        them = (
+            "1 VM stays because it was" if plan.resting == 1 else f"{plan.resting} VMs stay because they were"
+        )
+        put(f"{them} placed or moved only just now (--rest)")
     for stuck in plan.stuck:
         put(f"{cell(stuck.vm)} stays: {cell(stuck.reason)}")
     put(

@@ -32,6 +32,9 @@ class MigrationPlan(Answer):
     goal: str
     moves: list[Move] = Field(default_factory=list)
     stuck: list[Stuck] = Field(default_factory=list)
+    resting: int = Field(
+        default=0, description="VMs that stay only because they were placed or moved just now (`rest_s`)."
+    )
     hosts_before: int = 0
     hosts_after: int = 0
     spread_before: float = 0.0

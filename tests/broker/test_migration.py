@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker import host, migration, operation, reconcile, vm
+from broker import host, migration, operation, reconcile, vm, why
 from broker.errors import InvalidRequest, NoRoom, WrongState
 from broker.migration import Limits
 from broker.vm import Wishes
@@ -124,5 +124,21 @@ def test_vm_that_was_moved_only_just_now_stays(stage):
         stage.create(f"web-{number}", rank='name == "sim-01"')
     plan = migration.rebalance(stage.broker, stage.admin, goal="balance", limits=Limits(), apply=False)
     assert plan.moves == []
+    assert plan.resting == 4
     with pytest.raises(InvalidRequest, match="no goal"):
         migration.rebalance(stage.broker, stage.admin, goal="tidy", limits=NOW, apply=False)  # type: ignore[arg-type]
+
+
+def test_why_of_a_moved_vm_is_not_that_of_the_host_where_it_began(stage):
+    row = stage.create("web", rank='name == "sim-01"')
+    stage.finish(migration.migrate(stage.broker, stage.admin, row.id)[1])
+    found = why.why(stage.broker, stage.member, row.id)
+    assert (found.host, found.rank, found.runner_up) == ("campus/sim-02", None, None)
+    assert "was moved to campus/sim-02; it began on campus/sim-01" in found.summary
+
+
+def test_host_in_maintenance_is_no_target(stage):
+    row = stage.create("web", rank='name == "sim-01"')
+    host.set_maintenance(stage.broker, stage.admin, "sim-02", True)
+    with pytest.raises(WrongState, match="it is maintenance"):
+        migration.migrate(stage.broker, stage.admin, row.id, host_ref="sim-02")
