@@ -221,6 +221,7 @@ class KvmHost:
                 "cpu_flags": flags,
                 "mem_total_mb": float(mem_mb),
                 "numa_nodes": float(nodes),
+                **topology(capabilities),
                 "libvirt_version": libvirt,
                 "qemu_version": qemu,
             },
@@ -245,6 +246,25 @@ class KvmHost:
 def _all(root: etree._Element, path: str, attribute: str) -> list[str]:
     """That attribute of every element on the path."""
     return [value for element in root.findall(path) if (value := element.get(attribute))]
+
+
+def topology(capabilities: etree._Element) -> dict[str, AttributeValue]:
+    """The largest NUMA node's cores and memory, and the huge pages of all of them (libvirt's capabilities, formatcaps)."""
+    cells = capabilities.findall("host/topology/cells/cell")
+    pages = [
+        (int(page.get("size", 0)), int(page.text or 0)) for cell in cells for page in cell.findall("pages")
+    ]
+    return {
+        "numa_node_cpus": max((float(len(cell.findall("cpus/cpu"))) for cell in cells), default=None),
+        "numa_node_mem_mb": max(
+            (float(int(cell.findtext("memory") or 0) // 1024) for cell in cells), default=None
+        ),
+        "hugepages_mb": float(sum(size * count for size, count in pages if size > _SMALL_PAGE_KIB) // 1024),
+    }
+
+
+_SMALL_PAGE_KIB = 64
+"""Pages of up to that size are ordinary ones, on one architecture or another."""
 
 
 def _version(number: int) -> str:
