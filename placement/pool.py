@@ -35,23 +35,6 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
-    """What a VM asks of its host's hardware: ``numa`` all of it on one node, ``cpus`` of its own, ``hugepages``."""
-
-    numa: bool = False
-    dedicated: bool = False
-    hugepages: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """What of its host's hardware a VM was given: its NUMA node, and its own CPUs."""
-
-    node: int | None = None
-    cpus: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Waiting:
     """A VM that looks for a host.
 
@@ -68,7 +51,6 @@ class Waiting:
     runtime_s: float | None = None
     deadline: float | None = None
     rules: tuple[Rule, ...] = ()
-    tuning: Tuning = Tuning()
     reservation: str | None = None
     only_host: int | None = None
     local_only: bool = False
@@ -92,8 +74,6 @@ class Resident:
     preemptible: bool = False
     runtime_s: float | None = None
     rules: tuple[Rule, ...] = ()
-    tuning: Tuning = Tuning()
-    binding: Binding = Binding()
     reservation: str | None = None
     elastic: bool = False
     price_hour: float | None = None
