@@ -13,7 +13,7 @@ from broker.actor import READER, Actor
 from broker.broker import Broker
 from broker.errors import InvalidExpression
 from placement import opennebula
-from placement.language import ExpressionError, parse, unknown_names
+from placement.language import Expression, ExpressionError, parse, unknown_names
 from placement.show import show
 from placement.table import HostTable
 
@@ -36,21 +36,7 @@ def check(
 ) -> ExpressionView:
     """Read an expression, translate it, and say what it is worth on each host now. Raises InvalidExpression."""
     actor.require(READER)
-    try:
-        expression = parse(text, dialect)
-    except ExpressionError as error:
-        raise InvalidExpression(
-            f"line {error.line}, column {error.column}: {error.message}",
-            hint=error.mend or "docs/reference/expressions.md has the language",
-            details={
-                "field": kind,
-                "line": error.line,
-                "column": error.column,
-                "message": error.message,
-                "text": error.text,
-                "mend": error.mend,
-            },
-        ) from None
+    expression = _parsed(kind, text, dialect)
     views = host.list_hosts(broker, actor)
     table = HostTable.from_rows([view.attributes for view in views])
     warnings = []
@@ -70,3 +56,27 @@ def check(
         warnings,
         [(names[index], None if np.isnan(worth[index]) else float(worth[index])) for index in order],
     )
+
+
+def check_text(field: str, text: str | None) -> None:
+    """Raise InvalidExpression for a requirement or rank with a mistake; ``field`` is what it was given as."""
+    if text is not None:
+        _parsed(field, text, "isthmus")
+
+
+def _parsed(field: str, text: str, dialect: Dialect) -> Expression:
+    try:
+        return parse(text, dialect)
+    except ExpressionError as error:
+        raise InvalidExpression(
+            f"{field}: line {error.line}, column {error.column}: {error.message}",
+            hint=error.mend or "docs/reference/expressions.md has the language",
+            details={
+                "field": field,
+                "line": error.line,
+                "column": error.column,
+                "message": error.message,
+                "text": error.text,
+                "mend": error.mend,
+            },
+        ) from None

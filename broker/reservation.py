@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from broker import event, flavor, project
+from broker import event, expression, flavor, project
 from broker.actor import MEMBER, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, QuotaExceeded, WrongState
@@ -46,11 +46,10 @@ def create(
     Raises InvalidRequest, InvalidExpression, NotFound, Exists, QuotaExceeded, and NoRoom with the earliest time at which
     there would be room.
     """
-    # The queue knows the VMs, which know reservations.
-    from broker import queue, vm
+    from broker import queue  # which knows the VMs, which know reservations
 
     actor.require(MEMBER)
-    vm.check_expression("requirements", requirements)
+    expression.check_text("requirements", requirements)
     now = broker.clock.now()
     start = start_at or now
     _check_times(now, start, end_at)

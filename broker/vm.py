@@ -11,19 +11,17 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
-from broker import event, flavor, image, keypair, network, operation, project, reservation, site
+from broker import event, expression, flavor, image, keypair, network, operation, project, reservation, site
 from broker.actor import MEMBER, READER, Actor
 from broker.broker import Broker
 from broker.errors import (
     Exists,
-    InvalidExpression,
     InvalidRequest,
     NotFound,
     Unavailable,
     WrongState,
 )
 from broker.store import HostRow, NetworkRow, OperationRow, SubnetRow, VMRow
-from placement.language import ExpressionError, parse
 from providers.port import Capability, ProviderError
 from providers.port import NotFound as ProviderNotFound
 from vpn import address as addresses
@@ -124,8 +122,8 @@ def create_many(
     Raises InvalidRequest, InvalidExpression, NotFound, Exists, QuotaExceeded, TokenMismatch.
     """
     actor.require(MEMBER)
-    check_expression("requirements", requirements)
-    check_expression("rank", rank)
+    expression.check_text("requirements", requirements)
+    expression.check_text("rank", rank)
     _check_user_data(user_data)
     _check_wishes(broker, wishes)
     if count < 1:
@@ -698,27 +696,6 @@ def _check_address(nets: Sequence[NetworkRow], address: str) -> None:
         raise InvalidRequest(
             f"{address} is in no subnet of network {nets[0].name}", hint=f"its subnets are {cidrs}"
         )
-
-
-def check_expression(field: str, text: str | None) -> None:
-    """Raise InvalidExpression for a requirement or rank with a mistake."""
-    if text is None:
-        return
-    try:
-        parse(text)
-    except ExpressionError as error:
-        raise InvalidExpression(
-            f"{field}: line {error.line}, column {error.column}: {error.message}",
-            hint=error.mend or "docs/reference/expressions.md has the language",
-            details={
-                "field": field,
-                "line": error.line,
-                "column": error.column,
-                "message": error.message,
-                "text": text,
-                "mend": error.mend,
-            },
-        ) from None
 
 
 def _check_wishes(broker: Broker, wishes: Wishes) -> None:
