@@ -179,16 +179,8 @@ class _Desk:
         """Write one migration, in the transaction in which the pool was read."""
         broker, session, row = self._broker, self._session, self.rows[move.id]
         target = self.seen.hosts[move.target]
-        task = operation.add(
-            broker,
-            session,
-            "vm.migrate",
-            row.id,
-            phase="settle",
-            project_id=row.project_id,
-            params={"source": row.host_id, "target": target.id},
-        )
-        row.operation_id, row.target_host_id = task.id, target.id
+        task = vm.begin(broker, session, row, "vm.migrate", {"source": row.host_id, "target": target.id})
+        row.target_host_id = target.id
         vm.set_state(broker, row, vm.MIGRATING, f"to {target.name}: {reason}")
         session.execute(
             update(HostRow).where(HostRow.id == target.id).values(generation=HostRow.generation + 1),

@@ -258,10 +258,7 @@ def _lost(broker: Broker, at: SiteRow, seen: VMRow) -> None:
                 "vm.mending",
                 f"{row.name} is no longer defined on its host; making it again",
             )
-            task = operation.add(
-                broker, session, "vm.start", row.id, phase="settle", project_id=row.project_id
-            )
-            row.operation_id = task.id
+            task = vm.begin(broker, session, row, "vm.start")
             vm.set_state(broker, row, vm.PENDING, "its definition was removed by hand; making it again")
         else:
             return

@@ -425,18 +425,26 @@ def resume(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]
     return row, task
 
 
-def begin_preempt(broker: Broker, session: Session, row: VMRow, *, for_id: str, reason: str) -> OperationRow:
-    """Write the operation that suspends a VM to make room, and resumes it when there is room again. Submit it after."""
+def begin(
+    broker: Broker, session: Session, row: VMRow, kind: str, params: Mapping[str, Any] | None = None
+) -> OperationRow:
+    """Write an operation on a VM, in the caller's transaction, as the one in charge of it. Submit it after."""
     task = operation.add(
         broker,
         session,
-        "vm.preempt",
+        kind,
         row.id,
         phase="settle",
         project_id=row.project_id,
-        params={"for": for_id, "reason": reason},
+        params=dict(params or {}),
     )
     row.operation_id = task.id
+    return task
+
+
+def begin_preempt(broker: Broker, session: Session, row: VMRow, *, for_id: str, reason: str) -> OperationRow:
+    """Write the operation that suspends a VM to make room, and resumes it when there is room again. Submit it after."""
+    task = begin(broker, session, row, "vm.preempt", {"for": for_id, "reason": reason})
     set_state(broker, row, SUSPENDING, reason)
     event.record(
         broker,
@@ -471,16 +479,8 @@ def begin_delete(
         if task is not None and task.kind == "vm.delete" and task.state != operation.FAILED:
             return task
     _cancel(broker, session, row, "the VM is being deleted")
-    task = operation.add(
-        broker,
-        session,
-        "vm.delete",
-        row.id,
-        phase="settle",
-        project_id=row.project_id,
-        params={"graceful": graceful, "reason": reason},
-    )
-    row.desired, row.operation_id = TERMINATED, task.id
+    task = begin(broker, session, row, "vm.delete", {"graceful": graceful, "reason": reason})
+    row.desired = TERMINATED
     set_state(broker, row, SHUTTING_DOWN, reason)
     event.record(
         broker,
@@ -495,16 +495,8 @@ def begin_delete(
 
 def begin_return(broker: Broker, session: Session, row: VMRow, *, reason: str) -> OperationRow:
     """Write the operation that takes a burst VM out of its cloud and creates it anew at home. Submit it after."""
-    task = operation.add(
-        broker,
-        session,
-        "vm.return",
-        row.id,
-        phase="settle",
-        project_id=row.project_id,
-        params={"reason": reason},
-    )
-    row.operation_id, row.local_only = task.id, True
+    task = begin(broker, session, row, "vm.return", {"reason": reason})
+    row.local_only = True
     set_state(broker, row, STOPPING, reason)
     event.record(
         broker, session, "vm.returning", row.id, f"{row.name} comes home: {reason}", project_id=row.project_id
@@ -514,16 +506,7 @@ def begin_return(broker: Broker, session: Session, row: VMRow, *, reason: str) -
 
 def begin_relaunch(broker: Broker, session: Session, row: VMRow, *, reason: str) -> OperationRow:
     """Write the operation that creates a VM anew which its cloud took back. Submit it after."""
-    task = operation.add(
-        broker,
-        session,
-        "vm.relaunch",
-        row.id,
-        phase="settle",
-        project_id=row.project_id,
-        params={"reason": reason},
-    )
-    row.operation_id = task.id
+    task = begin(broker, session, row, "vm.relaunch", {"reason": reason})
     row.interruptions += 1
     set_state(broker, row, PENDING, reason)
     event.record(
@@ -622,10 +605,8 @@ def _change(
                 f"cannot {verb} {row.name}: it is {row.state}",
                 hint=f"a VM must be {' or '.join(allowed)} for that",
             )
-        task = operation.add(
-            broker, session, kind, row.id, phase="settle", project_id=row.project_id, params=params or {}
-        )
-        row.desired, row.operation_id = desired, task.id
+        task = begin(broker, session, row, kind, params)
+        row.desired = desired
         if row.state != desired:
             set_state(broker, row, via, f"{verb} asked by {actor.name}")
         event.record(
