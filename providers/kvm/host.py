@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from providers.port import (
     InvalidSpec,
     Progress,
     SiteContext,
+    Unreachable,
     split_strangers,
 )
 
@@ -75,6 +76,8 @@ class KvmHost:
         self._session: Session | None = None
         self._prepare_lock = threading.Lock()
         self._image_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._moving: set[str] = set()
+        self._moving_lock = threading.Lock()
         self._vm_locks = tuple(threading.Lock() for _ in range(_VM_LOCKS))
         self._images: dict[str, ImageFiles] = {}
 
@@ -103,6 +106,19 @@ class KvmHost:
     def vm_lock(self, vm_id: str) -> threading.Lock:
         """Held while something is done to a VM; shared by a sixty-fourth of all VMs."""
         return self._vm_locks[hash(vm_id) % _VM_LOCKS]
+
+    @contextlib.contextmanager
+    def moving(self, vm_id: str) -> Iterator[None]:
+        """While a VM is being moved here, which may last: nobody else begins to. Raises Unreachable, for now."""
+        with self._moving_lock:
+            if vm_id in self._moving:
+                raise Unreachable(f"host {self.name}: the VM is being moved there already")
+            self._moving.add(vm_id)
+        try:
+            yield
+        finally:
+            with self._moving_lock:
+                self._moving.discard(vm_id)
 
     def image_files(self, session: Session, image: ImageSpec) -> ImageFiles | None:
         """The image on this host, when all of it is there."""

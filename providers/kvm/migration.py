@@ -49,7 +49,7 @@ def migrate(
     ``tls``: QEMU encrypts what it sends, with the certificates of the hosts (``migrate_tls_x509_cert_dir`` of qemu.conf).
     """
     flags = _FLAGS | _api.VIR_MIGRATE_TLS if tls else _FLAGS
-    with target.vm_lock(spec.id):
+    with target.moving(spec.id):
         report = target.call(lambda session: _arrived(session, spec, broker_id))
         if report is None:
             source.call(lambda session: _ready(session, spec, source.name, broker_id))
