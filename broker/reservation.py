@@ -6,6 +6,7 @@ A reservation is accepted only when its room is sure (``placement.lease``), and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select, update
@@ -15,7 +16,7 @@ from broker import event, expression, flavor, project
 from broker.actor import MEMBER, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, QuotaExceeded, WrongState
-from broker.store import FlavorRow, HostRow, MetaRow, ProjectRow, ReservationRow, VMRow
+from broker.store import EventRow, FlavorRow, HostRow, MetaRow, ProjectRow, ReservationRow, VMRow
 from placement.lease import Book
 from placement.pool import Reserved
 
@@ -26,6 +27,8 @@ CANCELLED = "cancelled"
 LIVE = (SCHEDULED, ACTIVE)
 
 _LONGEST = timedelta(days=366)
+_PATIENCE_S = 60.0
+"""How long a host may be silent before room that is reserved there is looked for elsewhere."""
 _LOOKED_AFTER_S = 900.0
 """How long after its start rounds are run for a reservation's sake alone: its room is free by then."""
 
@@ -255,7 +258,10 @@ def is_due(broker: Broker, session: Session) -> bool:
 
 
 def tick(broker: Broker) -> None:
-    """Write which reservations have begun and which are over. Again changes nothing."""
+    """Write which reservations have begun and which are over, and find other room for those whose hosts are away.
+
+    Again changes nothing.
+    """
     now = broker.clock.now()
     changed = False
     with broker.store.reading() as session:
@@ -277,8 +283,94 @@ def tick(broker: Broker) -> None:
                 continue
             changed = True
             event.record(broker, session, f"reservation.{word}", row.id, said, project_id=row.project_id)
-    if changed or due:
+    if _mend(broker) or changed or due:
         broker.signals.set("place")
+
+
+def _mend(broker: Broker) -> bool:
+    """Find other room where hosts take no VM, or have not answered for a while; whether any was found."""
+    now = broker.clock.now()
+    gone = (HostRow.state == "maintenance") | (
+        (HostRow.state == "unreachable") & (HostRow.seen_at < now - timedelta(seconds=_PATIENCE_S))
+    )
+    with broker.store.reading() as session:
+        rows = live(session, now)
+        known = {host_id for row in rows for host_id in row.slots}
+        away = set(session.scalars(select(HostRow.id).where(HostRow.id.in_(known), gone)))
+        broken = [row.id for row in rows if away.intersection(row.slots)]
+    moved = [_elsewhere(broker, reserved, away) for reserved in broken]
+    return any(moved)
+
+
+def _elsewhere(broker: Broker, reserved: str, away: set[str]) -> bool:
+    """Move what of a reservation's room is on hosts that are away and not used there. False when there is no other."""
+    from broker import queue  # which knows the VMs, which know reservations
+
+    with broker.store.transaction() as session:
+        session.get(MetaRow, "broker_id", with_for_update=True)
+        row = session.get_one(ReservationRow, reserved, with_for_update={"of": ReservationRow})
+        used: dict[str, int] = {}
+        for host_id in session.scalars(
+            select(VMRow.host_id).where(VMRow.reservation_id == row.id, VMRow.state != "terminated")
+        ):
+            if host_id is not None:
+                used[host_id] = used.get(host_id, 0) + 1
+        # A VM that stands there keeps its place: it may well be running.
+        kept = {
+            host_id: min(number, used.get(host_id, 0)) if host_id in away else number
+            for host_id, number in row.slots.items()
+        }
+        kept = {host_id: number for host_id, number in kept.items() if number}
+        lost = row.count - sum(kept.values())
+        if row.state not in LIVE or lost <= 0 or kept == row.slots:
+            return False
+        seen = queue.snapshot(broker, session, residents=True)
+        whole = of_row(row, seen.index)
+        others = [one for one in seen.reserved if one.id != row.id]
+        mine = replace(whole, slots={seen.index[host_id]: number for host_id, number in kept.items()})
+        book = Book(
+            seen.table,
+            seen.residents,
+            [*others, mine],
+            seen.now,
+            suspend_s=seen.suspend_s,
+            suspends=seen.suspends,
+        )
+        missing = replace(whole, count=lost, slots={}, start=max(whole.start, seen.now))
+        slots = book.room(missing, queue.eligible_for(seen, row))
+        if slots is None:
+            _say_once(broker, session, row, lost)
+            return False
+        for host, number in slots.items():
+            host_id = seen.hosts[host].id
+            kept[host_id] = kept.get(host_id, 0) + number
+        row.slots = kept
+        session.execute(
+            update(HostRow).where(HostRow.id.in_(kept)).values(generation=HostRow.generation + 1),
+            execution_options={"synchronize_session": False},
+        )
+        event.record(
+            broker,
+            session,
+            "reservation.moved",
+            row.id,
+            f"room of {row.name} for {lost} x {row.flavor} is kept on other hosts now",
+            project_id=row.project_id,
+        )
+    return True
+
+
+def _say_once(broker: Broker, session: Session, row: ReservationRow, lost: int) -> None:
+    told = select(EventRow.seq).where(EventRow.kind == "reservation.at_risk", EventRow.target == row.id)
+    if session.scalar(told.limit(1)) is None:
+        event.record(
+            broker,
+            session,
+            "reservation.at_risk",
+            row.id,
+            f"hosts that {row.name} has room on are away, and there is no other for {lost} x {row.flavor}",
+            project_id=row.project_id,
+        )
 
 
 def _check_times(now: datetime, start: datetime, end: datetime) -> None:

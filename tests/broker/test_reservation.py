@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from broker import operation, policy, project, queue, reservation, vm, why
+from broker import host, operation, policy, project, queue, reservation, vm, why
 from broker.actor import Actor
 from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, QuotaExceeded, WrongState
+from broker.reconcile import reconcile
 from broker.vm import Wishes
 
 MINUTE = timedelta(minutes=1)
@@ -265,3 +266,68 @@ def test_immediate_vm_starts_now_or_not_at_all(one_host):
     assert one_host.nothing_left(row.id)
     with pytest.raises(InvalidRequest, match="starts now, or in a reservation"):
         one_host.request("both", wishes=Wishes(immediate=True, reservation="exam"))
+
+
+def test_room_on_a_host_that_is_away_is_kept_elsewhere(stage):
+    begin = stage.clock.now() + 30 * MINUTE
+    reservation.create(
+        stage.broker,
+        stage.member,
+        name="exam",
+        flavor_ref="large",
+        count=1,
+        start_at=begin,
+        end_at=begin + 60 * MINUTE,
+    )
+    assert reservation.host_names(stage.broker, reservation.get(stage.broker, stage.member, "exam")) == {
+        "campus/sim-01": 1
+    }
+    host.set_maintenance(stage.broker, stage.admin, "sim-01", True)
+    reservation.tick(stage.broker)
+    row = reservation.get(stage.broker, stage.member, "exam")
+    assert reservation.host_names(stage.broker, row) == {"campus/sim-02": 1}
+    assert "reservation.moved" in stage.events(target=row.id)
+    reservation.tick(stage.broker)
+    assert stage.events(target=row.id).count("reservation.moved") == 1
+    host.set_maintenance(stage.broker, stage.admin, "sim-02", True)
+    for _ in range(2):
+        reservation.tick(stage.broker)
+    assert stage.events(target=row.id).count("reservation.at_risk") == 1
+    host.set_maintenance(stage.broker, stage.admin, "sim-01", False)
+    reservation.tick(stage.broker)
+    row = reservation.get(stage.broker, stage.member, "exam")
+    assert reservation.host_names(stage.broker, row) == {"campus/sim-01": 1}
+
+
+def test_short_silence_of_a_host_moves_nothing(stage):
+    begin = stage.clock.now() + 30 * MINUTE
+    row = reservation.create(
+        stage.broker,
+        stage.member,
+        name="exam",
+        flavor_ref="large",
+        count=1,
+        start_at=begin,
+        end_at=begin + 60 * MINUTE,
+    )
+    stage.worlds["campus"].set_unreachable("sim-01")
+    reconcile(stage.broker)
+    reservation.tick(stage.broker)
+    assert stage.events(target=row.id) == ["reservation.created"]
+    stage.wait(90)
+    reconcile(stage.broker)
+    reservation.tick(stage.broker)
+    assert "reservation.moved" in stage.events(target=row.id)
+
+
+def test_vm_in_a_reservation_keeps_its_place_on_a_host_that_is_away(stage):
+    reservation.create(
+        stage.broker, stage.member, name="now", flavor_ref="small", count=2, start_at=None,
+        end_at=stage.clock.now() + 60 * MINUTE,
+    )  # fmt: skip
+    stage.create("member", flavor_ref="small", wishes=Wishes(reservation="now"))
+    host.set_maintenance(stage.broker, stage.admin, "sim-01", True)
+    reservation.tick(stage.broker)
+    row = reservation.get(stage.broker, stage.member, "now")
+    assert reservation.host_names(stage.broker, row) == {"campus/sim-01": 1, "campus/sim-02": 1}
+    assert stage.create("second", flavor_ref="small", wishes=Wishes(reservation="now")).host.name == "sim-02"
