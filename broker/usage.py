@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
+from broker.actor import READER, Actor
 from broker.broker import Broker
+from broker.errors import InvalidRequest
 from broker.store import HostRow, UsageRow, VMRow
 from placement.budget import Charge, Ledger, month_of
 from placement.policy import Policy
@@ -105,3 +109,63 @@ def decayed(broker: Broker, session: Session, half_life_s: float) -> dict[str, f
 
 
 _LN2 = 0.6931471805599453
+
+
+@dataclass
+class UsageView:
+    """One project's use of one site from ``since`` to ``until``; hours of VMs, of their vCPUs, of their GiB of memory."""
+
+    project: str
+    site: str
+    elastic: bool
+    since: datetime
+    until: datetime
+    vms: int = 0
+    vm_hours: float = 0.0
+    vcpu_hours: float = 0.0
+    gib_hours: float = 0.0
+    cost: float = 0.0
+    unpriced_hours: float = 0.0
+
+
+def report(
+    broker: Broker, actor: Actor, *, since: datetime | None = None, until: datetime | None = None
+) -> Sequence[UsageView]:
+    """What the caller's project used, by site; for admins every project's. Without times this month (UTC) until now.
+
+    Raises InvalidRequest.
+    """
+    actor.require(READER)
+    now = broker.clock.now()
+    for time in (since, until):
+        if time is not None and time.tzinfo is None:
+            raise InvalidRequest("a time has no time zone", hint="such as 2026-12-01T00:00:00+00:00")
+    first = since or datetime.fromtimestamp(month_of(now.timestamp())[0], UTC)
+    last = min(until or now, now)
+    if first >= last:
+        raise InvalidRequest(
+            f"the time from {first} to {last} is empty", hint="move its beginning, or its end"
+        )
+    query = select(UsageRow).where(
+        UsageRow.started_at < last, or_(UsageRow.ended_at.is_(None), UsageRow.ended_at > first)
+    )
+    if not actor.is_admin:
+        query = query.where(UsageRow.project_id == actor.project_id)
+    found: dict[tuple[str, str, bool], UsageView] = {}
+    seen: dict[tuple[str, str, bool], set[str]] = {}
+    with broker.store.reading() as session:
+        for row in session.scalars(query):
+            key = (row.project, row.site, row.elastic)
+            view = found.setdefault(key, UsageView(*key, since=first, until=last))
+            hours = (min(row.ended_at or last, last) - max(row.started_at, first)).total_seconds() / 3600
+            seen.setdefault(key, set()).add(row.vm_id)
+            view.vm_hours += hours
+            view.vcpu_hours += hours * row.vcpus
+            view.gib_hours += hours * row.mem_mb / 1024
+            if row.price_hour is None:
+                view.unpriced_hours += hours
+            else:
+                view.cost += hours * row.price_hour
+    for key, vms in seen.items():
+        found[key].vms = len(vms)
+    return [found[key] for key in sorted(found)]

@@ -28,6 +28,7 @@ from api.native import (
     site,
     status,
     token,
+    usage,
     vm,
 )
 from api.native.body import BodyLimit
@@ -52,6 +53,7 @@ _NOUNS = (
     operation,
     event,
     project,
+    usage,
     token,
     accesskey,
     agent,

@@ -48,6 +48,7 @@ NOUNS = {
     "operation": "Long-running changes.",
     "event": "What happened, and what the broker decided.",
     "project": "Projects and their quotas.",
+    "usage": "What projects used, and what it cost.",
     "token": "Tokens of the native API.",
     "accesskey": "Access keys of the EC2 face.",
 }

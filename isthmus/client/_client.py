@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from isthmus.client.reservation import Reservations
     from isthmus.client.site import Sites
     from isthmus.client.token import Tokens
+    from isthmus.client.usage import Usages
     from isthmus.client.vm import VMs
     from isthmus.schema import Status
 
@@ -156,6 +157,13 @@ class Client:
         from isthmus.client.keypair import KeyPairs
 
         return KeyPairs(self)
+
+    @cached_property
+    def usage(self) -> Usages:
+        """What projects used, and what it cost."""
+        from isthmus.client.usage import Usages
+
+        return Usages(self)
 
     @cached_property
     def expressions(self) -> Expressions:

@@ -37,6 +37,7 @@ from isthmus.schema.reservation import Reservation, ReservationCreate, Reservati
 from isthmus.schema.site import Site, SiteCreate
 from isthmus.schema.status import Status
 from isthmus.schema.token import Role, Token, TokenCreate, TokenCreated
+from isthmus.schema.usage import Usage
 from isthmus.schema.vm import (
     NIC,
     VM,
@@ -121,6 +122,7 @@ __all__ = [
     "Token",
     "TokenCreate",
     "TokenCreated",
+    "Usage",
     "VMCreate",
     "VMMigrate",
     "VMOperation",

@@ -59,6 +59,7 @@ LEAST = {
         "delete": ADMIN,
     },
     "status": {"status": READER},
+    "usage": {"report": READER},
     "token": {"create": MEMBER, "list_tokens": MEMBER, "delete": MEMBER},
     "vm": {
         "create": MEMBER,

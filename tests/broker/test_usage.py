@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import select
 
 from broker import policy, usage, vm, why
+from broker.errors import InvalidRequest
 from broker.store import UsageRow, VMRow
 
 OPEN = """\
@@ -143,3 +146,36 @@ def test_anti_affine_pair_is_kept_apart_by_the_broker(stage):
         for term in site.terms
     )
     assert 'anti-affinity: a VM of group "db" is on the same host' in told
+
+
+def test_usage_is_reported_by_project_and_site_with_its_cost(hybrid):
+    stage = hybrid
+    home, away = stage.create("home", requirements="!elastic"), stage.burst("away")
+    stage.request("theirs", actor=stage.outsider, requirements="!elastic")
+    stage.finish_all()
+    stage.wait(3600)
+    stage.finish(vm.delete(stage.broker, stage.member, home.id)[1])
+    stage.wait(3600)
+    mine = usage.report(stage.broker, stage.member)
+    assert [(view.site, view.vms, round(view.vm_hours)) for view in mine] == [
+        ("campus", 1, 1),
+        ("cloud", 1, 2),
+    ]
+    campus, cloud = mine
+    assert round(campus.vcpu_hours) == 2
+    assert campus.cost == 0
+    assert campus.unpriced_hours == campus.vm_hours
+    assert cloud.cost == pytest.approx(cloud.vm_hours * price(stage, away))
+    assert cloud.unpriced_hours == 0
+    assert len({view.project for view in usage.report(stage.broker, stage.admin)}) == 2
+    now = stage.clock.now()
+    late = usage.report(stage.broker, stage.member, since=now - timedelta(minutes=30), until=now)
+    assert [(view.site, round(view.vm_hours, 2)) for view in late] == [("cloud", 0.5)]
+
+
+def test_empty_time_is_refused(stage):
+    now = stage.clock.now()
+    with pytest.raises(InvalidRequest, match="is empty"):
+        usage.report(stage.broker, stage.member, since=now, until=now - timedelta(hours=1))
+    with pytest.raises(InvalidRequest, match="time zone"):
+        usage.report(stage.broker, stage.member, until=now.replace(tzinfo=None))

@@ -197,6 +197,28 @@ CALLS: list[tuple[str, Any, str, str, Any, Any]] = [
         PLAN,
     ),
     (
+        "usage list",
+        lambda c: list(c.usage.list()),
+        "GET",
+        "/v1/usage",
+        None,
+        [
+            schema.Usage(
+                project="lab",
+                site="aws",
+                elastic=True,
+                since=NOW,
+                until=NOW,
+                vms=1,
+                vm_hours=2,
+                vcpu_hours=4,
+                gib_hours=8,
+                cost=0.2,
+                unpriced_hours=0,
+            )
+        ],
+    ),
+    (
         "expression check",
         lambda c: c.expressions.check("FREE_CPU", kind="rank", dialect="opennebula"),
         "POST",
