@@ -146,7 +146,7 @@ class Expression:
     @cached_property
     def root(self) -> Node:
         """The whole tree."""
-        return build(_parser(), self.source)
+        return _grammar().tree(self.source)
 
     @cached_property
     def host_names(self) -> frozenset[str]:
@@ -232,7 +232,7 @@ def _parse(text: str, dialect: Dialect) -> Expression:
         return Expression(opennebula.parse(text), text)
     terms = _terms(text)
     # What does not come apart is parsed as a whole, mistakes among it: then their places are right.
-    return Expression(None if terms else build(_parser(), text), text, terms=terms or ())
+    return Expression(None if terms else _grammar().tree(text), text, terms=terms or ())
 
 
 # Some 200 bytes are kept for each character. Who sends ever new expressions must not fill our memory with them: each
@@ -291,20 +291,32 @@ def build(parser: Lark, text: str) -> Node:
     return root
 
 
-@lru_cache(maxsize=1)
-def _parser() -> Lark:
-    return _lark(TreeBuilder())
+class _Grammar:
+    """One parser for trees and for shapes, since it takes a while to make. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._builder = _ShapeBuilder()
+        grammar = resources.files("placement").joinpath("grammar.lark").read_text(encoding="utf-8")
+        self._parser = Lark(grammar, parser="lalr", transformer=self._builder, maybe_placeholders=False)
+
+    def tree(self, text: str) -> Node:
+        """The tree of a text. Raises ExpressionError."""
+        with self._lock:
+            self._builder.literals = None
+            return build(self._parser, text)
+
+    def shape(self, text: str) -> tuple[Node, int]:
+        """The tree of a text with places for its literals, and how many there are. Raises ExpressionError."""
+        with self._lock:
+            self._builder.literals = 0
+            root = build(self._parser, text)
+            return root, self._builder.literals
 
 
 @lru_cache(maxsize=1)
-def _shape_parser() -> tuple[Lark, _ShapeBuilder]:
-    builder = _ShapeBuilder()
-    return _lark(builder), builder
-
-
-def _lark(builder: TreeBuilder) -> Lark:
-    grammar = resources.files("placement").joinpath("grammar.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", transformer=builder, maybe_placeholders=False)
+def _grammar() -> _Grammar:
+    return _Grammar()
 
 
 _TEXT = r'"(?:\\.|[^"\\])*"|' + r"'(?:\\.|[^'\\])*'"
@@ -328,13 +340,11 @@ class _Shapes:
         with self.lock:
             if key in self.known:
                 return self.known[key]
-            parser, builder = _shape_parser()
-            builder.literals = 0
             try:
-                root = build(parser, piece)
+                root, places = _grammar().shape(piece)
             except ExpressionError:
                 return None
-            if builder.literals != literals:
+            if places != literals:
                 return None  # one of them is no operand, but the key in vm.labels["key"]
             self.known[key] = shape = Shape(root)
             self.length += sum(map(len, key))
@@ -353,7 +363,7 @@ def _terms(text: str) -> tuple[Term, ...] | None:
     if len(text) > MAX_LENGTH:
         return None
     terms = []
-    pieces = _pieces(text)
+    pieces = [piece.strip() for piece in _pieces(text)]
     for piece in pieces:
         # Texts that are equal but for their literals, one by one of the same kind, have the same tree.
         parts = _LITERALS.split(piece)
@@ -529,19 +539,20 @@ class TreeBuilder(Transformer[Token, Node]):
 
 @v_args(inline=True)
 class _ShapeBuilder(TreeBuilder):
-    """The same tree with places for its literals, numbered in the order of the text."""
+    """The same tree; with places for its literals, numbered in the order of the text, if ``literals`` counts them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.literals = 0
+        self.literals: int | None = None
 
     def number(self, token: Token) -> Node:
-        return self._place(token, numeric=True)
+        return super().number(token) if self.literals is None else self._place(token, numeric=True)
 
     def text(self, token: Token) -> Node:
-        return self._place(token, numeric=False)
+        return super().text(token) if self.literals is None else self._place(token, numeric=False)
 
     def _place(self, token: Token, *, numeric: bool) -> Node:
+        assert self.literals is not None  # noqa: S101 - asked for when they are counted
         index, self.literals = self.literals, self.literals + 1
         return tree.Literal(start_of(token), end_of(token), index, numeric=numeric)
 

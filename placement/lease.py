@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placement.column import Floats
-from placement.match import CAPACITY
 from placement.policy import Backfill, show_duration
 from placement.pool import Reserved, Resident, Waiting
 from placement.table import HostTable
+from placement.tree import CAPACITY
 
 Reasons = NDArray[np.object_]
 

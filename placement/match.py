@@ -19,13 +19,12 @@ from typing import Any, cast
 import numpy as np
 
 from placement.column import Bools, Floats
+from placement.kernel import KERNEL, NOWHERE, Candidates, Choice, Columns, Kernel
+from placement.kernel import Bound as Compiled
 from placement.language import ExpressionError, Shape, Term, parse
 from placement.program import Bound, Indices
 from placement.table import HostTable
-from placement.tree import every
-
-CAPACITY = ("cpu_free", "mem_free_mb", "disk_free_gb", "gpu_free")
-"""What a VM takes of a host."""
+from placement.tree import CAPACITY, every
 
 LIMITS = {"cpu_free": "vm_cpu_max", "mem_free_mb": "vm_mem_max_mb", "gpu_free": "vm_gpus_max"}
 """Optional host attributes with the largest VM that fits at all: a cloud's instance type is smaller than the
@@ -75,13 +74,18 @@ Eligible = Callable[[Request], Bools | None] | Bools | None
 
 
 def match(
-    table: HostTable, requests: Sequence[Request], *, eligible: Eligible = None, runners_up: bool = True
+    table: HostTable,
+    requests: Sequence[Request],
+    *,
+    eligible: Eligible = None,
+    runners_up: bool = True,
+    kernel: Kernel | None = KERNEL,
 ) -> list[Decision]:
     """Decide for each request in turn. Consumes ``table``; one Decision per request, in their order.
 
-    ``runners_up=False`` does not look for the second best.
+    ``runners_up=False`` does not look for the second best; ``kernel=None`` decides in numpy.
     """
-    matcher = Matcher(table, runners_up=runners_up)
+    matcher = Matcher(table, runners_up=runners_up, kernel=kernel)
     if callable(eligible):
         return [matcher.place(request, eligible(request)) for request in requests]
     return matcher.place_all(requests, eligible)
@@ -101,20 +105,24 @@ class Matcher:
     """A round over one table, for callers that must act between two requests (``match`` for all others).
 
     Keeps what equal requests share, so that a queue of many VMs of few kinds costs little. Consumes ``table``; nobody
-    else may make its hosts emptier meanwhile. ``runners_up=False`` does not look for the second best.
+    else may make its hosts emptier meanwhile. ``runners_up=False`` does not look for the second best; ``kernel=None``
+    decides in numpy.
     """
 
-    def __init__(self, table: HostTable, *, runners_up: bool = True) -> None:
+    def __init__(self, table: HostTable, *, runners_up: bool = True, kernel: Kernel | None = KERNEL) -> None:
         self.table = table
         self.runners_up = runners_up
+        self._kernel = kernel
+        self._columns = Columns(table)
         names = (*CAPACITY, "running_vms")
         self._cells = {
             name: _cells(numbers) for name in names if (numbers := table.numbers(name)) is not None
         }
         self._wishes: dict[tuple[str | None, str | None], _Wish] = {}
-        self._kinds: dict[object, _Kind | None] = {}
+        self._kinds: dict[object, _Kind | Candidates | None] = {}
         self._held = 0
         self._rooms: dict[tuple[float, ...], _Room] = {}
+        self._limits: dict[tuple[float, ...], Bools | None] = {}
         self._placed = 0
 
     def compile(self, request: Request) -> None:
@@ -136,29 +144,9 @@ class Matcher:
             kind = self._kind(request)
         except ExpressionError as error:
             return Decision(request.id, None, error=str(error))
-        if not kind.rows.size:
+        host, rank, second, second_rank = kind.place(eligible)
+        if host is None:
             return Decision(request.id, None)
-        values = kind.values(eligible)
-        rank = second = second_rank = None
-        at = kind.best(values)
-        if at is None:
-            # Nobody is left whose rank is more than minus infinity. Who has none comes last, but comes.
-            host = kind.unranked(eligible)
-            if host is None:
-                return Decision(request.id, None)
-            if self.runners_up:
-                second = kind.unranked(eligible, but=host)
-        else:
-            host, rank = kind.rows.item(at), values.item(at)
-            if self.runners_up:
-                values[at] = -np.inf
-                next_at = kind.best(values)
-                if next_at is not None:
-                    second, second_rank = kind.rows.item(next_at), values.item(next_at)
-                else:
-                    second = kind.unranked(eligible, but=host)
-                values[at] = rank
-        kind.take(host)
         self._placed += 1
         if not request.rank:
             rank = second_rank = None
@@ -169,24 +157,34 @@ class Matcher:
         found = self._wishes.get(texts)
         if found is None:
             found = self._wishes[texts] = _Wish(request)
+            if self._kernel is not None and not found.vm_names:
+                found.compiled = found.bind(self._kernel, self.table, {})
         return found
 
-    def _kind(self, request: Request) -> _Kind:
+    def _kind(self, request: Request) -> _Kind | Candidates:
         amounts = (request.cpu, request.mem_mb, request.disk_gb, request.gpus)
         key: tuple[object, ...] = (request.requirement, request.rank, amounts)
         kind = self._kinds.get(key)
-        if kind is None:
-            wish = self._wish(request)
-            if wish.vm_names:
-                key = (*key, *[_frozen(request.attributes.get(name)) for name in wish.vm_names])
-                kind = self._kinds.get(key)
         if kind is not None:
-            if kind.stale or len(kind.full) >= _MOST_FULL:
-                kind.refresh()
             return kind
-        kind = _Kind(self.table, wish, request, self._room(amounts))
+        wish = self._wish(request)
+        if wish.vm_names:
+            key = (*key, *[_frozen(request.attributes.get(name)) for name in wish.vm_names])
+            kind = self._kinds.get(key)
+            if kind is not None:
+                return kind
         # Who comes for the first time is not kept: most expressions of somebody's own do not come again.
         again = key in self._kinds
+        compiled = wish.compiled
+        if compiled is None and wish.vm_names and self._kernel is not None:
+            compiled = wish.bind(self._kernel, self.table, request.attributes)
+        if compiled is None:
+            kind = _Kind(self.table, wish, request, self._room(amounts), runner_up=self.runners_up)
+        else:
+            rows, limits = len(self.table), self._limit(amounts)
+            kind = Candidates(
+                self._columns, rows, amounts, limits, compiled, runner_up=self.runners_up, again=again
+            )
         self._kinds[key] = kind if again else None
         if again:
             self._held += kind.size
@@ -206,6 +204,15 @@ class Matcher:
             room.looked = self._placed
         return room
 
+    def _limit(self, amounts: tuple[float, ...]) -> Bools | None:
+        try:
+            return self._limits[amounts]
+        except KeyError:
+            pass
+        if len(self._limits) >= _MOST_ROOMS:
+            self._limits.clear()
+        return self._limits.setdefault(amounts, _large_enough(self.table, amounts))
+
 
 _MOST_HELD = 64_000_000
 """How many numbers the kinds of a round may hold in all."""
@@ -223,9 +230,12 @@ Cells = MutableSequence[float]
 
 
 class _Wish:
-    """A requirement and a rank, read: the terms that stand still, and those that placements change."""
+    """A requirement and a rank, read: the terms that stand still, and those that placements change.
 
-    __slots__ = ("changing", "rank", "still", "vm_names")
+    ``compiled``: the same for the kernel and one table; None when it cannot be, or the VM's attributes go in.
+    """
+
+    __slots__ = ("changing", "compiled", "rank", "still", "vm_names")
 
     def __init__(self, request: Request) -> None:
         requirement = parse(request.requirement) if request.requirement else None
@@ -239,6 +249,15 @@ class _Wish:
             _ = self.rank.shape.number  # compiled now, not when somebody waits
         read = [expression.vm_names for expression in (requirement, rank) if expression]
         self.vm_names = tuple(sorted(frozenset[str]().union(*read)))
+        self.compiled: Compiled | None = None
+
+    def bind(self, kernel: Kernel, table: HostTable, vm: Mapping[str, Any]) -> Compiled | None:
+        """All of it for the kernel; None when it has no code for a part of it."""
+        changing = [(term.shape.truth, term.literals) for term in self.changing]
+        still = [(term.shape.truth, term.literals) for term in self.still]
+        rank = None if self.rank is None else (self.rank.shape.number, self.rank.literals)
+        with np.errstate(all="ignore"):
+            return kernel.bind(table, vm, changing, rank, still)
 
 
 class _Room:
@@ -252,19 +271,17 @@ class _Room:
         self.takes = [(cells[name], amount) for name, amount in takes if name in cells]
         self.needs = [(column, amount) for column, amount in self.takes if amount > 0]
         self._needs: list[tuple[Floats, float]] = []
-        self._limits = np.ones(len(table), dtype=np.bool_)
+        limits = _large_enough(table, amounts)
+        self._limits = np.ones(len(table), dtype=np.bool_) if limits is None else limits
         self.looked = 0
         for name, amount in asked:
             if amount <= 0:
                 continue
             numbers = table.numbers(name)
             if numbers is None:
-                self._limits[:] = False  # a capacity nobody reports is nowhere
+                self._limits = np.zeros(len(table), dtype=np.bool_)  # a capacity nobody reports is nowhere
             else:
                 self._needs.append((numbers, amount))
-            limit = table.numbers(LIMITS[name]) if name in LIMITS else None
-            if limit is not None:
-                self._limits &= ~(limit < amount)
         self.look()
 
     def look(self) -> None:
@@ -281,23 +298,37 @@ class _Room:
         return mask
 
 
+def _large_enough(table: HostTable, amounts: Sequence[float]) -> Bools | None:
+    """The hosts on which such a VM fits at all; None when that is all of them."""
+    mask: Bools | None = None
+    for name, amount in zip(CAPACITY, amounts, strict=True):
+        limit = table.numbers(LIMITS[name]) if amount > 0 and name in LIMITS else None
+        if limit is not None:
+            fits = ~(limit < amount)
+            mask = fits if mask is None else mask & fits
+    return mask
+
+
 class _Kind:
-    """What equal requests share: the hosts in question, and what of the rank stands still on them.
+    """What equal requests share in numpy: the hosts in question, and what of the rank stands still on them.
 
     ``rows``: every host that could be chosen is among them, lowest index first.
     """
 
-    __slots__ = ("_changing", "_rank", "_ranked", "_room", "_values", "full", "rows", "stale")
+    __slots__ = ("_changing", "_full", "_rank", "_ranked", "_room", "_runner_up", "_stale", "_values", "rows")
 
-    def __init__(self, table: HostTable, wish: _Wish, request: Request, room: _Room) -> None:
+    def __init__(
+        self, table: HostTable, wish: _Wish, request: Request, room: _Room, *, runner_up: bool
+    ) -> None:
         vm = request.attributes
         mask = room.mask
         for term in wish.still:
             mask = mask & term.shape.truth.whole(table, term.literals, vm)
         self.rows: Indices = mask.nonzero()[0]
-        self.full: list[int] = []
-        self.stale = False
+        self._full: list[int] = []
+        self._stale = False
         self._room = room
+        self._runner_up = runner_up
         self._changing: list[Bound] = []
         self._rank: Bound | None = None
         self._values: Floats | None = None
@@ -322,9 +353,38 @@ class _Kind:
         """About how many numbers it holds."""
         return self.rows.size * (4 + 2 * len(self._changing))
 
-    def refresh(self) -> None:
+    def place(self, eligible: Bools | None) -> Choice:
+        """Choose, and place the VM. ``eligible``: which hosts may be chosen this time, None for all."""
+        if self._stale or len(self._full) >= _MOST_FULL:
+            self._refresh()
+        if not self.rows.size:
+            return NOWHERE
+        values = self._values_now(eligible)
+        at = self._best(values)
+        if at is None:
+            # Nobody is left whose rank is more than minus infinity. Who has none comes last, but comes.
+            host = self._unranked(eligible)
+            if host is None:
+                return NOWHERE
+            second = self._unranked(eligible, but=host) if self._runner_up else None
+            self._take(host)
+            return host, None, second, None
+        host, rank = self.rows.item(at), values.item(at)
+        second = second_rank = None
+        if self._runner_up:
+            values[at] = -np.inf
+            next_at = self._best(values)
+            if next_at is not None:
+                second, second_rank = self.rows.item(next_at), values.item(next_at)
+            else:
+                second = self._unranked(eligible, but=host)
+            values[at] = rank
+        self._take(host)
+        return host, rank, second, second_rank
+
+    def _refresh(self) -> None:
         """Drop the rows that have become too full."""
-        self.full, self.stale = [], False
+        self._full, self._stale = [], False
         which = self._room.at(self.rows).nonzero()[0]
         self.rows = self.rows.take(which)
         self._changing = [truth.narrow(which) for truth in self._changing]
@@ -333,7 +393,7 @@ class _Kind:
         if self._values is not None:
             self._values = self._values.take(which)
 
-    def values(self, eligible: Bools | None) -> Floats:
+    def _values_now(self, eligible: Bools | None) -> Floats:
         """The rank of each row now; minus infinity for those that are out of the question, NaN where undefined."""
         values = self._ranks() if self._values is None else self._values
         allowed = [truth.now() for truth in self._changing]
@@ -341,11 +401,11 @@ class _Kind:
             allowed.append(eligible.take(self.rows))
         if allowed:
             values = np.where(every(allowed), values, -np.inf)
-        if self.full and values is not self._values:
-            values[self.full] = -np.inf
+        if self._full and values is not self._values:
+            values[self._full] = -np.inf
         return values
 
-    def best(self, values: Floats) -> int | None:
+    def _best(self, values: Floats) -> int | None:
         """Which row has the highest rank and room; None when none has more than minus infinity.
 
         Rows that are found out to be without rank or room are written off in ``values``.
@@ -367,12 +427,12 @@ class _Kind:
                 return at
             values[at] = -np.inf
             self._room.mask[host] = False
-            self.full.append(at)
+            self._full.append(at)
 
-    def unranked(self, eligible: Bools | None, but: int | None = None) -> int | None:
+    def _unranked(self, eligible: Bools | None, but: int | None = None) -> int | None:
         """The first host that could be chosen if ranks did not matter."""
         if not self._changing and eligible is None:
-            self.stale = True  # it is room that they lack, and that for good
+            self._stale = True  # it is room that they lack, and that for good
         if self._ranked if self._values is not None else self._ranks().min() > -np.inf:
             return None
         which = self._room.at(self.rows)
@@ -390,7 +450,7 @@ class _Kind:
         ranks = self._rank.now()
         return ranks if isinstance(ranks, np.ndarray) else np.full(self.rows.size, ranks, dtype=np.float64)
 
-    def take(self, host: int) -> None:
+    def _take(self, host: int) -> None:
         """Place a VM."""
         for cells, amount in self._room.takes:
             cells[host] -= amount

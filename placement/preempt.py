@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from placement.column import Bools
-from placement.match import CAPACITY, LIMITS
+from placement.match import LIMITS
 from placement.pool import Resident, Waiting
 from placement.table import HostTable
+from placement.tree import CAPACITY
 
 _KEPT = "disk_free_gb"
 """A suspended VM keeps its disk."""

@@ -11,7 +11,7 @@ say in numpy it leaves to the tree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -37,7 +37,18 @@ _Part = tuple[Node, Meaning]
 class Program:
     """A node compiled for one meaning. ``changes``: it reads what placements consume."""
 
-    __slots__ = ("_asked", "_atoms", "_consumed", "_fold", "_repeats", "_run", "changes", "meaning", "node")
+    __slots__ = (
+        "__weakref__",
+        "_asked",
+        "_atoms",
+        "_consumed",
+        "_fold",
+        "_repeats",
+        "_run",
+        "changes",
+        "meaning",
+        "node",
+    )
 
     def __init__(self, node: Node, meaning: Meaning) -> None:
         self.node = node
@@ -49,8 +60,8 @@ class Program:
         leaves: list[_Part]
         try:
             if self.changes:
-                above = _Writer(lambda part: not part.hosts & CONSUMED, "leaf")
-                source = above.write(node, meaning)
+                above = Postfix(lambda part: not part.hosts & CONSUMED)
+                source = above.source(above.write(node, meaning), "leaf")
                 self._consumed = tuple(above.consumed)
                 arguments = [f"x{number}" for number in range(len(self._consumed))]
                 arguments += [f"leaf{number}" for number in range(len(above.parts))]
@@ -58,15 +69,15 @@ class Program:
                 leaves = above.parts
             else:
                 self._consumed, self._run, leaves = (), None, [(node, meaning)]
-            below = _Writer(_is_atom, "atom")
-            sources = [below.write(*leaf) for leaf in leaves]
+            below = Postfix(is_atom)
+            sources = [below.source(below.write(*leaf), "atom") for leaf in leaves]
             fixed = [not part.literals and not part.vms for part, _ in below.parts]
             numbers = sorted(range(len(fixed)), key=lambda number: not fixed[number])
             arguments = ["p", *(f"atom{number}" for number in numbers)]
             self._fold: Callable[..., list[Result]] | None = _function(arguments, f"[{', '.join(sources)}]")
             self._atoms = [part for part, same in zip(below.parts, fixed, strict=True) if same]
             self._asked = [part for part, same in zip(below.parts, fixed, strict=True) if not same]
-        except _Unfit:
+        except Unfit:
             self._fold = self._run = None
             self._consumed, self._atoms, self._asked = (), [], []
 
@@ -96,7 +107,7 @@ class Program:
         found = table.kept.get((id(self),))
         if found is None:
             scope = Scope(table, {})
-            atoms = [_atom(node, meaning, scope) for node, meaning in self._atoms]
+            atoms = [evaluated(node, meaning, scope) for node, meaning in self._atoms]
             columns = [atom if isinstance(atom, np.ndarray) else np.full(table.rows, atom) for atom in atoms]
             keep(table, (id(self),), self, columns)
         else:
@@ -105,7 +116,7 @@ class Program:
             columns = [column.take(rows) for column in columns]
         if self._asked:
             scope = Scope(table, vm, literals=literals)
-            atoms = [_atom(node, meaning, scope) for node, meaning in self._asked]
+            atoms = [evaluated(node, meaning, scope) for node, meaning in self._asked]
             if rows is not None:
                 atoms = [atom.take(rows) if isinstance(atom, np.ndarray) else atom for atom in atoms]
             columns = [*columns, *atoms]
@@ -201,102 +212,161 @@ _LONGEST = 1000
 """How many parts of a tree a program is written for."""
 
 
-class _Unfit(Exception):
-    """The tree says something that has no numpy code here."""
+class Unfit(Exception):
+    """The tree says something that has no code here."""
 
 
-class _Writer:
-    """Writes numpy code for a tree down to the parts that ``stops`` picks; ``parts`` are those, by their number."""
+Operation = tuple[str, int]
+"""An operation of postfix code and its number, where it has one: that of a literal, a consumed attribute or a part."""
 
-    def __init__(self, stops: Callable[[Node], bool], name: str) -> None:
+SOURCE = {
+    "nan": "nan",
+    "one": "1.0",
+    "zero": "0.0",
+    "+": "({} + {})",
+    "-": "({} - {})",
+    "*": "({} * {})",
+    "/": "({} / {})",
+    "%": "mod({}, {})",
+    "min": "min({}, {})",
+    "max": "max({}, {})",
+    "abs": "abs({})",
+    "floor": "floor({})",
+    "ceil": "ceil({})",
+    "nonzero": "nonzero({})",
+    "where": "where({}, {}, {})",
+    "<": "({} < {})",
+    "<=": "({} <= {})",
+    ">": "({} > {})",
+    ">=": "({} >= {})",
+    "==": "({} == {})",
+    "!=": "(({0} < {1}) | ({0} > {1}))",  # and not what NaN is, too
+    "&": "({} & {})",
+    "|": "({} | {})",
+    "true": "(({0} < 0) | ({0} > 0))",
+    "false": "({} == 0)",
+}
+"""What an operation is in numpy; its operands are numbers, but for ``&``, ``|`` and the first of ``where``."""
+
+OPERANDS = {
+    operation: 2 if "{1}" in template else 1 if "{0}" in template else template.count("{}")
+    for operation, template in SOURCE.items()
+}
+"""How many operands it takes."""
+
+
+class Postfix:
+    """Postfix code of a tree down to the parts that ``stops`` picks; ``parts`` are those, by their number.
+
+    Its operations are those of ``SOURCE`` and ``literal``, ``divisor`` (a literal to divide by), ``consumed`` and
+    ``part``, each with a number.
+    """
+
+    def __init__(self, stops: Callable[[Node], bool]) -> None:
         self.stops = stops
-        self.name = name
         self.parts: list[_Part] = []
         self.consumed: list[str] = []
         self.written = 0
 
-    def write(self, node: Node, meaning: Meaning) -> str:
+    def source(self, code: Sequence[Operation], name: str) -> str:
+        """The same in numpy, with the parts called by this name."""
+        names = {"literal": "p[{}]", "divisor": "(p[{}] or nan)", "consumed": "x{}", "part": name + "{}"}
+        stack: list[str] = []
+        for operation, number in code:
+            if operation in names:
+                stack.append(names[operation].format(number))
+                continue
+            template = SOURCE[operation]
+            operands = [stack.pop() for _ in range(OPERANDS[operation])]
+            stack.append(template.format(*reversed(operands)))
+        return stack[0]
+
+    def write(self, node: Node, meaning: Meaning) -> list[Operation]:
         """The code of a node."""
         # A condition is written for true and for false, and so is what it is made of.
         self.written += 1
         if node.depth > _DEEPEST or self.written > _LONGEST:
-            raise _Unfit
+            raise Unfit
         if self.stops(node):
             part = (node, meaning)
             if part not in self.parts:
                 self.parts.append(part)
-            return f"{self.name}{self.parts.index(part)}"
+            return [("part", self.parts.index(part))]
         if meaning == "divisor":
-            return self._divisor(node)
+            if isinstance(node, tree.Literal) and node.numeric:
+                return [("divisor", node.index)]
+            return [*self._number(node), ("nonzero", 0)]
         return self._number(node) if meaning == "number" else self._truth(node, meaning == "true")
 
-    def _divisor(self, node: Node) -> str:
+    def _number(self, node: Node) -> list[Operation]:
         if isinstance(node, tree.Literal) and node.numeric:
-            return f"(p[{node.index}] or nan)"
-        return f"nonzero({self._number(node)})"
-
-    def _number(self, node: Node) -> str:
-        if isinstance(node, tree.Literal) and node.numeric:
-            return f"p[{node.index}]"
+            return [("literal", node.index)]
         if isinstance(node, tree.HostName) and node.name in CONSUMED:
             if node.name not in self.consumed:
                 self.consumed.append(node.name)
-            return f"x{self.consumed.index(node.name)}"
+            return [("consumed", self.consumed.index(node.name))]
         if isinstance(node, tree.Arithmetic):
             left, right = node.children
-            divides = node.operator in "/%"
-            second = self.write(right, "divisor" if divides else "number")
-            if node.operator == "%":
-                return f"mod({self.write(left, 'number')}, {second})"
-            return f"({self.write(left, 'number')} {node.operator} {second})"
+            second = self.write(right, "divisor" if node.operator in "/%" else "number")
+            return [*self.write(left, "number"), *second, (node.operator, 0)]
         if isinstance(node, tree.Call):
-            first, *others = [self.write(child, "number") for child in node.children]
-            if not others:
-                return first if node.function in ("min", "max") else f"{node.function}({first})"
-            for other in others:
-                first = f"{node.function}({first}, {other})"
-            return first
+            codes = [self.write(child, "number") for child in node.children]
+            if node.function in ("min", "max"):
+                return _joined(codes, node.function)
+            return [*codes[0], (node.function, 0)]
         if isinstance(node, tree.Choose):
             condition, yes, no = node.children
             true, false = self.write(condition, "true"), self.write(condition, "false")
-            yes_code, no_code = self.write(yes, "number"), self.write(no, "number")
-            return f"where({true}, {yes_code}, where({false}, {no_code}, nan))"
+            return _choice(true, self.write(yes, "number"), false, self.write(no, "number"))
         if isinstance(node, tree.Truth):
-            true, false = self.write(node, "true"), self.write(node, "false")
-            return f"where({true}, 1.0, where({false}, 0.0, nan))"
-        raise _Unfit
+            return _choice(self.write(node, "true"), [("one", 0)], self.write(node, "false"), [("zero", 0)])
+        raise Unfit
 
-    def _truth(self, node: Node, wanted: bool) -> str:
+    def _truth(self, node: Node, wanted: bool) -> list[Operation]:
         meaning: Meaning = "true" if wanted else "false"
         if isinstance(node, tree.And | tree.Or):
-            parts = [self.write(child, meaning) for child in node.children]
-            return "(" + (" & " if isinstance(node, tree.And) is wanted else " | ").join(parts) + ")"
+            codes = [self.write(child, meaning) for child in node.children]
+            return _joined(codes, "&" if isinstance(node, tree.And) is wanted else "|")
         if isinstance(node, tree.Not):
             return self.write(node.children[0], "false" if wanted else "true")
         if isinstance(node, tree.Compare):
             if not any(_is_number(child) for child in node.children):
-                raise _Unfit  # texts may be compared
+                raise Unfit  # texts may be compared
             left, right = (self.write(child, "number") for child in node.children)
-            operator = node.operator if wanted else tree.OPPOSITE[node.operator]
-            if operator == "!=":  # which NaN is too
-                return f"(({left} < {right}) | ({left} > {right}))"
-            return f"({left} {operator} {right})"
+            return [*left, *right, (node.operator if wanted else tree.OPPOSITE[node.operator], 0)]
         if isinstance(node, tree.Choose):
             condition, yes, no = node.children
             true, false = self.write(condition, "true"), self.write(condition, "false")
-            return f"(({true} & {self.write(yes, meaning)}) | ({false} & {self.write(no, meaning)}))"
+            yes_code, no_code = self.write(yes, meaning), self.write(no, meaning)
+            return [*true, *yes_code, ("&", 0), *false, *no_code, ("&", 0), ("|", 0)]
         if isinstance(node, tree.Truth) or not (_is_number(node) or isinstance(node, tree.HostName)):
-            raise _Unfit
-        number = self._number(node)
-        return f"(({number} < 0) | ({number} > 0))" if wanted else f"({number} == 0)"
+            raise Unfit
+        return [*self._number(node), (meaning, 0)]
 
 
-def _is_atom(node: Node) -> bool:
+def _joined(codes: list[list[Operation]], operation: str) -> list[Operation]:
+    """All of them joined by an operation of two, in a tree that is as low as can be."""
+    while len(codes) > 1:
+        pairs = [
+            [*first, *second, (operation, 0)] for first, second in zip(codes[::2], codes[1::2], strict=False)
+        ]
+        codes = [*pairs, *codes[len(pairs) * 2 :]]
+    return codes[0]
+
+
+def _choice(
+    true: list[Operation], yes: list[Operation], false: list[Operation], no: list[Operation]
+) -> list[Operation]:
+    """One number where this is true, another where that is, and undefined elsewhere."""
+    return [*true, *yes, *false, *no, ("nan", 0), ("where", 0), ("where", 0)]
+
+
+def is_atom(node: Node) -> bool:
     """Whether the result is worth keeping: no number of the text goes in, of which there may be many, and no
     combination of terms."""
     if isinstance(node, tree.Literal):
         return not node.numeric
-    return not isinstance(node, tree.And | tree.Or | tree.Not) and all(map(_is_atom, node.children))
+    return not isinstance(node, tree.And | tree.Or | tree.Not) and all(map(is_atom, node.children))
 
 
 def _is_number(node: Node) -> bool:
@@ -312,7 +382,8 @@ def _is_number(node: Node) -> bool:
     return isinstance(node, tree.Arithmetic | tree.Call | tree.Size | tree.Truth)
 
 
-def _atom(node: Node, meaning: Meaning, scope: Scope) -> Result:
+def evaluated(node: Node, meaning: Meaning, scope: Scope) -> Result:
+    """The result of a part that is evaluated by its tree."""
     if meaning == "divisor":
         if node.vms or not node.hosts:
             return _nonzero(node.numbers(scope))

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from placement.column import Bools
 from placement.language import ExpressionError, parse
-from placement.match import CAPACITY, Decision, Request, feasible
+from placement.match import Decision, Request, feasible
 from placement.pool import Waiting
 from placement.table import HostTable
+from placement.tree import CAPACITY
 
 
 def repair(

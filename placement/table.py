@@ -107,4 +107,4 @@ class HostTable:
 
 
 def _numbers(column: Column, rows: int) -> Floats:
-    return np.full(rows, np.nan) if column.numbers is None else column.numbers
+    return np.full(rows, np.nan) if column.numbers is None else np.ascontiguousarray(column.numbers)

@@ -7,8 +7,10 @@ that a host refused by three terms counts in all three.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,9 @@ from placement import tree
 from placement.column import Bools, Floats
 from placement.language import Expression, parse
 from placement.match import LIMITS, Decision, Request
+from placement.program import Indices, Rows
 from placement.table import HostTable
+from placement.tree import Scope
 from placement.value import Value, show
 
 Counts = NDArray[np.int64]
@@ -113,14 +117,15 @@ class Explainer:
     ) -> Explanation:
         """As the function ``explain``."""
         plain = eligible is None and (decision is None or decision.host is None)
-        expression = parse(request.requirement) if request.requirement else None
-        key = (request.requirement, request.needs())
-        if plain and (expression is None or not expression.vm_names):
-            known = self._known.get(key)
-            if known is None:
-                known = self._known[key] = self._explain(request, expression, None, None, None)
-            return replace(known, request_id=request.id)
-        return self._explain(request, expression, eligible, reasons, decision)
+        key = (request.requirement, request.cpu, request.mem_mb, request.disk_gb, request.gpus)
+        known = self._known.get(key) if plain else None
+        if known is None:
+            expression = parse(request.requirement) if request.requirement else None
+            known = self._explain(request, expression, eligible, reasons, decision)
+            if plain and (expression is None or not expression.vm_names):
+                self._known[key] = known
+            return known
+        return Explanation(request.id, known.hosts, known.feasible, known.summary, known.sites, known.admit)
 
     def _explain(
         self,
@@ -180,45 +185,101 @@ class Explainer:
         numbers = table.numbers(name)
         if numbers is None:
             numbers = np.full(len(table), np.nan)
-        found = [_Test(f"{name} >= {amount:g}", ~(numbers >= amount), np.isnan(numbers), name, amount)]
+        found = [
+            _Test(
+                f"{name} >= {amount:g}", ~(numbers >= amount), np.isnan(numbers), capacity=name, amount=amount
+            )
+        ]
         limit = table.numbers(LIMITS[name]) if name in LIMITS else None
         if limit is not None:
             text = f"{LIMITS[name]} >= {amount:g}"
-            found.append(_Test(text, limit < amount, self._nowhere, LIMITS[name], amount))
+            found.append(_Test(text, limit < amount, self._nowhere, capacity=LIMITS[name], amount=amount))
         return found
 
     def _conjunct(self, term: Expression, request: Request) -> _Test:
         true = term.truth(self._table, request.attributes)
         undefined = term.undefined(self._table, request.attributes)
-        return _Test(term.text, ~true, undefined, expression=term, attributes=tuple(sorted(term.host_names)))
+        return _Test(term.text, ~true, undefined, expression=term)
 
 
-@dataclass(frozen=True, slots=True)
 class _Test:
-    """A term over all hosts: a capacity that is needed, a conjunct of the requirement, or the caller's own reason."""
+    """A term over all hosts: a capacity that is needed, a conjunct of the requirement, or the caller's own reason.
 
-    text: str
-    refused: Bools
-    undefined: Bools
-    capacity: str = ""
-    amount: float = 0.0
-    expression: Expression | None = None
-    attributes: tuple[str, ...] = ()
+    What is computed of it is kept, for the next request that has the same term.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        refused: Bools,
+        undefined: Bools,
+        *,
+        capacity: str = "",
+        amount: float = 0.0,
+        expression: Expression | None = None,
+    ) -> None:
+        self.text = text
+        self.refused = refused
+        self.undefined = undefined
+        self.capacity = capacity
+        self.amount = amount
+        self.expression = expression
+        self.attributes = tuple(sorted(expression.host_names)) if expression is not None else ()
+        self._terms: dict[str, Term] = {}
+        self._shortfall: Floats | None = None
+
+    @cached_property
+    def count(self) -> int:
+        """How many hosts it refuses."""
+        return int(np.count_nonzero(self.refused))
+
+    def term(self, site: str, rows: Bools) -> Term:
+        """What it did on these hosts, which are those of the site."""
+        found = self._terms.get(site)
+        if found is None:
+            refused = self.refused & rows
+            undefined = int(np.count_nonzero(self.undefined & refused))
+            found = self._terms[site] = Term(self.text, int(np.count_nonzero(refused)), undefined)
+        return found
+
+    def shortfall(self, table: HostTable, vm: Mapping[str, Any]) -> Floats:
+        """How far off each host is that it refuses: relative to what is needed, 1 for a term without numbers, more
+        than 1 for a host that is too small even when empty."""
+        if self._shortfall is None:
+            self._shortfall = np.where(self.refused, self._distance(table, vm), 0.0)
+        return self._shortfall
+
+    def _distance(self, table: HostTable, vm: Mapping[str, Any]) -> Any:
+        if self.capacity:
+            numbers = table.numbers(self.capacity)
+            distance = 1.0 if numbers is None else _relative(self.amount - numbers, self.amount)
+            whole = table.numbers(TOTALS.get(self.capacity, ""))
+            # No freeing of capacity would do where all of it is too little.
+            return distance if whole is None else distance + (whole < self.amount)
+        if self.expression is not None and len(self.expression.terms) == 1:
+            (term,) = self.expression.terms
+            root = term.shape.root
+            if isinstance(root, tree.Compare):
+                scope = term.scope(table, vm)
+                left, right = (side.numbers(scope) for side in root.children)
+                return _relative(left - right, np.maximum(np.abs(left), np.abs(right)))
+        return 1.0
 
 
 class _Sought:
-    """A request with its tests: how many of them refuse each host, and how far off each host is."""
+    """A request with its tests, and how many of them refuse each host."""
 
     def __init__(self, table: HostTable, request: Request, tests: Sequence[_Test], refusals: Counts) -> None:
         self.table, self.request, self.tests, self.refusals = table, request, tests, refusals
-        self._shortfall: Floats | None = None
 
-    @property
-    def shortfall(self) -> Floats:
-        """How far each host is off; computed when first asked for."""
-        if self._shortfall is None:
-            self._shortfall = _shortfall(self.table, self.request.attributes, self.tests)
-        return self._shortfall
+    def nearest(self, rows: Indices) -> int:
+        """Which of these hosts is the least off in all, the first of equals."""
+        if rows.size == 1:
+            return rows.item(0)
+        total = np.zeros(rows.size)
+        for test in self.tests:
+            total += test.shortfall(self.table, self.request.attributes).take(rows)
+        return rows.item(int(total.argmin()))
 
 
 def _sites(table: HostTable) -> dict[str, Bools]:
@@ -236,12 +297,7 @@ def _sites(table: HostTable) -> dict[str, Bools]:
 
 def _site(sought: _Sought, name: str, rows: Bools, feasible: Bools) -> SiteExplanation:
     hosts, fit = int(np.count_nonzero(rows)), int(np.count_nonzero(feasible & rows))
-    terms = []
-    for test in sought.tests:
-        refused = test.refused & rows
-        count = int(np.count_nonzero(refused))
-        if count:
-            terms.append(Term(test.text, count, int(np.count_nonzero(test.undefined & refused))))
+    terms = [term for test in sought.tests if (term := test.term(name, rows)).refused]
     nearest = None if fit else _nearest(sought, np.where(rows, sought.refusals, _NEVER))
     return SiteExplanation(name, hosts, fit, tuple(terms), nearest, _verdict(hosts, fit, terms, nearest))
 
@@ -255,33 +311,9 @@ def _nearest(sought: _Sought, refusals: Counts) -> NearestMiss | None:
     if fewest == 0:
         return None
     near = np.flatnonzero(refusals == fewest)
-    index = int(near[sought.shortfall[near].argmin()])
+    index = sought.nearest(near)
     lacks = tuple(_lack(sought.table, test, index) for test in sought.tests if test.refused[index])
     return NearestMiss(index, _name(sought.table, index), lacks)
-
-
-def _shortfall(table: HostTable, vm: Mapping[str, Any], tests: Sequence[_Test]) -> Floats:
-    """How far each host is off in all: each term relative to what it needs, 1 for a term without numbers, more
-    than 1 for a host that is too small even when empty."""
-    total = np.zeros(len(table))
-    for test in tests:
-        distance: Any = np.ones(len(table))
-        if test.capacity:
-            numbers = table.numbers(test.capacity)
-            if numbers is not None:
-                distance = _relative(test.amount - numbers, test.amount)
-            whole = table.numbers(TOTALS.get(test.capacity, ""))
-            if whole is not None:
-                distance = distance + (whole < test.amount)  # no freeing of capacity would do
-        elif test.expression is not None and len(test.expression.terms) == 1:
-            (term,) = test.expression.terms
-            root = term.shape.root
-            if isinstance(root, tree.Compare):
-                scope = term.scope(table, vm)
-                left, right = (side.numbers(scope) for side in root.children)
-                distance = _relative(left - right, np.maximum(np.abs(left), np.abs(right)))
-        total += np.where(test.refused, distance, 0.0)
-    return total
 
 
 def _relative(difference: Floats | float, whole: Floats | float) -> Floats | float:
@@ -327,7 +359,7 @@ def _admit(sought: _Sought) -> str:
     """The smallest change. One term if one is enough for some host, else all that the nearest host lacks."""
     single = np.flatnonzero(sought.refusals == 1)
     if single.size:
-        index = int(single[sought.shortfall[single].argmin()])
+        index = sought.nearest(single)
         test = next(test for test in sought.tests if test.refused[index])
         others = int(np.count_nonzero(test.refused[single]))
         return _change(sought.table, sought.request, test, index, others)
@@ -362,19 +394,30 @@ def _change(table: HostTable, request: Request, test: _Test, index: int, hosts: 
     return f"drop {test.text}: that admits {_hosts(hosts)}, {host} among them"
 
 
+_COMPARISON = re.compile(
+    r"\s*(?P<left>[^<>=!&|?~]*[^<>=!&|?~\s])\s*(?P<operator>[<>]=?)\s*-?[\d.][\w.+-]*\s*"
+)
+"""A comparison of an arithmetic expression with a number."""
+
+
 def _threshold(table: HostTable, term: Expression, request: Request, index: int) -> str:
     """A numeric comparison with a constant, moved just so far that this host satisfies it; empty if it is none."""
-    root = term.root
-    if not isinstance(root, tree.Compare) or root.operator not in ("<", "<=", ">", ">="):
+    written = _COMPARISON.fullmatch(term.text)
+    (only,) = term.terms if len(term.terms) == 1 else (None,)
+    if written is None or only is None or not isinstance(only.shape.root, tree.Compare):
         return ""
-    left, right = root.children
-    if not isinstance(right, tree.Constant) or not isinstance(right.constant_value, float):
+    left, right = only.shape.root.children
+    if not isinstance(right, tree.Literal | tree.Constant):
         return ""
-    value = left.interpret(table.row(index), request.attributes)
-    if not isinstance(value, float) or term.left is None:
+    host = Rows(table, np.array([index]))
+    scope = Scope(host, request.attributes, literals=only.literals, keep=False)
+    with np.errstate(all="ignore"):
+        found = left.numbers(scope)
+    value = float(found if isinstance(found, float) else found[0])
+    if value != value:
         return ""
     number = f"{value:.0f}" if value.is_integer() else repr(value)
-    return f"{term.left.text} {root.operator[0]}= {number}"
+    return f"{written['left']} {written['operator'][0]}= {number}"
 
 
 def _summary(table: HostTable, tests: Sequence[_Test], feasible: Bools, decision: Decision | None) -> str:
@@ -393,7 +436,7 @@ def _summary(table: HostTable, tests: Sequence[_Test], feasible: Bools, decision
         return "there is no host: add a site, or wait for one to answer"
     if feasible.any():
         return f"{int(feasible.sum())} of {_hosts(hosts)} could take it"
-    counts = sorted(((int(test.refused.sum()), test.text) for test in tests), key=lambda pair: -pair[0])
+    counts = sorted(((test.count, test.text) for test in tests), key=lambda pair: -pair[0])
     worst = ", ".join(f"{text} ({_hosts(count)})" for count, text in counts[:3] if count)
     return f"none of {_hosts(hosts)} can take it: {worst}"
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from placement import language
 from placement.language import FUNCTIONS, Expression, ExpressionError, parse, unknown_names
+from placement.match import Request, match
 from placement.program import Program
 from placement.show import show
 from placement.table import HostTable
@@ -176,6 +177,9 @@ def assert_agree(text: str, rows: list, vm: dict) -> None:
         assert expression.undefined(table, vm).tolist() == [truth is None for truth in truths]
         np.testing.assert_array_equal(expression.score(table, vm), scores)
     assert_programs_agree(expression, table, vm, truths, scores)
+    for requirement, rank in ((text, text), (None, text), (text, None)):
+        wants = [Request("a", 0, 0, requirement=requirement, rank=rank, attributes=vm)] * 3
+        assert match(table.copy(), wants) == match(table.copy(), wants, kernel=None)
 
 
 def assert_programs_agree(

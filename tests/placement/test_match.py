@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from placement.kernel import KERNEL, Kernel
 from placement.language import parse
 from placement.match import Decision, Matcher, Request, feasible, match
 from placement.table import HostTable
@@ -102,15 +103,25 @@ requests_strategy = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
-@given(rows_strategy, requests_strategy, st.lists(st.booleans() | st.just(True), min_size=8, max_size=8))
-def test_match_equals_the_plain_greedy(rows: list, requests: list, eligible: list) -> None:
+engines = pytest.mark.parametrize("kernel", [None, KERNEL], ids=["numpy", "kernel"])
+
+
+@engines
+@settings(max_examples=300, deadline=None)
+@given(
+    rows=rows_strategy,
+    requests=requests_strategy,
+    eligible=st.lists(st.booleans() | st.just(True), min_size=8, max_size=8),
+)
+def test_match_equals_the_plain_greedy(
+    kernel: Kernel | None, rows: list, requests: list, eligible: list
+) -> None:
     mask = np.array(eligible[: len(rows)], dtype=bool)
     table = HostTable.from_rows(rows)
     expected = greedy(rows, requests, eligible)
-    assert match(table.copy(), requests, eligible=mask) == expected
-    assert match(table.copy(), requests, eligible=lambda request: mask) == expected
-    matcher = Matcher(table.copy())  # the original was not consumed
+    assert match(table.copy(), requests, eligible=mask, kernel=kernel) == expected
+    assert match(table.copy(), requests, eligible=lambda request: mask, kernel=kernel) == expected
+    matcher = Matcher(table.copy(), kernel=kernel)  # the original was not consumed
     assert [matcher.place(request, mask) for request in requests] == expected
 
 
@@ -151,29 +162,31 @@ repeated = st.lists(
 ).flatmap(lambda kinds: st.lists(st.sampled_from(kinds), max_size=40))
 
 
-@settings(max_examples=400, deadline=None)
-@given(rows_strategy, repeated, st.booleans())
+@engines
+@settings(max_examples=300, deadline=None)
+@given(rows=rows_strategy, requests=repeated, masked=st.booleans())
 def test_kinds_that_come_again_are_placed_as_if_they_were_new(
-    rows: list, requests: list, masked: bool
+    kernel: Kernel | None, rows: list, requests: list, masked: bool
 ) -> None:
     mask = np.arange(len(rows)) % 3 != 1 if masked else None
     eligible = [not masked or index % 3 != 1 for index in range(len(rows))]
     expected = greedy(rows, requests, eligible)
     table = HostTable.from_rows(rows)
-    assert match(table.copy(), requests, eligible=mask) == expected
-    alone = match(table.copy(), requests, eligible=mask, runners_up=False)
+    assert match(table.copy(), requests, eligible=mask, kernel=kernel) == expected
+    alone = match(table.copy(), requests, eligible=mask, runners_up=False, kernel=kernel)
     assert [(d.host, d.rank) for d in alone] == [(d.host, d.rank) for d in expected]
     assert all(decision.runner_up is None for decision in alone)
 
 
-def test_kind_keeps_its_order_while_hosts_fill_up_and_rows_are_dropped() -> None:
+@engines
+def test_kind_keeps_its_order_while_hosts_fill_up_and_rows_are_dropped(kernel: Kernel | None) -> None:
     rows = [{"cpu_free": 1 + index % 5, "mem_free_mb": 50, "price_hour": index % 7} for index in range(60)]
     wants = ["cpu_free - price_hour", "-cpu_free", "-price_hour"]
     requests = [
         Request(str(number), 1 + number % 2, 1, rank=wants[number % 3], requirement="price_hour < 6")
         for number in range(150)
     ]
-    assert match(HostTable.from_rows(rows), requests) == greedy(rows, requests, [True] * 60)
+    assert match(HostTable.from_rows(rows), requests, kernel=kernel) == greedy(rows, requests, [True] * 60)
 
 
 def hosts(*free: float, **more: object) -> HostTable:
