@@ -4,10 +4,9 @@ Sequential semantics: every placement sees the ones before it. Every host is con
 index, so that equal input gives equal output. A pure function of its arguments, but for the table, which it
 consumes: pass ``table.copy()``.
 
-How it is fast: what equal requests share is a ``_Kind``, which keeps the hosts that can still come into question and
-all of the rank that stands still on them. Its invariant: *every feasible host is among its rows*. It holds without
-any care for what other kinds do, because during a round hosts only get fuller. A row may be there in vain; so the
-best one is looked at once more before it is taken, and dropped when it has become too full.
+How it is fast: equal requests share the hosts that can still come into question, and one invariant: *every feasible
+host is among them*. It holds without any care for what other kinds of requests do, because during a round hosts only
+get fuller. ``placement.kernel`` looks at them in compiled code; ``_Kind`` does the same in numpy, where there is none.
 """
 
 from __future__ import annotations
@@ -310,7 +309,8 @@ def _large_enough(table: HostTable, amounts: Sequence[float]) -> Bools | None:
 
 
 class _Kind:
-    """What equal requests share in numpy: the hosts in question, and what of the rank stands still on them.
+    """What equal requests share in numpy: the hosts in question, and what of the rank stands still on them. A row may
+    be there in vain; so the best one is looked at once more before it is taken, and dropped when it has become too full.
 
     ``rows``: every host that could be chosen is among them, lowest index first.
     """

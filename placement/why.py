@@ -103,6 +103,7 @@ class Explainer:
         self._table = table
         self._sites = sorted(_sites(table).items())
         self._nowhere = np.zeros(len(table), dtype=np.bool_)
+        self._scratch = (np.empty(len(table)), np.empty(len(table)))
         self._capacities: dict[tuple[str, float], list[_Test]] = {}
         self._conjuncts: dict[str, list[_Test]] = {}
         self._known: dict[object, Explanation] = {}
@@ -141,7 +142,7 @@ class Explainer:
         for test in tests:
             refusals += test.refused
         feasible = refusals == 0
-        sought = _Sought(table, request, tests, refusals)
+        sought = _Sought(table, request, tests, refusals, self._scratch)
         explained = tuple(_site(sought, name, rows, feasible) for name, rows in self._sites)
         admit = "" if feasible.any() or not len(table) else _admit(sought)
         summary = _summary(table, tests, feasible, decision)
@@ -226,7 +227,7 @@ class _Test:
         self.expression = expression
         self.attributes = tuple(sorted(expression.host_names)) if expression is not None else ()
         self._terms: dict[str, Term] = {}
-        self._shortfall: Floats | None = None
+        self._shortfall: Shortfalls | None = None
 
     @cached_property
     def count(self) -> int:
@@ -242,43 +243,61 @@ class _Test:
             found = self._terms[site] = Term(self.text, int(np.count_nonzero(refused)), undefined)
         return found
 
-    def shortfall(self, table: HostTable, vm: Mapping[str, Any]) -> Floats:
+    def shortfall(self, table: HostTable, vm: Mapping[str, Any], scratch: Scratch) -> Shortfalls:
         """How far off each host is that it refuses: relative to what is needed, 1 for a term without numbers, more
         than 1 for a host that is too small even when empty."""
         if self._shortfall is None:
-            self._shortfall = np.where(self.refused, self._distance(table, vm), 0.0)
+            self._distance(table, vm, scratch)
+            self._shortfall = np.multiply(scratch[0], self.refused, dtype=np.float32, casting="same_kind")
         return self._shortfall
 
-    def _distance(self, table: HostTable, vm: Mapping[str, Any]) -> Any:
+    def _distance(self, table: HostTable, vm: Mapping[str, Any], scratch: Scratch) -> None:
+        """How far off each host is, written to the first of ``scratch``."""
+        distance, size = scratch
+        distance[:] = 1.0
         if self.capacity:
             numbers = table.numbers(self.capacity)
-            distance = 1.0 if numbers is None else _relative(self.amount - numbers, self.amount)
+            if numbers is not None:
+                np.subtract(self.amount, numbers, out=distance)
+                _relative(distance, self.amount)
             whole = table.numbers(TOTALS.get(self.capacity, ""))
-            # No freeing of capacity would do where all of it is too little.
-            return distance if whole is None else distance + (whole < self.amount)
-        if self.expression is not None and len(self.expression.terms) == 1:
+            if whole is not None:
+                distance += whole < self.amount  # no freeing of capacity would do
+        elif self.expression is not None and len(self.expression.terms) == 1:
             (term,) = self.expression.terms
             root = term.shape.root
             if isinstance(root, tree.Compare):
                 scope = term.scope(table, vm)
                 left, right = (side.numbers(scope) for side in root.children)
-                return _relative(left - right, np.maximum(np.abs(left), np.abs(right)))
-        return 1.0
+                with np.errstate(all="ignore"):
+                    np.subtract(left, right, out=distance)
+                    np.abs(left, out=size)
+                    np.maximum(size, np.abs(right), out=size)
+                _relative(distance, size)
+
+
+Scratch = tuple[Floats, Floats]
+"""Room to compute in: to ask for fresh memory takes longer than what is computed."""
+
+Shortfalls = NDArray[np.float32]
 
 
 class _Sought:
     """A request with its tests, and how many of them refuse each host."""
 
-    def __init__(self, table: HostTable, request: Request, tests: Sequence[_Test], refusals: Counts) -> None:
+    def __init__(
+        self, table: HostTable, request: Request, tests: Sequence[_Test], refusals: Counts, scratch: Scratch
+    ) -> None:
         self.table, self.request, self.tests, self.refusals = table, request, tests, refusals
+        self._scratch = scratch
 
     def nearest(self, rows: Indices) -> int:
         """Which of these hosts is the least off in all, the first of equals."""
         if rows.size == 1:
             return rows.item(0)
-        total = np.zeros(rows.size)
+        total = np.zeros(rows.size, dtype=np.float32)
         for test in self.tests:
-            total += test.shortfall(self.table, self.request.attributes).take(rows)
+            total += test.shortfall(self.table, self.request.attributes, self._scratch).take(rows)
         return rows.item(int(total.argmin()))
 
 
@@ -316,12 +335,12 @@ def _nearest(sought: _Sought, refusals: Counts) -> NearestMiss | None:
     return NearestMiss(index, _name(sought.table, index), lacks)
 
 
-def _relative(difference: Floats | float, whole: Floats | float) -> Floats | float:
-    """A fraction, at most 1; 1 where it is not known."""
+def _relative(difference: Floats, whole: Floats | float) -> None:
+    """Make it a fraction, at most 1; 1 where it is not known."""
     with np.errstate(all="ignore"):
-        # fmin takes the other one for NaN.
-        found: Floats | float = np.fmin(np.abs(difference) / whole, 1.0)
-    return found
+        np.abs(difference, out=difference)
+        np.divide(difference, whole, out=difference)
+        np.fmin(difference, 1.0, out=difference)  # fmin takes the other one for NaN
 
 
 def _lack(table: HostTable, test: _Test, index: int) -> str:
