@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import case, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from broker import event
+from broker import event, flavor
 from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest, NotFound
@@ -34,6 +34,7 @@ class HostView:
     vms: int
     vcpus_free: float
     mem_free_mb: float
+    held: Claims = field(default_factory=lambda: Claims())
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -47,8 +48,17 @@ class HostView:
                 values.get("mem_total_mb"),
             )
             values.setdefault("disk_free_gb", 1e9)
+            if gpus := _number(values, "gpu_total", 0.0):
+                values["gpu_free"], values["vm_gpus_max"] = 1e9, gpus
         else:
             values.setdefault("running_vms", 0.0)
+            for total, free, taken in (
+                ("gpu_total", "gpu_free", self.held.gpus),
+                ("dedicated_cpu_total", "dedicated_cpu_free", self.held.dedicated_cpus),
+                ("hugepages_mb", "hugepages_free_mb", self.held.hugepages_mb),
+            ):
+                if total in values:
+                    values[free] = max(0.0, _number(values, total, 0.0) - taken)
         return values
 
 
@@ -59,6 +69,21 @@ class Claims:
     vms: int = 0
     vcpus: float = 0
     mem_mb: float = 0
+    gpus: float = 0
+    dedicated_cpus: float = 0
+    hugepages_mb: float = 0
+
+    def without(self, row: VMRow) -> Claims:
+        """What is left of them when a VM that is counted is gone."""
+        room = flavor.room(row)
+        return Claims(
+            self.vms - 1,
+            self.vcpus - room["cpu"],
+            self.mem_mb - room["mem_mb"],
+            self.gpus - room["gpus"],
+            self.dedicated_cpus - room["dedicated_cpus"],
+            self.hugepages_mb - room["hugepages_mb"],
+        )
 
 
 def checked_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,18 +117,23 @@ def claims(session: Session) -> dict[str, Claims]:
     awake = VMRow.state != "suspended"
     found: dict[str, Claims] = {}
     for place in (VMRow.host_id, VMRow.target_host_id):  # one that is on its way holds room at both ends
-        for host_id, count, vcpus, mem in session.execute(
+        for host_id, count, *amounts in session.execute(
             select(
                 place,
                 func.count(),
-                func.sum(case((awake, VMRow.vcpus), else_=0)),
-                func.sum(case((awake, VMRow.mem_mb), else_=0)),
+                func.sum(case((awake, flavor.SHARED_VCPUS), else_=0)),
+                func.sum(case((awake, flavor.ORDINARY_MEM_MB), else_=0)),
+                func.sum(VMRow.gpus),
+                func.sum(VMRow.vcpus - flavor.SHARED_VCPUS),
+                func.sum(VMRow.mem_mb - flavor.ORDINARY_MEM_MB),
             )
             .where(place.is_not(None), VMRow.state != "terminated")
             .group_by(place)
         ):
-            held = found.get(host_id, Claims())
-            found[host_id] = Claims(held.vms + count, held.vcpus + float(vcpus), held.mem_mb + float(mem))
+            held = astuple(found.get(host_id, Claims()))
+            found[host_id] = Claims(
+                *(before + float(more) for before, more in zip(held, (count, *amounts), strict=True))
+            )
     return found
 
 
@@ -114,6 +144,7 @@ def view(row: HostRow, held: Claims) -> HostView:
         vms=held.vms,
         vcpus_free=max(0.0, row.vcpus_total - row.reserved_vcpus - held.vcpus),
         mem_free_mb=max(0.0, row.mem_total_mb - row.reserved_mem_mb - held.mem_mb),
+        held=held,
     )
 
 

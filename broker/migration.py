@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from broker import event, host, operation, queue, vm
+from broker import event, flavor, host, operation, queue, vm
 from broker.actor import ADMIN, Actor
 from broker.broker import Broker
 from broker.errors import BrokerError, InvalidRequest, NoRoom, WrongState
@@ -156,7 +156,7 @@ class _Desk:
 
     def _resident(self, one: Resident, migrates: Sequence[bool]) -> Resident:
         row = self.rows.get(one.id)
-        if row is None or one.reservation is not None or not migrates[one.host]:
+        if row is None or one.reservation is not None or flavor.bound_by(row) or not migrates[one.host]:
             return one
         return replace(one, movable=True, request=queue.request_of(self.seen, row))
 
@@ -244,6 +244,11 @@ def _check(
             hint=f"`isthmus host maintenance {wanted.name} off` lets it take VMs"
             if wanted.state == host.MAINTENANCE
             else "choose another host",
+        )
+    if flavor.bound_by(row):
+        raise WrongState(
+            f"cannot migrate {row.name}: it has {flavor.bound_by(row)}",
+            hint="stop it, delete it and create it anew where it shall be",
         )
     if row.reservation_id is not None:
         raise WrongState(f"cannot migrate {row.name}: it stands in a reservation's room")

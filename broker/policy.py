@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import event, host, operation, usage, vm
+from broker import event, flavor, host, operation, usage, vm
 from broker.actor import ADMIN, MEMBER, READER, SYSTEM, Actor
 from broker.broker import Broker
 from broker.errors import BrokerError, InvalidPolicy, NotFound
@@ -165,8 +165,8 @@ def metrics(broker: Broker, session: Session) -> dict[str, float]:
     local_vms, vm_vcpus, vm_mem = session.execute(
         select(
             func.count(VMRow.id),
-            func.coalesce(func.sum(VMRow.vcpus), 0),
-            func.coalesce(func.sum(VMRow.mem_mb), 0),
+            func.coalesce(func.sum(flavor.SHARED_VCPUS), 0),
+            func.coalesce(func.sum(flavor.ORDINARY_MEM_MB), 0),
         )
         .join(HostRow, HostRow.id == VMRow.host_id)
         .where(VMRow.state.not_in((vm.TERMINATED, vm.SUSPENDED)), *local)

@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session, lazyload
 
-from broker import event, gateway, host, network, operation, reservation, usage, vm
+from broker import event, flavor, gateway, host, network, operation, reservation, usage, vm
 from broker import policy as policies
 from broker.broker import Broker
 from broker.errors import BrokerError
@@ -226,9 +226,7 @@ def request_of(seen: Snapshot, row: VMRow) -> Request:
     requirement = _requirement(seen, row.requirements)
     return Request(
         id=row.id,
-        cpu=float(row.vcpus),
-        mem_mb=float(row.mem_mb),
-        disk_gb=float(row.disk_gb),
+        **flavor.room(row),
         requirement=requirement,
         rank=rank,
         attributes=vm.attributes(row),
@@ -555,8 +553,11 @@ def _residents(session: Session, index: Mapping[str, int], suspends: Mask) -> li
             VMRow.id,
             ProjectRow.name,
             VMRow.host_id,
-            VMRow.vcpus,
-            VMRow.mem_mb,
+            flavor.SHARED_VCPUS,
+            flavor.ORDINARY_MEM_MB,
+            VMRow.gpus,
+            VMRow.vcpus - flavor.SHARED_VCPUS,
+            VMRow.mem_mb - flavor.ORDINARY_MEM_MB,
             VMRow.priority,
             VMRow.affinity,
             VMRow.elastic,
@@ -584,10 +585,13 @@ def _residents(session: Session, index: Mapping[str, int], suspends: Mask) -> li
             rules=_rules(rules),
             reservation=booked,
             elastic=elastic,
-            suspendable=state == vm.RUNNING and bool(suspends[index[at]]),
+            suspendable=state == vm.RUNNING and bool(suspends[index[at]]) and not (gpus or own_cpus or pages),
             leaving=state == vm.SUSPENDING,
+            gpus=float(gpus),
+            dedicated_cpus=float(own_cpus),
+            hugepages_mb=float(pages),
         )
-        for vm_id, owner, at, vcpus, mem, priority, rules, elastic, state, state_at, preemptible, runtime_s, booked in rows
+        for vm_id, owner, at, vcpus, mem, gpus, own_cpus, pages, priority, rules, elastic, state, state_at, preemptible, runtime_s, booked in rows
         if at in index
     ]
 
@@ -622,7 +626,7 @@ def _attributes(
 ) -> dict[str, Any]:
     mine = held.get(row.id, host.Claims())
     if also is not None and also.host_id == row.id and also.state not in (vm.TERMINATED, vm.SUSPENDED):
-        mine = host.Claims(mine.vms - 1, mine.vcpus - also.vcpus, mine.mem_mb - also.mem_mb)
+        mine = mine.without(also)
     values = host.view(row, mine).attributes
     if row.elastic:
         values["cpu_free"] = max(0.0, row.vcpus_total - spent.get(row.site_id, 0.0))

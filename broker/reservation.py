@@ -80,6 +80,9 @@ def create(
             vcpus=size.vcpus,
             mem_mb=size.mem_mb,
             disk_gb=size.disk_gb,
+            gpus=size.gpus,
+            dedicated_cpus=size.dedicated_cpus,
+            hugepages=size.hugepages,
             count=count,
             requirements=requirements,
             start_at=start,
@@ -212,6 +215,13 @@ def for_vm(session: Session, actor: Actor, ref: str, size: FlavorRow) -> Reserva
             f"flavor {size.name} is larger than {row.flavor}, which reservation {row.name} has room for",
             hint=f"use a flavor of at most {row.vcpus} vCPUs, {row.mem_mb} MiB and {row.disk_gb} GiB",
         )
+    hardware = [(one.gpus, one.dedicated_cpus, one.hugepages) for one in (size, row)]
+    if hardware[0] != hardware[1]:
+        raise InvalidRequest(
+            f"reservation {row.name} has room for VMs of flavor {row.flavor}, and {size.name} has other GPUs, dedicated CPUs "
+            "or huge pages",
+            hint=f"use flavor {row.flavor}",
+        )
     return row
 
 
@@ -231,9 +241,7 @@ def of_row(row: ReservationRow, index: dict[str, int]) -> Reserved:
         id=row.id,
         project=row.project.name,
         count=row.count,
-        cpu=float(row.vcpus),
-        mem_mb=float(row.mem_mb),
-        disk_gb=float(row.disk_gb),
+        **flavor.room(row),
         start=row.start_at.timestamp(),
         end=row.end_at.timestamp(),
         requirement=row.requirements,

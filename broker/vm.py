@@ -154,6 +154,11 @@ def create_many(
             if known is not None:
                 return [_with_operation(session, vm_id) for vm_id in known]
             size = flavor.find(session, flavor_ref)
+            if wishes.preemptible and flavor.bound_by(size):
+                raise InvalidRequest(
+                    f"a VM with {flavor.bound_by(size)} cannot be preemptible: it is never suspended",
+                    hint=f"leave --preemptible out, or choose another flavor than {size.name}",
+                )
             base = image.find(session, image_ref)
             nets = _networks(session, networks)
             if address is not None:
@@ -190,6 +195,9 @@ def create_many(
                     vcpus=size.vcpus,
                     mem_mb=size.mem_mb,
                     disk_gb=size.disk_gb,
+                    gpus=size.gpus,
+                    dedicated_cpus=size.dedicated_cpus,
+                    hugepages=size.hugepages,
                     site_id=None,
                     host_id=None,
                     elastic=False,
@@ -237,6 +245,9 @@ def create_many(
                     vcpus=size.vcpus,
                     mem_mb=size.mem_mb,
                     disk_gb=size.disk_gb,
+                    gpus=size.gpus,
+                    dedicated_cpus=size.dedicated_cpus,
+                    hugepages=size.hugepages,
                     requirements=requirements,
                     priority=wishes.priority,
                     labels=dict(labels or {}),
@@ -396,7 +407,13 @@ def suspend(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow
     Raises NotFound, WrongState (it does not run, or its site cannot suspend).
     """
     actor.require(MEMBER)
-    _check_capable(broker, get(broker, actor, ref), Capability.SUSPEND, "suspended")
+    seen = get(broker, actor, ref)
+    _check_capable(broker, seen, Capability.SUSPEND, "suspended")
+    if flavor.bound_by(seen):
+        raise WrongState(
+            f"cannot suspend {seen.name}: it has {flavor.bound_by(seen)}",
+            hint=f"`isthmus vm stop {seen.name}`",
+        )
     return _change(
         broker,
         actor,
@@ -564,6 +581,9 @@ def attributes(row: VMRow) -> dict[str, Any]:
         "vcpus": float(row.vcpus),
         "mem_mb": float(row.mem_mb),
         "disk_gb": float(row.disk_gb),
+        "gpus": float(row.gpus),
+        "dedicated_cpus": row.dedicated_cpus,
+        "hugepages": row.hugepages,
         "labels": dict(row.labels),
         "priority": float(row.priority),
         "preemptible": row.preemptible,

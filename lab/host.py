@@ -30,6 +30,7 @@ namespaces = []
 cgroup_controllers = []
 stdio_handler = "file"
 """
+HUGEPAGES = "/run/hugepages"
 MIGRATION_CONF = """\
 migration_address = "{address}"
 migration_host = "{address}"
@@ -66,11 +67,20 @@ class Host(Node):
         (config / "libvirtd.conf").write_text(
             LIBVIRTD_CONF.format(uuid=uuid.UUID(bytes=digest[:16], version=4))
         )
-        migration = MIGRATION_CONF.format(address=self.address) if self.address else ""
-        (config / "qemu.conf").write_text(QEMU_CONF + migration)
         self._add_user()
         super().up(timeout_s)
+        migration = MIGRATION_CONF.format(address=self.address) if self.address else ""
+        pages = f'hugetlbfs_mount = "{HUGEPAGES}"\n' if self._has_hugepages() else ""
+        (config / "qemu.conf").write_text(QEMU_CONF + pages + migration)
         self.start_libvirtd(timeout_s)
+
+    def _has_hugepages(self) -> bool:
+        """Mount them where libvirt will look; False where the kernel has none."""
+        if not self.run(["mountpoint", "-q", HUGEPAGES], check=False).returncode:
+            return True
+        self.run(["mkdir", "-p", HUGEPAGES])
+        mount = ["mount", "-t", "hugetlbfs", "hugetlbfs", HUGEPAGES]
+        return not self.run(mount, check=False).returncode
 
     def _add_user(self) -> None:
         """Give the host the user that Debian's libvirt is built for: it will not start without, though it runs all

@@ -32,7 +32,7 @@ enum {
     LESS, AT_MOST, GREATER, AT_LEAST, EQUAL, UNEQUAL, AND, OR, IS_TRUE, IS_FALSE
 };
 
-enum { COLUMNS = 5, CAPACITIES = 4, RUNNING = 4 };
+enum { CAPACITIES = 6, RUNNING = CAPACITIES }; /* placement/size.py */
 
 typedef struct {
     int64_t scalar;     /* column is one double for all hosts */

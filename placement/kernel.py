@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from placement.column import Bools
 from placement.program import OPERANDS, VM, Literals, Postfix, Program, Unfit, evaluated, is_atom
+from placement.size import CAPACITY
 from placement.table import HostTable
-from placement.tree import CAPACITY, CONSUMED, Scope, keep
+from placement.tree import CONSUMED, Scope, keep
 
 LIBRARY = Path(__file__).with_name("_kernel.so")
 

@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 from placement.column import Floats
 from placement.policy import Backfill, show_duration
 from placement.pool import Reserved, Resident, Waiting
+from placement.size import CAPACITY, Size, amounts
 from placement.table import HostTable
-from placement.tree import CAPACITY
 
 Reasons = NDArray[np.object_]
 
 _DISK = CAPACITY.index("disk_free_gb")
+_ALWAYS_THERE = ("cpu_free", "mem_free_mb", "disk_free_gb")
+"""What every host has, reported or not; of the rest a host has none that it does not report."""
 
 SUSPEND_S = 60.0
 """How long before a reservation starts its room is made free."""
@@ -375,9 +377,8 @@ class Backfilling:
                 self._book.protect(waiting, planned)
 
 
-def _need(size: Resident | Reserved | object) -> Floats:
-    cpu, mem = getattr(size, "cpu", 0.0), getattr(size, "mem_mb", 0.0)
-    return np.array([cpu, mem, getattr(size, "disk_gb", 0.0), getattr(size, "gpus", 0.0)])
+def _need(size: Size) -> Floats:
+    return np.array(amounts(size))
 
 
 def _given_back(need: Floats) -> Floats:
@@ -389,7 +390,8 @@ def _given_back(need: Floats) -> Floats:
 
 def _column(table: HostTable, name: str) -> Floats:
     numbers = table.numbers(name)
-    return np.full(len(table), np.inf) if numbers is None else np.nan_to_num(numbers, nan=np.inf)
+    unknown = np.inf if name in _ALWAYS_THERE else 0.0
+    return np.full(len(table), unknown) if numbers is None else np.nan_to_num(numbers, nan=unknown)
 
 
 def _words(seconds: float) -> str:

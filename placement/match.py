@@ -22,19 +22,16 @@ from placement.kernel import KERNEL, NOWHERE, Candidates, Choice, Columns, Kerne
 from placement.kernel import Bound as Compiled
 from placement.language import ExpressionError, Shape, Term, parse
 from placement.program import Bound, Indices
+from placement.size import CAPACITY, LIMITS, amounts
 from placement.table import HostTable
-from placement.tree import CAPACITY, every
-
-LIMITS = {"cpu_free": "vm_cpu_max", "mem_free_mb": "vm_mem_max_mb", "gpu_free": "vm_gpus_max"}
-"""Optional host attributes with the largest VM that fits at all: a cloud's instance type is smaller than the
-quota that is free. Undefined is no limit."""
+from placement.tree import every
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """A VM that looks for a host.
 
-    ``cpu`` in cores, ``mem_mb`` in MiB, ``disk_gb`` in GiB. ``requirement`` and ``rank`` are expressions;
+    ``cpu`` in cores, ``mem_mb`` and ``hugepages_mb`` in MiB, ``disk_gb`` in GiB. ``requirement`` and ``rank`` are expressions;
     without a rank all hosts are equal. ``attributes`` are what expressions read as ``vm.*``.
     """
 
@@ -46,10 +43,12 @@ class Request:
     requirement: str | None = None
     rank: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    dedicated_cpus: float = 0.0
+    hugepages_mb: float = 0.0
 
     def needs(self) -> tuple[tuple[str, float], ...]:
         """The capacity it takes: (host attribute, amount)."""
-        return tuple(zip(CAPACITY, (self.cpu, self.mem_mb, self.disk_gb, self.gpus), strict=True))
+        return tuple(zip(CAPACITY, amounts(self), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +160,8 @@ class Matcher:
         return found
 
     def _kind(self, request: Request) -> _Kind | Candidates:
-        amounts = (request.cpu, request.mem_mb, request.disk_gb, request.gpus)
-        key: tuple[object, ...] = (request.requirement, request.rank, amounts)
+        size = amounts(request)
+        key: tuple[object, ...] = (request.requirement, request.rank, size)
         kind = self._kinds.get(key)
         if kind is not None:
             return kind
@@ -178,11 +177,11 @@ class Matcher:
         if compiled is None and wish.vm_names and self._kernel is not None:
             compiled = wish.bind(self._kernel, self.table, request.attributes)
         if compiled is None:
-            kind = _Kind(self.table, wish, request, self._room(amounts), runner_up=self.runners_up)
+            kind = _Kind(self.table, wish, request, self._room(size), runner_up=self.runners_up)
         else:
-            rows, limits = len(self.table), self._limit(amounts)
+            rows, limits = len(self.table), self._limit(size)
             kind = Candidates(
-                self._columns, rows, amounts, limits, compiled, runner_up=self.runners_up, again=again
+                self._columns, rows, size, limits, compiled, runner_up=self.runners_up, again=again
             )
         self._kinds[key] = kind if again else None
         if again:
@@ -192,25 +191,25 @@ class Matcher:
                 self._held = 0
         return kind
 
-    def _room(self, amounts: tuple[float, ...]) -> _Room:
-        room = self._rooms.get(amounts)
+    def _room(self, size: tuple[float, ...]) -> _Room:
+        room = self._rooms.get(size)
         if room is None:
             if len(self._rooms) >= _MOST_ROOMS:
                 self._rooms.clear()
-            room = self._rooms[amounts] = _Room(self.table, self._cells, amounts)
+            room = self._rooms[size] = _Room(self.table, self._cells, size)
         if room.looked + _ROOM_AGE < self._placed:
             room.look()
             room.looked = self._placed
         return room
 
-    def _limit(self, amounts: tuple[float, ...]) -> Bools | None:
+    def _limit(self, size: tuple[float, ...]) -> Bools | None:
         try:
-            return self._limits[amounts]
+            return self._limits[size]
         except KeyError:
             pass
         if len(self._limits) >= _MOST_ROOMS:
             self._limits.clear()
-        return self._limits.setdefault(amounts, _large_enough(self.table, amounts))
+        return self._limits.setdefault(size, _large_enough(self.table, size))
 
 
 _MOST_HELD = 64_000_000
@@ -264,13 +263,13 @@ class _Room:
 
     __slots__ = ("_limits", "_needs", "looked", "mask", "needs", "takes")
 
-    def __init__(self, table: HostTable, cells: Mapping[str, Cells], amounts: Sequence[float]) -> None:
-        asked = tuple(zip(CAPACITY, amounts, strict=True))
+    def __init__(self, table: HostTable, cells: Mapping[str, Cells], size: Sequence[float]) -> None:
+        asked = tuple(zip(CAPACITY, size, strict=True))
         takes = ((name, amount) for name, amount in (*asked, ("running_vms", -1.0)) if amount)
         self.takes = [(cells[name], amount) for name, amount in takes if name in cells]
         self.needs = [(column, amount) for column, amount in self.takes if amount > 0]
         self._needs: list[tuple[Floats, float]] = []
-        limits = _large_enough(table, amounts)
+        limits = _large_enough(table, size)
         self._limits = np.ones(len(table), dtype=np.bool_) if limits is None else limits
         self.looked = 0
         for name, amount in asked:
@@ -297,10 +296,10 @@ class _Room:
         return mask
 
 
-def _large_enough(table: HostTable, amounts: Sequence[float]) -> Bools | None:
+def _large_enough(table: HostTable, size: Sequence[float]) -> Bools | None:
     """The hosts on which such a VM fits at all; None when that is all of them."""
     mask: Bools | None = None
-    for name, amount in zip(CAPACITY, amounts, strict=True):
+    for name, amount in zip(CAPACITY, size, strict=True):
         limit = table.numbers(LIMITS[name]) if amount > 0 and name in LIMITS else None
         if limit is not None:
             fits = ~(limit < amount)

@@ -51,7 +51,8 @@ def _fair(
         _, _, project, at = heapq.heappop(heap)
         index = projects[project][at]
         found.append(index)
-        used[project] += queue[index].request.cpu * rules.half_life_s
+        asked = queue[index].request
+        used[project] += (asked.cpu + asked.dedicated_cpus) * rules.half_life_s
         if at + 1 < len(projects[project]):
             since = queue[projects[project][at + 1]].since
             heapq.heappush(heap, (used[project] / rules.share(project), since, project, at + 1))

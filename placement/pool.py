@@ -81,6 +81,8 @@ class Resident:
     suspendable: bool = False
     leaving: bool = False
     """It is being suspended now: it holds its room still, and will give it back in a moment."""
+    dedicated_cpus: float = 0.0
+    hugepages_mb: float = 0.0
     request: Request | None = None
     """What it asked for, as it would be asked again: needed to move it."""
 
@@ -106,6 +108,8 @@ class Reserved:
     end: float
     disk_gb: float = 0.0
     gpus: float = 0.0
+    dedicated_cpus: float = 0.0
+    hugepages_mb: float = 0.0
     requirement: str | None = None
     slots: Mapping[int, int] = field(default_factory=dict)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from placement.column import Bools
-from placement.match import LIMITS
 from placement.pool import Resident, Waiting
+from placement.size import CAPACITY, LIMITS, amounts
 from placement.table import HostTable
-from placement.tree import CAPACITY
 
 _KEPT = "disk_free_gb"
 """A suspended VM keeps its disk."""
@@ -48,7 +47,7 @@ def _on(table: HostTable, waiting: Waiting, host: int, residents: list[Resident]
     for resident in sorted(residents, key=lambda one: (one.priority, -one.since, one.id)):
         if not lacks:
             break
-        gives = dict(zip(CAPACITY, (resident.cpu, resident.mem_mb, 0.0, resident.gpus), strict=True))
+        gives = {**dict(zip(CAPACITY, amounts(resident), strict=True)), _KEPT: 0.0}
         if not any(gives[name] > 0 for name in lacks):
             continue
         chosen.append(resident)

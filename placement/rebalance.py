@@ -199,7 +199,7 @@ class _Desk:
         """Move it to the best host for it; why not, or empty."""
         request, limits = resident.request, self._limits
         if not resident.movable or request is None:
-            return "it does not run, or its site cannot migrate it"
+            return "it does not run, has GPUs, CPUs or huge pages of its host, or its site cannot migrate it"
         if rest and self._now - resident.since < limits.rest_s:
             self._resting.add(resident.id)
             return "it was placed or moved only just now"

@@ -16,8 +16,8 @@ from placement.column import Bools
 from placement.language import ExpressionError, parse
 from placement.match import Decision, Request, feasible
 from placement.pool import Waiting
+from placement.size import CAPACITY
 from placement.table import HostTable
-from placement.tree import CAPACITY
 
 
 def repair(

@@ -17,10 +17,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from placement.column import Column, Floats, Mask, Values, choose, numbers_of, pairwise
+from placement.size import CAPACITY
 from placement.value import Value, arithmetic, compare, glob, member, normal, number_of, truth_of
-
-CAPACITY = ("cpu_free", "mem_free_mb", "disk_free_gb", "gpu_free")
-"""What a VM takes of a host."""
 
 CONSUMED = frozenset({*CAPACITY, "running_vms"})
 """The host attributes that change when a VM is placed. All others are the same for a whole round."""

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from placement import tree
 from placement.column import Bools, Floats
 from placement.language import Expression, parse
-from placement.match import LIMITS, Decision, Request
+from placement.match import Decision, Request
 from placement.program import Indices, Rows
+from placement.size import LIMITS, amounts
 from placement.table import HostTable
 from placement.tree import Scope
 from placement.value import Value, show
@@ -32,10 +33,19 @@ UNITS = {
     "mem_free_mb": "MiB of memory",
     "disk_free_gb": "GiB of disk",
     "gpu_free": "GPUs",
+    "dedicated_cpu_free": "dedicated CPUs",
+    "hugepages_free_mb": "MiB in huge pages",
 }
 
 
-TOTALS = {"cpu_free": "cpu_total", "mem_free_mb": "mem_total_mb", "disk_free_gb": "disk_total_gb"}
+TOTALS = {
+    "cpu_free": "cpu_total",
+    "mem_free_mb": "mem_total_mb",
+    "disk_free_gb": "disk_total_gb",
+    "gpu_free": "gpu_total",
+    "dedicated_cpu_free": "dedicated_cpu_total",
+    "hugepages_free_mb": "hugepages_mb",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +128,7 @@ class Explainer:
     ) -> Explanation:
         """As the function ``explain``."""
         plain = eligible is None and (decision is None or decision.host is None)
-        key = (request.requirement, request.cpu, request.mem_mb, request.disk_gb, request.gpus)
+        key = (request.requirement, amounts(request))
         known = self._known.get(key) if plain else None
         if known is None:
             expression = parse(request.requirement) if request.requirement else None

@@ -221,6 +221,10 @@ class VMSpec:
 
     ``token`` is the idempotency token of the launch (EC2 ``ClientToken``); ``uuid`` is derived from the VM's
     id. ``host`` is the name from ``HostReport``; ``instance_type`` is set for elastic hosts.
+
+    ``gpus``: so many of the host's, for this VM alone. ``dedicated_cpus``: each vCPU on a CPU of the host that no other VM
+    runs on, all of them and the memory on one NUMA node. ``hugepages``: its memory is in huge pages. Which ones is the
+    provider's to choose; OutOfCapacity when there are none.
     """
 
     id: str
@@ -239,6 +243,9 @@ class VMSpec:
     project: str = ""
     instance_type: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    gpus: int = 0
+    dedicated_cpus: bool = False
+    hugepages: bool = False
 
 
 SPOT_INTERRUPTED = "Server.SpotInstanceTermination"

@@ -114,6 +114,7 @@ def _instance_type(row: FlavorRow, architectures: list[str]) -> dict[str, Any]:
         "BurstablePerformanceSupported": False,
         "DedicatedHostsSupported": False,
         "AutoRecoverySupported": False,
+        **({"GpuInfo": {"Gpus": [{"Count": row.gpus}]}} if row.gpus else {}),
     }
 
 

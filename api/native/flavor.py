@@ -18,7 +18,15 @@ def create_flavor(broker: TheBroker, caller: Caller, body: schema.FlavorCreate) 
     """Add a size. Admins only."""
     return _answer(
         flavor.create(
-            broker, caller, name=body.name, vcpus=body.vcpus, mem_mb=body.mem_mb, disk_gb=body.disk_gb
+            broker,
+            caller,
+            name=body.name,
+            vcpus=body.vcpus,
+            mem_mb=body.mem_mb,
+            disk_gb=body.disk_gb,
+            gpus=body.gpus,
+            dedicated_cpus=body.dedicated_cpus,
+            hugepages=body.hugepages,
         )
     )
 
@@ -47,4 +55,12 @@ def delete_flavor(broker: TheBroker, caller: Caller, ref: Ref) -> None:
 
 
 def _answer(row: FlavorRow) -> schema.Flavor:
-    return schema.Flavor(name=row.name, vcpus=row.vcpus, mem_mb=row.mem_mb, disk_gb=row.disk_gb)
+    return schema.Flavor(
+        name=row.name,
+        vcpus=row.vcpus,
+        mem_mb=row.mem_mb,
+        disk_gb=row.disk_gb,
+        gpus=row.gpus,
+        dedicated_cpus=row.dedicated_cpus,
+        hugepages=row.hugepages,
+    )

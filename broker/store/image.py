@@ -32,7 +32,15 @@ class ImageRow(Row):
     created_at: Mapped[datetime]
 
 
-class FlavorRow(Row):
+class Hardware:
+    """What a VM may have of its host for itself alone; ``mem_mb`` is in huge pages, or none of it is."""
+
+    gpus: Mapped[int] = mapped_column(default=0)
+    dedicated_cpus: Mapped[bool] = mapped_column(default=False)
+    hugepages: Mapped[bool] = mapped_column(default=False)
+
+
+class FlavorRow(Hardware, Row):
     """The size of a VM."""
 
     __tablename__ = "flavor"

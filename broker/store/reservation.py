@@ -8,10 +8,11 @@ from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from broker.store.base import Row
+from broker.store.image import Hardware
 from broker.store.project import ProjectRow
 
 
-class ReservationRow(Row):
+class ReservationRow(Hardware, Row):
     """Room for ``count`` VMs of one size that is kept for a project from ``start_at`` to ``end_at``.
 
     ``slots``: host id -> how many of the VMs there is room kept for there.

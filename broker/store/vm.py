@@ -9,13 +9,13 @@ from sqlalchemy import ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from broker.store.base import Row
-from broker.store.image import ImageRow
+from broker.store.image import Hardware, ImageRow
 from broker.store.network import LeaseRow
 from broker.store.project import ProjectRow
 from broker.store.site import HostRow, SiteRow
 
 
-class VMRow(Row):
+class VMRow(Hardware, Row):
     """A VM. While ``host_id`` is set the VM holds its room there: the row is the claim.
 
     ``desired`` is running, stopped, suspended or terminated: what its owner last asked for. ``launch`` counts launches

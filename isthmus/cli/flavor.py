@@ -17,7 +17,15 @@ _COLUMNS: dict[str, Any] = {
     "VCPUS": lambda flavor: flavor.vcpus,
     "MEM MB": lambda flavor: flavor.mem_mb,
     "DISK GB": lambda flavor: flavor.disk_gb,
+    "HARDWARE": lambda flavor: _hardware(flavor),
 }
+
+
+def _hardware(size: Any) -> str:
+    """What of its host a VM of that size has for itself."""
+    parts = [f"{size.gpus} GPU{'s' * (size.gpus > 1)}"] if size.gpus else []
+    parts += ["dedicated CPUs"] if size.dedicated_cpus else []
+    return ", ".join([*parts, "huge pages"] if size.hugepages else parts)
 
 
 @app.command()
@@ -27,10 +35,29 @@ def create(
     vcpus: Annotated[int, typer.Option("--vcpus", help="Virtual CPUs.")],
     mem_mb: Annotated[int, typer.Option("--mem-mb", help="Memory in MiB.")],
     disk_gb: Annotated[int, typer.Option("--disk-gb", help="Disk in GiB.")],
+    gpus: Annotated[int, typer.Option("--gpus", help="GPUs of the host, for the VM alone.", min=0)] = 0,
+    dedicated_cpus: Annotated[
+        bool,
+        typer.Option(
+            "--dedicated-cpus",
+            help="Each vCPU on a CPU of the host that no other VM runs on, on one NUMA node.",
+        ),
+    ] = False,
+    hugepages: Annotated[
+        bool, typer.Option("--hugepages", help="The memory in huge pages of the host.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Add a flavor."""
-    flavor = client_of(ctx).flavors.create(name, vcpus=vcpus, mem_mb=mem_mb, disk_gb=disk_gb)
+    flavor = client_of(ctx).flavors.create(
+        name,
+        vcpus=vcpus,
+        mem_mb=mem_mb,
+        disk_gb=disk_gb,
+        gpus=gpus,
+        dedicated_cpus=dedicated_cpus,
+        hugepages=hugepages,
+    )
     if json:
         put_json(flavor)
     else:
@@ -56,6 +83,7 @@ def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
                 "vcpus": flavor.vcpus,
                 "memory MiB": flavor.mem_mb,
                 "disk GiB": flavor.disk_gb,
+                "hardware": _hardware(flavor),
             }
         )
 

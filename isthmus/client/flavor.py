@@ -27,9 +27,29 @@ class Flavors(Collection[Flavor]):
     _path = "/v1/flavors"
     _model = Flavor
 
-    def create(self, name: str, *, vcpus: int, mem_mb: int, disk_gb: int) -> Flavor:
-        """Add a size: memory in MiB, disk in GiB."""
-        body = ask(schema.FlavorCreate, name=name, vcpus=vcpus, mem_mb=mem_mb, disk_gb=disk_gb)
+    def create(
+        self,
+        name: str,
+        *,
+        vcpus: int,
+        mem_mb: int,
+        disk_gb: int,
+        gpus: int = 0,
+        dedicated_cpus: bool = False,
+        hugepages: bool = False,
+    ) -> Flavor:
+        """Add a size: memory in MiB, disk in GiB. ``dedicated_cpus``: each vCPU on a CPU of its host that no other VM
+        runs on, all on one NUMA node. ``hugepages``: the memory is in huge pages of the host."""
+        body = ask(
+            schema.FlavorCreate,
+            name=name,
+            vcpus=vcpus,
+            mem_mb=mem_mb,
+            disk_gb=disk_gb,
+            gpus=gpus,
+            dedicated_cpus=dedicated_cpus,
+            hugepages=hugepages,
+        )
         return self._http.post(Flavor, self._path, body)
 
     def get(self, name: str) -> Flavor:

@@ -71,6 +71,9 @@ class VM(Answer):
     vcpus: int
     mem_mb: int
     disk_gb: int
+    gpus: int = 0
+    dedicated_cpus: bool = False
+    hugepages: bool = False
     site: str | None = None
     host: str | None = None
     elastic: bool = False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lxml import etree
 from lxml.builder import E
 
+from providers.kvm.hardware import Grant, cpu_list
 from providers.kvm.mark import Mark
 from providers.kvm.network import network_name
 from providers.port import VMSpec
@@ -50,8 +51,11 @@ def vm_id_of(name: str) -> str:
     return name.removeprefix("isthmus-") if name.startswith("isthmus-") else ""
 
 
-def domain_xml(spec: VMSpec, machine: Machine, files: DomainFiles, broker_id: str) -> str:
-    """The definition of a VM's domain."""
+def domain_xml(
+    spec: VMSpec, machine: Machine, files: DomainFiles, broker_id: str, granted: Grant | None = None
+) -> str:
+    """The definition of a VM's domain, with what it was granted of its host for itself."""
+    granted = granted or Grant()
     kvm = machine.type == "kvm"
     boot = [E.boot(dev="hd")]
     if files.kernel:
@@ -92,13 +96,15 @@ def domain_xml(spec: VMSpec, machine: Machine, files: DomainFiles, broker_id: st
             E.rng(E.backend("/dev/urandom", model="random"), model="virtio"),
         ]
     )
+    devices.extend(map(_hostdev, granted.gpus))
     domain = E.domain(
         E.name(domain_name(spec.id)),
         E.uuid(spec.uuid),
         E.title(spec.name),
         E.metadata(Mark.of(spec, broker_id).element()),
         E.memory(str(spec.mem_mb), unit="MiB"),
-        E.vcpu(str(spec.vcpus)),
+        *([E.memoryBacking(E.hugepages())] if granted.hugepages else []),
+        *_cpus(spec, granted),
         E.os(E.type("hvm", arch=machine.arch, machine=machine.machine), *boot),
         features,
         E.cpu(mode=machine.cpu_mode if kvm else "maximum"),
@@ -110,6 +116,33 @@ def domain_xml(spec: VMSpec, machine: Machine, files: DomainFiles, broker_id: st
         type=machine.type,
     )
     return etree.tostring(domain, pretty_print=True, encoding="unicode")
+
+
+def _cpus(spec: VMSpec, granted: Grant) -> list[etree._Element]:
+    """Where its vCPUs run, and where its memory is."""
+    vcpu = E.vcpu(str(spec.vcpus), placement="static")
+    if granted.cpus:
+        vcpu.set("cpuset", cpu_list(granted.cpus))
+    elif granted.shared:
+        vcpu.set("cpuset", granted.shared)
+    else:
+        return [E.vcpu(str(spec.vcpus))]
+    if not granted.cpus:
+        return [vcpu]
+    pins = [E.vcpupin(vcpu=str(index), cpuset=str(cpu)) for index, cpu in enumerate(granted.cpus)]
+    # What QEMU does beside running vCPUs must not take their time.
+    beside = E.emulatorpin(cpuset=granted.shared)
+    return [vcpu, E.cputune(*pins, beside), E.numatune(E.memory(mode="strict", nodeset=str(granted.node)))]
+
+
+def _hostdev(address: str) -> etree._Element:
+    """A PCI device that the host has set aside for guests (driver vfio-pci), so that there is nothing to detach."""
+    domain, bus, rest = address.split(":")
+    slot, function = rest.split(".")
+    parts = {"domain": domain, "bus": bus, "slot": slot, "function": function}
+    where = E.address(**{name: f"0x{value}" for name, value in parts.items()})
+    device: etree._Element = E.hostdev(E.source(where), mode="subsystem", type="pci", managed="no")
+    return device
 
 
 def _disk(path: str, format: str, target: str) -> etree._Element:

@@ -16,6 +16,7 @@ from providers.kvm import pool as volumes
 from providers.kvm.acceleration import ProbeCache, kvm_boots
 from providers.kvm.connection import Connection, Pending
 from providers.kvm.domain import Machine
+from providers.kvm.hardware import Grant, Hardware, attributes, grant, hardware_of, is_bound
 from providers.kvm.image import ImageFiles, find_image, image_ids, image_key, upload_image
 from providers.kvm.options import HostOption, Options
 from providers.kvm.vm import list_reports, runs
@@ -27,6 +28,7 @@ from providers.port import (
     Progress,
     SiteContext,
     Unreachable,
+    VMSpec,
     split_strangers,
 )
 
@@ -43,6 +45,7 @@ class Facts:
     hostname: str
     machine: Machine
     acceleration: str
+    hardware: Hardware
     attributes: dict[str, AttributeValue] = field(default_factory=dict)
 
 
@@ -78,6 +81,7 @@ class KvmHost:
         self._image_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._moving: set[str] = set()
         self._moving_lock = threading.Lock()
+        self._granting = threading.Lock()
         self._vm_locks = tuple(threading.Lock() for _ in range(_VM_LOCKS))
         self._images: dict[str, ImageFiles] = {}
 
@@ -106,6 +110,12 @@ class KvmHost:
     def vm_lock(self, vm_id: str) -> threading.Lock:
         """Held while something is done to a VM; shared by a sixty-fourth of all VMs."""
         return self._vm_locks[hash(vm_id) % _VM_LOCKS]
+
+    @contextlib.contextmanager
+    def granting(self, session: Session, spec: VMSpec) -> Iterator[Grant]:
+        """What a guest gets of the host for itself. Its domain must be defined within. Raises OutOfCapacity."""
+        with self._granting if is_bound(spec) else contextlib.nullcontext():
+            yield grant(session.connection, session.facts.hardware, spec, self.name)
 
     @contextlib.contextmanager
     def moving(self, vm_id: str) -> Iterator[None]:
@@ -216,6 +226,9 @@ class KvmHost:
                 raise InvalidSpec(
                     f"host {self.option.label}: KVM boots no guest there and QEMU has no emulation for {arch}"
                 )
+        hardware = hardware_of(connection, capabilities, self.option.dedicated_cpus, self.option.label)
+        own = attributes(hardware, capabilities)
+        pages = own["hugepages_mb"]
         machine = Machine(
             type=kind,
             arch=arch,
@@ -228,16 +241,18 @@ class KvmHost:
             hostname=str(connection.getHostname()),
             machine=machine,
             acceleration=acceleration,
+            hardware=hardware,
             attributes={
                 "arch": arch,
                 "hypervisor": "kvm",
                 "acceleration": acceleration or None,
-                "cpu_total": float(cpus),
+                "cpu_total": float(cpus - len(hardware.dedicated)),
                 "cpu_model": model,
                 "cpu_flags": flags,
-                "mem_total_mb": float(mem_mb),
+                # Huge pages are set aside: no guest without them gets of their memory.
+                "mem_total_mb": max(0.0, mem_mb - (pages if isinstance(pages, float) else 0.0)),
                 "numa_nodes": float(nodes),
-                **topology(capabilities),
+                **own,
                 "libvirt_version": libvirt,
                 "qemu_version": qemu,
             },
@@ -262,25 +277,6 @@ class KvmHost:
 def _all(root: etree._Element, path: str, attribute: str) -> list[str]:
     """That attribute of every element on the path."""
     return [value for element in root.findall(path) if (value := element.get(attribute))]
-
-
-def topology(capabilities: etree._Element) -> dict[str, AttributeValue]:
-    """The largest NUMA node's cores and memory, and the huge pages of all of them (libvirt's capabilities, formatcaps)."""
-    cells = capabilities.findall("host/topology/cells/cell")
-    pages = [
-        (int(page.get("size", 0)), int(page.text or 0)) for cell in cells for page in cell.findall("pages")
-    ]
-    return {
-        "numa_node_cpus": max((float(len(cell.findall("cpus/cpu"))) for cell in cells), default=None),
-        "numa_node_mem_mb": max(
-            (float(int(cell.findtext("memory") or 0) // 1024) for cell in cells), default=None
-        ),
-        "hugepages_mb": float(sum(size * count for size, count in pages if size > _SMALL_PAGE_KIB) // 1024),
-    }
-
-
-_SMALL_PAGE_KIB = 64
-"""Pages of up to that size are ordinary ones, on one architecture or another."""
 
 
 def _version(number: int) -> str:

@@ -18,6 +18,7 @@ from providers.kvm import driver
 from providers.kvm import pool as volumes
 from providers.kvm import vm as vms
 from providers.kvm.connection import Connection
+from providers.kvm.hardware import shared_list
 from providers.kvm.host import KvmHost, Session
 from providers.kvm.image import ImageFiles
 from providers.port import Conflict, NotFound, Progress, ProviderError, VMReport, VMSpec
@@ -124,10 +125,11 @@ def _move(
     flags: int,
     progress: Progress | None,
 ) -> None:
+    shared = target.call(lambda session: shared_list(session.facts.hardware))
     away = source.connection.separate(_MIGRATE_S)
     there = target.connection.separate(_MIGRATE_S)
     try:
-        pending = away.submit(lambda connection: _migrate(connection, there, spec, image, flags))
+        pending = away.submit(lambda connection: _migrate(connection, there, spec, image, shared, flags))
         while not pending.future.done():
             with contextlib.suppress(FutureTimeout, ProviderError):
                 pending.future.exception(timeout=_PROGRESS_S)
@@ -140,24 +142,32 @@ def _move(
         there.close()
 
 
-def _migrate(connection: Any, there: Connection, spec: VMSpec, image: ImageFiles, flags: int) -> None:
+def _migrate(
+    connection: Any, there: Connection, spec: VMSpec, image: ImageFiles, shared: str, flags: int
+) -> None:
     domain = vms.find(connection, spec.id, spec.uuid)
     if domain is None:
         raise NotFound(f"{spec.name} is gone from its host")
     wanted = _api.VIR_DOMAIN_XML_SECURE | _api.VIR_DOMAIN_XML_MIGRATABLE
     parameters = {
         _api.VIR_MIGRATE_PARAM_MIGRATE_DISKS: ["vda"],
-        _api.VIR_MIGRATE_PARAM_DEST_XML: _as_there(domain.XMLDesc(wanted), image),
+        _api.VIR_MIGRATE_PARAM_DEST_XML: _as_there(domain.XMLDesc(wanted), image, shared),
         _api.VIR_MIGRATE_PARAM_PERSIST_XML: _as_there(
-            domain.XMLDesc(wanted | _api.VIR_DOMAIN_XML_INACTIVE), image
+            domain.XMLDesc(wanted | _api.VIR_DOMAIN_XML_INACTIVE), image, shared
         ),
     }
     there.call(lambda target: domain.migrate3(target, parameters, flags))
 
 
-def _as_there(xml: str, image: ImageFiles) -> str:
-    """The domain with the files of its image as they are called on the target: each upload has names of its own."""
+def _as_there(xml: str, image: ImageFiles, shared: str) -> str:
+    """The domain with the files of its image as they are called on the target (each upload has names of its own), and on
+    the CPUs that guests share there."""
     domain = etree.fromstring(xml)
+    vcpu = domain.find("vcpu")
+    if vcpu is not None:
+        vcpu.attrib.pop("cpuset", "")
+        if shared:
+            vcpu.set("cpuset", shared)
     for path, file in (("os/kernel", image.kernel), ("os/initrd", image.initrd)):
         element = domain.find(path)
         if element is not None:

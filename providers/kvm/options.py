@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlsplit
 
+from providers.kvm.hardware import cpus_of
 from providers.port import AttributeValue, InvalidSpec, SiteContext
 
 POOL_PATH = "/var/lib/libvirt/images/isthmus"
 
 _KNOWN = frozenset({"hosts", "pool_path", "machine", "emulator", "acceleration", "cpu_mode", "migration"})
-_HOST_KEYS = frozenset({"uri", "name", "attributes"})
+_HOST_KEYS = frozenset({"uri", "name", "attributes", "dedicated_cpus"})
 _PARAMETERS = frozenset(
     {
         "keyfile",
@@ -39,11 +40,13 @@ _URI = re.compile(r"^(qemu|test)(\+(unix|ssh|libssh|libssh2|tls|tcp))?://")
 
 @dataclass(frozen=True)
 class HostOption:
-    """A host as the user named it. Without ``name`` it is called as its libvirt calls it."""
+    """A host as the user named it. Without ``name`` it is called as its libvirt calls it. ``dedicated_cpus``: those of its
+    CPUs that are given to single guests."""
 
     uri: str
     name: str = ""
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    dedicated_cpus: frozenset[int] = frozenset()
 
     @property
     def label(self) -> str:
@@ -101,7 +104,7 @@ def _hosts(given: object, key_file: str) -> tuple[HostOption, ...]:
         host = {"uri": row} if isinstance(row, str) else row
         if not isinstance(host, Mapping) or set(host) - _HOST_KEYS or not isinstance(host.get("uri"), str):
             raise InvalidSpec(
-                f"hosts: {row!r} must be a libvirt URI, or a mapping of uri, name and attributes"
+                f"hosts: {row!r} must be a libvirt URI, or a mapping of uri, name, attributes and dedicated_cpus"
             )
         uri = str(host["uri"])
         if not _URI.match(uri):
@@ -113,9 +116,12 @@ def _hosts(given: object, key_file: str) -> tuple[HostOption, ...]:
         attributes = host.get("attributes") or {}
         if not isinstance(attributes, Mapping):
             raise InvalidSpec(f"hosts: the attributes of {uri} must be a mapping")
-        hosts.append(
-            HostOption(_ssh_uri(uri, key_file), str(host.get("name") or ""), _attributes(attributes))
-        )
+        try:
+            dedicated = cpus_of(str(host["dedicated_cpus"])) if host.get("dedicated_cpus") else frozenset()
+        except ValueError as error:
+            raise InvalidSpec(f"hosts: dedicated_cpus of {uri}: {error}") from None
+        name = str(host.get("name") or "")
+        hosts.append(HostOption(_ssh_uri(uri, key_file), name, _attributes(attributes), dedicated))
     for what in ("uri", "name"):
         values = [getattr(host, what) for host in hosts if getattr(host, what)]
         if twice := sorted({value for value in values if values.count(value) > 1}):

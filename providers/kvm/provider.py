@@ -154,6 +154,7 @@ class KvmProvider:
                         image,
                         session.facts.machine,
                         self._context.broker_id,
+                        lambda: host.granting(session, spec),
                     )
                 except LibvirtError as error:
                     if host.lost_image(session, spec.image):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from lxml import etree
@@ -10,10 +12,20 @@ from lxml import etree
 from providers.kvm import driver
 from providers.kvm import pool as volumes
 from providers.kvm.domain import DomainFiles, Machine, domain_name, domain_xml
+from providers.kvm.hardware import Grant
 from providers.kvm.image import ImageFiles, virtual_size
 from providers.kvm.mark import NAMESPACE, Mark
 from providers.kvm.seed import seed_iso
-from providers.port import Conflict, InvalidSpec, NotFound, Unreachable, VMReport, VMSpec, VMState
+from providers.port import (
+    Conflict,
+    InvalidSpec,
+    NotFound,
+    OutOfCapacity,
+    Unreachable,
+    VMReport,
+    VMSpec,
+    VMState,
+)
 
 _GIB = 1024**3
 _CONSOLE_BYTES = 64 * 1024
@@ -220,8 +232,12 @@ def create(
     image: ImageFiles,
     machine: Machine,
     broker_id: str,
+    granting: Callable[[], AbstractContextManager[Grant]],
 ) -> VMReport:
-    """Make the VM's volumes and domain and start it. What an earlier, broken-off attempt made is used or replaced."""
+    """Make the VM's volumes and domain and start it. What an earlier, broken-off attempt made is used or replaced.
+
+    ``granting``: what it gets of the host for itself; held until the domain is defined.
+    """
     fresh = _ensure_disk(pool, spec, image)
     domain = None
     try:
@@ -233,9 +249,10 @@ def create(
             kernel=image.kernel,
             initrd=image.initrd,
         )
-        domain = connection.defineXML(domain_xml(spec, machine, files, broker_id))
+        with granting() as granted:
+            domain = connection.defineXML(domain_xml(spec, machine, files, broker_id, granted))
         start(domain)
-    except driver.LibvirtError:
+    except (driver.LibvirtError, OutOfCapacity):
         # A VM that cannot start here will be placed elsewhere. Nothing of it may stay, except data of an earlier
         # life. When the connection broke nothing of this succeeds, and nothing should: the VM may be running.
         with contextlib.suppress(driver.LibvirtError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from botocore.exceptions import ClientError
 
-from broker import site, vm
+from broker import flavor, site, vm
 from broker.actor import SYSTEM
 
 
@@ -70,10 +70,18 @@ def test_flavors_are_instance_types(ec2):
     assert types["t3.small"]["ProcessorInfo"]["SupportedArchitectures"] == ["x86_64"]
     (one,) = ec2.describe_instance_types(InstanceTypes=["huge"])["InstanceTypes"]
     assert one == types["huge"]
+    assert "GpuInfo" not in one
     filtered = ec2.describe_instance_types(Filters=only("instance-type", "t3.*"))["InstanceTypes"]
     assert [item["InstanceType"] for item in filtered] == ["t3.nano", "t3.small"]
     assert refusal(ec2.describe_instance_types, InstanceTypes=["huge", "x"]) == "InvalidInstanceType"
     assert refusal(ec2.describe_instance_types, MaxResults=101) == "InvalidParameterValue"
+
+
+def test_gpus_of_a_flavor_are_told(ec2, face):
+    flavor.create(face.broker, SYSTEM, name="p3.small", vcpus=1, mem_mb=64, disk_gb=1, gpus=2)
+    (one,) = ec2.describe_instance_types(InstanceTypes=["p3.small"])["InstanceTypes"]
+    assert one["GpuInfo"]["Gpus"] == [{"Count": 2}]
+    flavor.delete(face.broker, SYSTEM, "p3.small")
 
 
 def test_a_type_is_offered_where_a_host_is_large_enough(ec2):

@@ -56,7 +56,7 @@ def test_ssh_never_asks_on_a_terminal_and_uses_the_sites_key(tmp_path):
         ({"hosts": ["qemu+ssh://-oProxyCommand=x/system"]}, "begins with a hyphen"),
         ({"hosts": ["qemu+ssh://-oProxyCommand=x@a/system"]}, "begins with a hyphen"),
         ({"hosts": ["qemu+ext:///system?command=/tmp/x"]}, "no URI of libvirt's QEMU driver"),
-        ({"hosts": [{"url": "qemu:///system"}]}, "mapping of uri, name and attributes"),
+        ({"hosts": [{"url": "qemu:///system"}]}, "mapping of uri, name, attributes and dedicated_cpus"),
         ({"hosts": ["qemu:///system", "qemu:///system"]}, "given twice"),
         ({"hosts": ["qemu:///system"], "pool": "/x"}, "unknown option 'pool'"),
         ({"hosts": ["qemu:///system"], "pool_path": "x"}, "absolute path"),
