@@ -12,7 +12,7 @@ stay, with whom that would be more than the limit. Prices that change count with
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -60,8 +60,33 @@ class Account:
     rate: float
 
 
+class Settled:
+    """What has ended, summed: it costs the same whoever asks, and whenever."""
+
+    def __init__(self, billing_s: float | None) -> None:
+        self._billing_s = billing_s
+        self._sums: dict[float, dict[str | None, float]] = {}
+
+    def add(self, charge: Charge) -> None:
+        """Add a stay that has ended."""
+        assert charge.ended is not None  # noqa: S101 - of whom it is said
+        first, following = month_of(charge.started)
+        while True:
+            cost = charge.cost(first, following, charge.ended, self._billing_s)
+            sums = self._sums.setdefault(first, {})
+            for project in (None, charge.project):
+                sums[project] = sums.get(project, 0.0) + cost
+            if following >= charge.ended:
+                return
+            first, following = month_of(following)
+
+    def of(self, month: float) -> Mapping[str | None, float]:
+        """Project -> what its stays cost in the month that begins then; None for all of them."""
+        return self._sums.get(month, {})
+
+
 class Ledger:
-    """The charges of a month, as of ``now``.
+    """The charges of a month, as of ``now``. ``settled``: of those that ended, what ``charges`` leaves out.
 
     ``tick_s``: how far away the next look at the budget is at most; ``grace_s``: how long a VM may take to leave.
     """
@@ -75,6 +100,7 @@ class Ledger:
         billing_s: float | None = None,
         tick_s: float = 60.0,
         grace_s: float = 600.0,
+        settled: Settled | None = None,
     ) -> None:
         self.budget = budget
         self.charges: list[Charge] = []
@@ -87,14 +113,16 @@ class Ledger:
         if self.horizon >= self._months[0][1]:
             self._months.append(month_of(self.horizon))
         # What has ended costs the same whoever asks: (project, month) -> its sum.
-        self._settled: dict[tuple[str | None, int], float] = {}
+        sums = Settled(billing_s)
         for charge in charges:
             if charge.ended is None:
                 self.charges.append(charge)
-                continue
-            for index, month in enumerate(self._months):
-                cost = charge.cost(*month, now, billing_s)
-                for project in (None, charge.project):
+            else:
+                sums.add(charge)
+        self._settled: dict[tuple[str | None, int], float] = {}
+        for known in (sums, settled) if settled is not None else (sums,):
+            for index, (first, _) in enumerate(self._months):
+                for project, cost in known.of(first).items():
                     self._settled[project, index] = self._settled.get((project, index), 0.0) + cost
         self._accounts: dict[str | None, Account] = {}
         self._later: dict[str | None, float] = {}

@@ -186,7 +186,8 @@ class Gate:
         unknown = np.isnan(prices)
 
         def refuse(which: Bools, why: str) -> None:
-            found[which & (found == None)] = why  # noqa: E711 - of each element
+            if which.any():
+                found[which & (found == None)] = why  # noqa: E711 - of each element
 
         most = burst.max_price_hour if burst is not None else None
         if most is not None:

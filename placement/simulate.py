@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from placement import burst
-from placement.budget import Charge, Ledger, month_of
+from placement.budget import Charge, Ledger, Settled
 from placement.burst import BurstState, BurstVM, CloudUse, Gate, Load
 from placement.match import Request
 from placement.policy import Policy
@@ -207,7 +207,8 @@ class _World:
         self.waiting: dict[str, tuple[Waiting, Task]] = {}
         self.fresh: set[str] = set()
         """Who has not been looked at since room was made: the others would only hear the same again."""
-        self.charges: list[Charge] = []
+        self.charges: dict[str, Charge] = {}
+        """Of the VMs that are in clouds; those that were there are settled."""
         self.launches: list[float] = []
         self.use: CloudUse = CloudUse()
         self.cost = 0.0
@@ -216,6 +217,7 @@ class _World:
         self.peak = 0
         self.samples: list[Sample] = []
         self.billing_s = policy.burst.billing_boundary_s if policy.burst is not None else None
+        self.settled = Settled(self.billing_s)
         rank, wanted = policy.placement.rank, policy.placement.requirements
         self.rank = rank.text if rank is not None else None
         self.wanted = wanted.text if wanted is not None else None
@@ -348,17 +350,14 @@ class _World:
     def _ledger(self, now: float) -> Ledger | None:
         if self.policy.budget is None:
             return None
-        epoch = self.setting.epoch
-        # What ended before this month counts no more.
-        since, _ = month_of(epoch + now)
-        self.charges = [one for one in self.charges if one.ended is None or one.ended > since]
         return Ledger(
             self.policy.budget,
-            self.charges,
-            epoch + now,
+            self.charges.values(),
+            self.setting.epoch + now,
             billing_s=self.billing_s,
             tick_s=self.setting.tick_s,
             grace_s=self.setting.drain_s,
+            settled=self.settled,
         )
 
     def _place(self, now: float) -> None:
@@ -409,7 +408,7 @@ class _World:
         if cloud:
             price = self.prices[host]
             one.charge = Charge(task.id, task.project, float(price or 0.0), self.setting.epoch + now)
-            self.charges.append(one.charge)
+            self.charges[task.id] = one.charge
             self.bursting[task.id] = one
             self.launches.append(now)
         else:
@@ -462,7 +461,8 @@ class _World:
         del self.bursting[task.id]
         end = self.setting.epoch + when
         done = Charge(one.charge.vm_id, task.project, one.charge.price_hour, one.charge.started, end)
-        self.charges[self.charges.index(one.charge)] = done
+        del self.charges[task.id]
+        self.settled.add(done)
         cost = done.cost(0.0, float("inf"), end, self.billing_s)
         self.cost += cost
         for tally in (self.total, self.projects[task.project]):
