@@ -149,7 +149,7 @@ def metrics(broker: Broker, session: Session) -> dict[str, float]:
             select(VMRow.created_at)
             .join(OperationRow, OperationRow.id == VMRow.operation_id)
             .where(VMRow.state == vm.PENDING, VMRow.host_id.is_(None), VMRow.reservation_id.is_(None))
-            .where(OperationRow.state == operation.RUNNING)
+            .where(OperationRow.state == operation.RUNNING, VMRow.unplaceable.is_(False))
         )
     ]
     local = (HostRow.elastic.is_(False), HostRow.state == host.UP)

@@ -455,7 +455,7 @@ def _tell_waiting(
     decisions: Sequence[Decision],
     reasons: Sequence[Reasons],
 ) -> None:
-    told: dict[str, str] = {}
+    told: dict[str, tuple[str, bool]] = {}
     explained = 0
     explainer = Explainer(seen.table)
     for request, decision, why_not, (row, _task) in zip(
@@ -463,34 +463,37 @@ def _tell_waiting(
     ):
         if decision.host is not None:
             continue
+        unplaceable = row.unplaceable
         if decision.error:
-            text = decision.error
+            text, unplaceable = decision.error, True
         elif explained >= _EXPLAINED:
             text = row.status_reason or "waiting for a host"
         else:
             # Against what this round left: what an earlier VM took is not there for this one.
             explained += 1
             text = explainer.explain(request, eligible=_none(why_not), reasons=why_not.tolist()).summary
+            unplaceable = not rounds.could_ever(seen.table, waiting_of(seen, row), seen.policy, seen.now)
             if row.state == vm.SUSPENDED:
                 text = f"goes on when its host has room: {text}"
-        if text != row.status_reason:
-            told[row.id] = text
+        if (text, unplaceable) != (row.status_reason, row.unplaceable):
+            told[row.id] = text, unplaceable
     if not told:
         return
     with broker.store.transaction() as session:
         query = select(VMRow).options(lazyload("*")).where(VMRow.id.in_(told)).order_by(VMRow.id)
         for target in session.scalars(query):
             if target.state == vm.SUSPENDED or (target.host_id is None and target.state == vm.PENDING):
+                text, target.unplaceable = told[target.id]
                 if not target.status_reason:
                     event.record(
                         broker,
                         session,
                         "vm.waiting",
                         target.id,
-                        f"{target.name} waits: {told[target.id]}",
+                        f"{target.name} waits: {text}",
                         project_id=target.project_id,
                     )
-                target.status_reason = told[target.id]
+                target.status_reason = text
 
 
 def _down(rows: Sequence[HostRow]) -> Reasons:

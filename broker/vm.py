@@ -250,6 +250,7 @@ def create_many(
                     hugepages=size.hugepages,
                     requirements=requirements,
                     priority=wishes.priority,
+                    preemptible=wishes.preemptible,
                     labels=dict(labels or {}),
                 )
                 session.flush()

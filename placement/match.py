@@ -22,7 +22,7 @@ from placement.kernel import KERNEL, NOWHERE, Candidates, Choice, Columns, Kerne
 from placement.kernel import Bound as Compiled
 from placement.language import ExpressionError, Shape, Term, parse
 from placement.program import Bound, Indices
-from placement.size import CAPACITY, LIMITS, amounts
+from placement.size import CAPACITY, LIMITS, TOTALS, amounts
 from placement.table import HostTable
 from placement.tree import every
 
@@ -97,6 +97,29 @@ def feasible(table: HostTable, request: Request) -> Bools:
         for term in (*wish.still, *wish.changing):
             mask = mask & term.shape.truth.whole(table, term.literals, request.attributes)
     return mask
+
+
+def could_ever(table: HostTable, request: Request, eligible: Bools) -> bool:
+    """Whether one of these hosts could take it if it were empty. Terms that read what placements change are left out;
+    a requirement that cannot be read admits nothing."""
+    limits = _large_enough(table, amounts(request))
+    mask = eligible if limits is None else eligible & limits
+    for name, amount in request.needs():
+        if amount <= 0:
+            continue
+        free, total = table.numbers(name), table.numbers(TOTALS[name])
+        if free is None:
+            return False
+        # Without a total nobody knows how much there is, but that there is some.
+        mask = mask & (~np.isnan(free) if total is None else np.fmax(free, total) >= amount)
+    try:
+        wish = _Wish(request)
+    except ExpressionError:
+        return False
+    with np.errstate(all="ignore"):
+        for term in wish.still:
+            mask = mask & term.shape.truth.whole(table, term.literals, request.attributes)
+    return bool(mask.any())
 
 
 class Matcher:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from placement import preempt, repair
+from placement import match, preempt, repair
 from placement.affinity import Affinity
-from placement.burst import Gate
+from placement.budget import Ledger
+from placement.burst import BurstState, CloudUse, Gate
 from placement.column import Bools, Floats
 from placement.language import ExpressionError, parse
 from placement.lease import Backfilling, Book
@@ -100,6 +101,18 @@ def run(
                 for victim in victims
             ]
     return Round(decisions, reasons, found, suspensions)
+
+
+def could_ever(table: HostTable, waiting: Waiting, policy: Policy | None, now: float) -> bool:
+    """Whether a host could take it if nothing were in use: of one's own, or of a cloud while the policy is open and no
+    budget is spent. Who could not is no reason to burst."""
+    elastic = _truth(table, "elastic")
+    open_to: Bools = ~elastic
+    if policy is not None and policy.burst is not None:
+        ledger = Ledger(policy.budget, (), now) if policy.budget is not None else None
+        gate = Gate(policy, BurstState(True, now), CloudUse(), now, ledger=ledger)
+        open_to = open_to | (gate.refusals(waiting, table) == None)  # noqa: E711 - of each
+    return match.could_ever(table, waiting.request, open_to)
 
 
 _NO_REASONS: Reasons = np.full(0, None, dtype=np.object_)

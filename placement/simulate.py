@@ -4,13 +4,14 @@ Pure: ``round.run`` places, ``burst.decide`` opens and closes, ``burst.leavers``
 is simulated is only the world around them: VMs arrive, boot, run and end. Times are seconds from the start of the
 workload; with one seed equal input gives equal output.
 
-What the world is simpler in than the real one: every VM boots in the same time, hosts do not fail, nobody is suspended, images are there
-already, and what a VM does is over when its runtime is.
+What the world is simpler in than the real one: every VM boots in the same time, hosts do not fail, who is suspended makes room at once,
+nothing is reserved, images are there already, and what a VM does is over when its runtime is.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,8 +24,8 @@ from placement.budget import Charge, Ledger, Settled
 from placement.burst import BurstState, BurstVM, CloudUse, Gate, Load
 from placement.match import Request
 from placement.policy import Policy
-from placement.pool import Pool, Rule, Waiting
-from placement.round import run
+from placement.pool import Pool, Resident, Rule, Waiting
+from placement.round import could_ever, run
 from placement.table import HostTable
 
 DAY_S = 86400.0
@@ -49,6 +50,7 @@ class Task:
     deadline: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
+    preemptible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ class Setting:
 class Tally:
     """What came of the tasks of one project, or of all. Hours are VM hours; ``cost`` is in the policy's currency.
 
-    ``drained`` were sent away by the policy before they were done; ``interrupted`` counts how often a cloud took one back; ``missed`` were done after their deadline, or never.
+    ``drained`` were sent away by the policy before they were done; ``interrupted`` counts how often a cloud took one back, ``suspended``
+    how often one was suspended for others; ``missed`` were done after their deadline, or never.
     """
 
     tasks: int = 0
@@ -81,6 +84,7 @@ class Tally:
     burst: int = 0
     drained: int = 0
     interrupted: int = 0
+    suspended: int = 0
     with_deadline: int = 0
     missed: int = 0
     cost: float = 0.0
@@ -100,6 +104,7 @@ class Tally:
             "burst": self.burst,
             "drained": self.drained,
             "interrupted": self.interrupted,
+            "suspended": self.suspended,
             "deadlines": self.with_deadline,
             "deadlines_missed": self.missed,
             "cost": self.cost,
@@ -162,6 +167,14 @@ class Result:
 
 
 @dataclass(slots=True)
+class _Suspended:
+    """What is left to do of a VM that is suspended, and what it takes when it runs."""
+
+    request: Request
+    left_s: float
+
+
+@dataclass(slots=True)
 class _Running:
     task: Task
     request: Request
@@ -205,6 +218,13 @@ class _World:
         self.bursting: dict[str, _Running] = {}
         self.ends: list[tuple[float, str]] = []
         self.waiting: dict[str, tuple[Waiting, Task]] = {}
+        self.suspended: dict[str, _Suspended] = {}
+        self.usage = _Usage(policy.queue.half_life_s)
+        # Who holds the hosts is of interest only to who may take it from him, or has to stay near him.
+        self.residents: dict[str, Resident] = {}
+        self.looks_around = policy.queue.preempt or any(task.rules for task in tasks)
+        self.hopeless: set[str] = set()
+        """Who waits and could not be taken by any host, however empty: he is no reason to burst."""
         self.fresh: set[str] = set()
         """Who has not been looked at since room was made: the others would only hear the same again."""
         self.charges: dict[str, Charge] = {}
@@ -292,6 +312,7 @@ class _World:
             task.project,
             task.at,
             priority=task.priority,
+            preemptible=task.preemptible,
             runtime_s=task.runtime_s,
             deadline=task.deadline,
             rules=task.rules,
@@ -309,7 +330,7 @@ class _World:
 
     def _decide(self, now: float) -> None:
         load = Load(
-            [now - waiting.since for waiting, _ in self.waiting.values()],
+            [now - waiting.since for waiting, task in self.waiting.values() if task.id not in self.hopeless],
             self.vcpus,
             self.vcpus_used,
             self.mem_mb,
@@ -363,10 +384,17 @@ class _World:
     def _place(self, now: float) -> None:
         if self.policy.deadline is not None and any(task.deadline for _, task in self.waiting.values()):
             self.fresh.update(self.waiting)  # a deadline that comes near opens the burst for its VM
+        # Whoever was suspended makes room for one who asks again at once; each time it is another one.
+        while self._round(now):
+            pass
+        self.peak = max(self.peak, len(self.waiting))
+
+    def _round(self, now: float) -> bool:
+        """Decide once; whether somebody was suspended, so that it is worth deciding again."""
         asked = [self.waiting[vm_id] for vm_id in self.waiting if vm_id in self.fresh]
         self.fresh.clear()
         if not asked:
-            return
+            return False
         gate = None
         if self.policy.burst is not None:
             while self.launches and self.launches[0] <= now - 3600.0:
@@ -380,25 +408,83 @@ class _World:
                 ledger=self._ledger(now),
                 boot_s=self.setting.cloud_boot_s,
             )
-        decided = run(Pool(self.table), [waiting for waiting, _ in asked], now, policy=self.policy, gate=gate)
+        pool = Pool(self.table, list(self.residents.values()), usage=self.usage.at(now))
+        decided = run(pool, [waiting for waiting, _ in asked], now, policy=self.policy, gate=gate)
         for (waiting, task), decision in zip(asked, decided.decisions, strict=True):
             if decision.host is not None:
                 self._start(waiting, task, decision.host, now)
-        self.peak = max(self.peak, len(self.waiting))
+            elif task.id not in self.hopeless and not could_ever(self.table, waiting, self.policy, now):
+                self.hopeless.add(task.id)
+        for one in decided.suspensions:
+            self._suspend(self.running[one.id], now)
+            self.fresh.add(one.for_id)
+        return bool(decided.suspensions)
+
+    def _resident(self, one: _Running) -> Resident:
+        task, request = one.task, one.request
+        cloud = self.elastic[one.host]
+        return Resident(
+            task.id,
+            task.project,
+            one.host,
+            request.cpu,
+            request.mem_mb,
+            disk_gb=request.disk_gb,
+            gpus=request.gpus,
+            since=one.started,
+            priority=task.priority,
+            preemptible=task.preemptible,
+            rules=task.rules,
+            elastic=cloud,
+            # As in a broker, what has a GPU of its host stays there.
+            suspendable=not (cloud or request.gpus),
+        )
+
+    def _suspend(self, one: _Running, now: float) -> None:
+        """Give back its cores and its memory, but not its disk; it goes on where it was as soon as there is room."""
+        task = one.task
+        awake = replace(one.request, disk_gb=0.0)
+        for tally in (self.total, self.projects[task.project]):
+            tally.suspended += 1
+            # Whether it will be late is asked anew when it goes on.
+            tally.missed -= task.deadline is not None and one.ends > task.deadline
+        self.suspended[task.id] = _Suspended(one.request, max(0.0, one.ends - now))
+        del self.running[task.id], self.residents[task.id]
+        self.table.give(one.host, awake)
+        self.vcpus_used -= task.cpu
+        self.mem_used_mb -= task.mem_mb
+        self.usage.add(task.project, -task.cpu, now)
+        waiting = Waiting(
+            awake,
+            task.project,
+            now,
+            priority=task.priority,
+            preemptible=True,
+            runtime_s=one.ends - now,
+            deadline=task.deadline,
+            rules=task.rules,
+            only_host=one.host,
+        )
+        self.waiting[task.id] = (waiting, task)
 
     def _start(self, waiting: Waiting, task: Task, host: int, now: float) -> None:
         del self.waiting[task.id]
         cloud = self.elastic[host]
         boot_s = self.setting.cloud_boot_s if cloud else self.setting.boot_s
-        one = _Running(task, waiting.request, host, now, now + boot_s + task.runtime_s)
+        before = self.suspended.pop(task.id, None)
+        request, left_s = (before.request, before.left_s) if before else (waiting.request, task.runtime_s)
+        one = _Running(task, request, host, now, now + boot_s + left_s)
+        self.usage.add(task.project, task.cpu, now)
         taken_back = self._taken_back(task, waiting.interruptions, host, now)
         if taken_back < one.ends:
             one.ends, one.waiting = taken_back, waiting
         self.running[task.id] = one
+        if self.looks_around:
+            self.residents[task.id] = self._resident(one)
         heapq.heappush(self.ends, (one.ends, task.id))
         wait = now + boot_s - task.at
         late = one.waiting is None and task.deadline is not None and one.ends > task.deadline
-        first = not waiting.interruptions
+        first = not waiting.interruptions and before is None
         for tally in (self.total, self.projects[task.project]):
             tally.missed += late
             if first:  # who is launched again is no other task
@@ -451,9 +537,11 @@ class _World:
         self.fresh.add(task.id)
 
     def _gone(self, one: _Running, when: float) -> None:
-        del self.running[one.task.id]
-        self.table.give(one.host, one.request)
         task = one.task
+        del self.running[task.id]
+        self.residents.pop(task.id, None)
+        self.table.give(one.host, one.request)
+        self.usage.add(task.project, -task.cpu, when)
         if one.charge is None:
             self.vcpus_used -= task.cpu
             self.mem_used_mb -= task.mem_mb
@@ -478,7 +566,8 @@ class _World:
             self._gone(one, max(end, one.started))
         for waiting, task in self.waiting.values():
             for tally in (self.total, self.projects[task.project]):
-                tally.waits.append(max(0.0, end - waiting.since))
+                if task.id not in self.suspended:  # whose wait was counted when it began
+                    tally.waits.append(max(0.0, end - waiting.since))
                 tally.missed += task.deadline is not None
 
     def _sample(self, now: float) -> None:
@@ -486,3 +575,27 @@ class _World:
         self.samples.append(
             Sample(now, len(self.waiting), used, len(self.bursting), self.cost, self.state.open)
         )
+
+
+class _Usage:
+    """Core-seconds that each project held; what was held a half-life ago counts half."""
+
+    def __init__(self, half_life_s: float) -> None:
+        self._rate = math.log(2) / half_life_s
+        self._held: dict[str, tuple[float, float, float]] = {}
+        """Project -> what it used, the cores that it holds, and as of when."""
+
+    def add(self, project: str, cores: float, now: float) -> None:
+        """From now on it holds so many cores more."""
+        used = self._used(project, now)
+        self._held[project] = (used, self._held.get(project, (0.0, 0.0, now))[1] + cores, now)
+
+    def at(self, now: float) -> dict[str, float]:
+        """What each project used until now."""
+        return {project: self._used(project, now) for project in self._held}
+
+    def _used(self, project: str, now: float) -> float:
+        used, cores, since = self._held.get(project, (0.0, 0.0, now))
+        # d used / dt = cores - rate * used
+        left = math.exp(-self._rate * (now - since))
+        return used * left + cores * (1.0 - left) / self._rate

@@ -25,6 +25,17 @@ LIMITS = {
 that is free, and dedicated CPUs are those of one NUMA node. Undefined is no limit."""
 
 
+TOTALS = {
+    "cpu_free": "cpu_total",
+    "mem_free_mb": "mem_total_mb",
+    "disk_free_gb": "disk_total_gb",
+    "gpu_free": "gpu_total",
+    "dedicated_cpu_free": "dedicated_cpu_total",
+    "hugepages_free_mb": "hugepages_mb",
+}
+"""What there is of it on a host that is empty."""
+
+
 class Size(Protocol):
     """Whoever takes room. What is 0 is not asked for."""
 

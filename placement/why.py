@@ -21,7 +21,7 @@ from placement.column import Bools, Floats
 from placement.language import Expression, parse
 from placement.match import Decision, Request
 from placement.program import Indices, Rows
-from placement.size import LIMITS, amounts
+from placement.size import LIMITS, TOTALS, amounts
 from placement.table import HostTable
 from placement.tree import Scope
 from placement.value import Value, show
@@ -35,16 +35,6 @@ UNITS = {
     "gpu_free": "GPUs",
     "dedicated_cpu_free": "dedicated CPUs",
     "hugepages_free_mb": "MiB in huge pages",
-}
-
-
-TOTALS = {
-    "cpu_free": "cpu_total",
-    "mem_free_mb": "mem_total_mb",
-    "disk_free_gb": "disk_total_gb",
-    "gpu_free": "gpu_total",
-    "dedicated_cpu_free": "dedicated_cpu_total",
-    "hugepages_free_mb": "hugepages_mb",
 }
 
 

@@ -20,6 +20,7 @@ ROWS: Sequence[tuple[str, str, str]] = (
     ("burst", "burst", "{:,.0f}"),
     ("burst hours", "burst_hours", "{:,.1f}"),
     ("drained before done", "drained", "{:,.0f}"),
+    ("suspended for others", "suspended", "{:,.0f}"),
     ("deadlines missed", "deadlines_missed", "{:,.0f}"),
 )
 """Label, figure and format of what is told of all tasks and of each project's."""

@@ -84,6 +84,7 @@ def openb(path: Path, seed: int = 1) -> Trace:
             "mem_total_mb": memory,
             "mem_free_mb": memory,
             "gpu_free": gpus,
+            "gpu_total": gpus,
         }
         if row["model"]:
             host["gpu_model"] = row["model"]
@@ -117,13 +118,14 @@ def openb(path: Path, seed: int = 1) -> Trace:
                 priority=0 if patient else 10,
                 deadline=at + 3600 + slack * runtime_s if patient and chance.random() < 1 / 3 else None,
                 labels={"qos": row["qos"]},
+                preemptible=patient,
             )
         )
     notes = [
         f"{len(tasks)} tasks, {left_out} without a lifetime left out; {len(hosts)} hosts",
         f"drawn with seed {seed}: projects (batch is the best effort class; shop and search are the rest), and a deadline"
         " for one in three best effort tasks",
-        "priority 10 for all but best effort",
+        "priority 10 for all but best effort, which may be suspended where the policy has queue.preempt",
     ]
     return Trace(path.name, tasks, hosts, notes)
 
@@ -283,6 +285,8 @@ def events(path: Path) -> Trace:
             requirement=data.get("requirements"),
             priority=int(data.get("priority") or 0),
             labels={str(key): str(value) for key, value in (data.get("labels") or {}).items()},
+            gpus=float(data.get("gpus") or 0),
+            preemptible=bool(data.get("preemptible")),
         )
         for target, (time, data) in asked.items()
         if target in began and "vcpus" in data and ended.get(target, last) > began[target]

@@ -26,6 +26,8 @@ class VMRow(Hardware, Row):
     suspended for others. ``immediate``: it starts now or not at all. ``reservation`` is EC2's word for the VMs of one request; ``reservation_id`` is the advance
     reservation in whose room the VM stands.
 
+    ``unplaceable``: no host could take it, however empty; as of the last round.
+
     ``target_host_id``: where it is being migrated to; it holds room there too.
 
     A suspended VM keeps its host, where its disk and its memory are saved, and holds neither cores nor memory there.
@@ -81,6 +83,7 @@ class VMRow(Hardware, Row):
     immediate: Mapped[bool] = mapped_column(default=False)
     reservation_id: Mapped[str | None]
     target_host_id: Mapped[str | None]
+    unplaceable: Mapped[bool] = mapped_column(default=False)
     provider_ref: Mapped[str | None]
     launch: Mapped[int] = mapped_column(default=0)
     reservation: Mapped[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker import operation, policy, vm, why
+from broker import operation, policy, queue, vm, why
 from broker.errors import Forbidden, InvalidPolicy, NotFound
 
 QUEUE = """\
@@ -305,3 +305,19 @@ def test_burst_vm_that_never_returns_stays(stage):
     tick(stage, 120 * 60)
     assert stage.task_of(row).kind == "vm.create"
     assert operation.list_operations(stage.broker, stage.admin, state="running") == []
+
+
+def test_vm_that_no_host_could_take_does_not_count_until_one_could(stage):
+    row, _ = stage.request("odd", requirements='rack == "r9"')
+    queue.place_pending(stage.broker)
+    assert stage.vm(row.id).unplaceable
+    with stage.broker.store.reading() as session:
+        assert policy.metrics(stage.broker, session)["queue.length"] == 0
+    full, _ = stage.request("full", requirements="running_vms > 1000")
+    queue.place_pending(stage.broker)
+    with stage.broker.store.reading() as session:
+        assert policy.metrics(stage.broker, session)["queue.length"] == 1, "it may have room some day"
+    stage.add_site("annex", hosts=1, attributes={"rack": "r9", "cpu_total": 1.0})
+    stage.broker.signals.set("place")
+    queue.place_pending(stage.broker)
+    assert stage.vm(row.id).unplaceable, "two vCPUs on one core"

@@ -120,3 +120,38 @@ def test_interruptions_are_drawn_from_the_seed() -> None:
 def test_fallback_is_interrupted_once_at_most() -> None:
     assert on_spot("fallback", 2.0).total.interrupted <= 20
     assert on_spot("relaunch", 2.0).total.interrupted > on_spot("fallback", 2.0).total.interrupted
+
+
+PREEMPT = STAYS + "queue: {preempt: true}\n"
+
+
+def test_vm_of_higher_priority_has_a_preemptible_one_suspended_which_goes_on_later() -> None:
+    result = run([task("low", 0, 100, preemptible=True), task("high", 40, 50, priority=10)], PREEMPT)
+    # low runs 40 s, makes way for 50 s, and has 60 s left: nobody waits longer, nobody goes to a cloud.
+    assert (result.total.suspended, result.total.burst, result.total.waits) == (1, 0, [0.0, 0.0])
+    assert result.total.placed == 2
+    assert result.samples[-1].time == 150
+
+
+def test_nobody_is_suspended_without_leave_of_the_policy() -> None:
+    low, high = task("low", 0, 100, preemptible=True), task("high", 40, 50, priority=10)
+    result = run([low, high], STAYS)
+    assert (result.total.suspended, max(result.total.waits)) == (0, 90)
+
+
+def test_deadline_is_missed_by_who_is_suspended_too_long() -> None:
+    low = task("low", 0, 100, preemptible=True, deadline=120)
+    assert run([low], PREEMPT).total.missed == 0
+    assert run([low, task("high", 40, 50, priority=10)], PREEMPT).total.missed == 1
+
+
+def test_project_that_used_less_goes_first() -> None:
+    asked = (("greedy-1", 0, "greedy"), ("greedy-2", 10, "greedy"), ("modest", 20, "modest"))
+    tasks = [task(name, at, 100, project=whose, requirement='site == "home"') for name, at, whose in asked]
+    result = run(tasks)
+    assert result.projects["modest"].waits == [80.0]
+
+
+def test_vm_that_no_host_could_take_is_no_reason_to_burst() -> None:
+    result = run([task("huge", 0, 50, cpu=1000), task("a", 10, 50)], STAYS)
+    assert (result.flips, result.total.burst, result.total.placed) == ([], 0, 1)

@@ -1,4 +1,4 @@
-"""GPUs, dedicated CPUs and huge pages of flavors, VMs and reservations"""
+"""GPUs, dedicated CPUs and huge pages of flavors, VMs and reservations; VMs that no host could take"""
 
 from __future__ import annotations
 
@@ -17,3 +17,4 @@ def upgrade() -> None:
         op.add_column(table, sa.Column("gpus", sa.Integer(), nullable=False, server_default="0"))
         for name in ("dedicated_cpus", "hugepages"):
             op.add_column(table, sa.Column(name, sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("vm", sa.Column("unplaceable", sa.Boolean(), nullable=False, server_default=sa.false()))
