@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from broker import policy, project, vm
+from broker import policy, project, usage, vm
 from broker.actor import READER, Actor
 from broker.broker import Broker
 from broker.store import HostRow, SiteRow, VMRow
@@ -24,6 +24,40 @@ class StatusView:
     vms: int
     queue: int
     burst: str
+
+
+@dataclass(frozen=True)
+class BudgetView:
+    """This month's money in clouds: of all projects for admins, of the caller's for others. ``limit`` is the hard one, None
+    without; ``bound``: what the month costs when all leave as soon as they can; ``rate`` is per hour."""
+
+    currency: str
+    limit: float | None
+    spent: float
+    bound: float
+    forecast: float
+    rate: float
+
+
+def budget(broker: Broker, actor: Actor) -> BudgetView | None:
+    """How the policy's budget stands; None without one."""
+    actor.require(READER)
+    whose = None if actor.is_admin else project.get(broker, actor, actor.project_id).name
+    with broker.store.reading() as session:
+        in_force, _ = policy.current(broker, session)
+        ledger = usage.ledger(broker, session, in_force)
+        if ledger is None:
+            return None
+        account = ledger.account(whose)
+        limit = ledger.budget.monthly.hard if whose is None else ledger.budget.project_cap(whose)
+        return BudgetView(
+            currency=ledger.budget.currency,
+            limit=limit,
+            spent=account.spent,
+            bound=account.bound,
+            forecast=account.forecast,
+            rate=account.rate,
+        )
 
 
 def status(broker: Broker, actor: Actor) -> StatusView:

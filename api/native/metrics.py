@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.native.auth import Caller, TheBroker
 from broker import status
-from broker.status import StatusView
+from broker.status import BudgetView, StatusView
 
 router = APIRouter(tags=["metrics"])
 
@@ -83,14 +83,15 @@ class Counting:
 )
 def get_metrics(request: Request, broker: TheBroker, caller: Caller) -> Response:
     """The broker's and this face's numbers, as the caller may see them."""
-    view = status.status(broker, caller)
+    view, money = status.status(broker, caller), status.budget(broker, caller)
     requests: Requests = request.app.state.requests
     return Response(
-        generate_latest(requests.registry) + generate_latest(_gauges(view)), media_type=CONTENT_TYPE_LATEST
+        generate_latest(requests.registry) + generate_latest(_gauges(view, money)),
+        media_type=CONTENT_TYPE_LATEST,
     )
 
 
-def _gauges(view: StatusView) -> CollectorRegistry:
+def _gauges(view: StatusView, money: BudgetView | None) -> CollectorRegistry:
     registry = CollectorRegistry()
     for name, text, value in (
         ("isthmus_sites", "Sites.", view.sites),
@@ -100,4 +101,15 @@ def _gauges(view: StatusView) -> CollectorRegistry:
         ("isthmus_burst_open", "1 while the policy lets VMs burst.", view.burst == "open"),
     ):
         Gauge(name, text, registry=registry).set(value)
+    for name, text in (
+        ("limit", "The hard limit of this month."),
+        ("spent", "Spent in clouds this month."),
+        ("bound", "Spent or bound to be, when all VMs leave clouds now."),
+        ("forecast", "What the month will cost when all VMs stay."),
+        ("rate", "What an hour of all VMs in clouds costs now."),
+    ):
+        gauge = Gauge(f"isthmus_budget_{name}", text, ["currency"], registry=registry)
+        amount: float | None = getattr(money, name, None)
+        if money is not None and amount is not None:
+            gauge.labels(money.currency).set(amount)
     return registry

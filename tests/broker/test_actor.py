@@ -58,7 +58,7 @@ LEAST = {
         "refresh": ADMIN,
         "delete": ADMIN,
     },
-    "status": {"status": READER},
+    "status": {"status": READER, "budget": READER},
     "usage": {"report": READER},
     "token": {"create": MEMBER, "list_tokens": MEMBER, "delete": MEMBER},
     "vm": {

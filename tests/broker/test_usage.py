@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from broker import policy, usage, vm, why
+from broker import policy, status, usage, vm, why
 from broker.errors import InvalidRequest
 from broker.store import UsageRow, VMRow
 
@@ -179,3 +179,17 @@ def test_empty_time_is_refused(stage):
         usage.report(stage.broker, stage.member, since=now, until=now - timedelta(hours=1))
     with pytest.raises(InvalidRequest, match="time zone"):
         usage.report(stage.broker, stage.member, until=now.replace(tzinfo=None))
+
+
+def test_budget_is_told_to_admins_in_all_and_to_others_for_their_project(hybrid):
+    stage = hybrid
+    assert status.budget(stage.broker, stage.admin) is None
+    apply(stage, "{monthly: {hard: 500, per_project: 100}}")
+    stage.burst()
+    stage.wait(3600)
+    everything, mine = (status.budget(stage.broker, actor) for actor in (stage.admin, stage.member))
+    assert (everything.limit, mine.limit) == (500, 100)
+    assert everything.currency == "USD"
+    assert 0 < everything.spent <= everything.bound <= everything.forecast
+    assert (everything.rate, mine.rate) == (0.2, 0.2)
+    assert mine.spent == everything.spent

@@ -193,7 +193,7 @@ def test_reference_has_every_metric() -> None:
     view = StatusView(broker_id="", project="", role="", sites=0, hosts=0, vms=0, queue=0, burst="open")
     exposed = {
         metric.name + ("_total" if metric.type == "counter" else "")
-        for registry in (Requests().registry, _gauges(view))
+        for registry in (Requests().registry, _gauges(view, None))
         for metric in registry.collect()
     }
     documented = {name for name in rows(REFERENCE / "metrics.md") if name.startswith("isthmus_")}

@@ -82,6 +82,35 @@ def test_spread_keeps_racks_even() -> None:
     assert sorted("aab"[host] for host in found if host is not None) == ["a", "a", "b", "b"]
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    racks=st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=8),
+    count=st.integers(1, 12),
+    skew=st.integers(1, 3),
+    scope=st.sampled_from(["rack", "host"]),
+)
+def test_spread_is_never_wider_than_its_skew_and_leaves_nobody_without_need(
+    racks: list[str | None], count: int, skew: int, scope: str
+) -> None:
+    rule = Rule("spread", "web", scope, skew=skew)
+    found = placed(hosts(*racks, cpu=3), *[vm(f"{i:02}", rule) for i in range(count)])
+    values = racks if scope == "rack" else list(range(len(racks)))
+    inside = dict.fromkeys((value for value in values if value is not None), 0)
+    room = [0 if value is None else 3 for value in values]
+    for host in found:
+        open_to = [
+            at
+            for at, left in enumerate(room)
+            if left and inside[values[at]] + 1 - min(inside.values()) <= skew
+        ]
+        if host is None:
+            assert not open_to
+            continue
+        assert host in open_to
+        inside[values[host]] += 1
+        room[host] -= 1
+
+
 RULES = st.builds(
     Rule,
     st.sampled_from(["affinity", "anti-affinity", "spread"]),
