@@ -100,7 +100,8 @@ class Book:
         self._at: dict[float, Floats] = {}
         inside: dict[tuple[str, int], int] = {}
         for resident in self._residents:
-            if resident.reservation and resident.cpu:  # one that is suspended will want its room again
+            # One that is suspended will want its room again.
+            if resident.reservation and (resident.cpu or resident.dedicated_cpus):
                 key = (resident.reservation, resident.host)
                 inside[key] = inside.get(key, 0) + 1
         for one in self._reserved.values():

@@ -162,7 +162,7 @@ class SimulatedProvider:
                 vm.boots += 1
                 self._boot(state, vm)
             elif vm.state == VMState.SUSPENDED:
-                self._check_room(state, host, vm.vcpus, vm.mem_mb)
+                self._check_room(state, host, vm)
                 state.move(vm, VMState.RUNNING)
                 self._world.announce(vm.vm_id)
 
@@ -207,7 +207,7 @@ class SimulatedProvider:
             vm = self._movable(state, source, spec.uuid, "migrated")
             self._check_runs(vm)
             self._check_prepared(state, spec)
-            self._check_room(state, spec.host, vm.vcpus, vm.mem_mb)
+            self._check_room(state, spec.host, vm)
             state.remove(vm)
             vm.host = spec.host
             state.add(vm)
@@ -318,19 +318,19 @@ class SimulatedProvider:
             if (spec.host, nic.network.id) not in state.networks:
                 raise NotFound(f"network {nic.network.name} is not on host {spec.host}; ensure_network first")
 
-    def _check_room(self, state: State, host: str, vcpus: int, mem_mb: int) -> None:
+    def _check_room(self, state: State, host: str, coming: VMSpec | SimulatedVM) -> None:
         total = self._options.hosts[host]
         there = [vm for vm in state.by_host[host].values() if vm.state != VMState.SUSPENDED]
-        for what, want, used, limit in (
-            ("vCPUs", vcpus, sum(vm.vcpus for vm in there), _lent(total, "cpu_total", "cpu_overcommit")),
-            (
-                "MiB of memory",
-                mem_mb,
-                sum(vm.mem_mb for vm in there),
-                _lent(total, "mem_total_mb", "mem_overcommit"),
-            ),
-        ):
-            if limit is not None and used + want > limit:
+        limits = (
+            ("vCPUs", _lent(total, "cpu_total", "cpu_overcommit")),
+            ("MiB of memory", _lent(total, "mem_total_mb", "mem_overcommit")),
+            ("dedicated CPUs", _lent(total, "dedicated_cpu_total", "") or 0.0),
+            ("MiB in huge pages", _lent(total, "hugepages_mb", "") or 0.0),
+            ("GPUs", _lent(total, "gpu_total", "") or 0.0),
+        )
+        for index, (what, limit) in enumerate(limits):
+            want, used = _takes(coming)[index], sum(_takes(vm)[index] for vm in there)
+            if want and limit is not None and used + want > limit:
                 raise OutOfCapacity(f"host {host} has {limit - used:g} {what} free, {want} are needed")
 
     def _boot(self, state: State, vm: SimulatedVM) -> None:
@@ -352,7 +352,7 @@ class SimulatedProvider:
                 raise Conflict(f"{address} is held by VM {state.vms[holder].name} ({holder})")
         if spec.uuid in state.vms:
             raise Conflict(f"a VM with uuid {spec.uuid} that is not VM {spec.id} is on host {spec.host}")
-        self._check_room(state, spec.host, spec.vcpus, spec.mem_mb)
+        self._check_room(state, spec.host, spec)
         vm = SimulatedVM(
             ref=spec.uuid,
             host=spec.host,
@@ -363,6 +363,9 @@ class SimulatedProvider:
             address=spec.nics[0].address if spec.nics else "",
             vcpus=spec.vcpus,
             mem_mb=spec.mem_mb,
+            gpus=spec.gpus,
+            dedicated_cpus=spec.dedicated_cpus,
+            hugepages=spec.hugepages,
             leases=leases,
         )
         state.add(vm)
@@ -467,6 +470,18 @@ class SimulatedProvider:
         except FileNotFoundError:
             found = None
         return (found.st_mtime_ns, found.st_ino) if found else (0, 0)
+
+
+def _takes(vm: VMSpec | SimulatedVM) -> tuple[int, int, int, int, int]:
+    """Shared vCPUs, ordinary memory, dedicated CPUs, memory in huge pages, GPUs."""
+    own, pages = vm.dedicated_cpus, vm.hugepages
+    return (
+        0 if own else vm.vcpus,
+        0 if pages else vm.mem_mb,
+        vm.vcpus if own else 0,
+        vm.mem_mb if pages else 0,
+        vm.gpus,
+    )
 
 
 def _lent(attributes: Mapping[str, AttributeValue], total: str, ratio: str) -> float | None:

@@ -43,6 +43,9 @@ class SimulatedVM:
     address: str = ""
     vcpus: int = 0
     mem_mb: int = 0
+    gpus: int = 0
+    dedicated_cpus: bool = False
+    hugepages: bool = False
     next_state: str = ""
     next_at: float = 0.0
     leases: list[list[str]] = field(default_factory=list)
