@@ -142,4 +142,6 @@ def test_reserved_hardware_is_not_kept_once_more_when_its_vm_has_come(equipped):
         stage.broker, stage.member, name="exam", flavor_ref="half", count=1, start_at=None, end_at=end
     )
     stage.create("reserved", flavor_ref="half", wishes=Wishes(reservation=made.id))
-    assert stage.create("plain", flavor_ref="half").site.name == "racks"
+    row, _ = stage.request("plain", flavor_ref="half")
+    queue.place_pending(stage.broker)
+    assert stage.vm(row.id).site.name == "racks"
