@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from broker import event, flavor, host, operation, queue, vm
+from broker import event, flavor, host, operation, queue, reservation, vm
 from broker.actor import ADMIN, Actor
 from broker.broker import Broker
 from broker.errors import BrokerError, InvalidRequest, NoRoom, WrongState
@@ -156,7 +156,7 @@ class _Desk:
 
     def _resident(self, one: Resident, migrates: Sequence[bool]) -> Resident:
         row = self.rows.get(one.id)
-        if row is None or one.reservation is not None or flavor.bound_by(row) or not migrates[one.host]:
+        if row is None or flavor.bound_by(row) or not migrates[one.host]:
             return one
         return replace(one, movable=True, request=queue.request_of(self.seen, row))
 
@@ -181,6 +181,7 @@ class _Desk:
         target = self.seen.hosts[move.target]
         task = vm.begin(broker, session, row, "vm.migrate", {"source": row.host_id, "target": target.id})
         row.target_host_id = target.id
+        reservation.follow(session, row, move_from=row.host_id, to=target.id)
         vm.set_state(broker, row, vm.MIGRATING, f"to {target.name}: {reason}")
         session.execute(
             update(HostRow).where(HostRow.id == target.id).values(generation=HostRow.generation + 1),
@@ -250,8 +251,6 @@ def _check(
             f"cannot migrate {row.name}: it has {flavor.bound_by(row)}",
             hint="stop it, delete it and create it anew where it shall be",
         )
-    if row.reservation_id is not None:
-        raise WrongState(f"cannot migrate {row.name}: it stands in a reservation's room")
 
 
 def _migrates(broker: Broker, at: HostRow) -> bool:

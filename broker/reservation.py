@@ -225,6 +225,18 @@ def for_vm(session: Session, actor: Actor, ref: str, size: FlavorRow) -> Reserva
     return row
 
 
+def follow(session: Session, row: VMRow, *, move_from: str | None, to: str | None) -> None:
+    """A VM moves, in the caller's transaction: the room that its reservation keeps for it goes along."""
+    if row.reservation_id is None or move_from is None or to is None:
+        return
+    booked = session.get(ReservationRow, row.reservation_id, with_for_update={"of": ReservationRow})
+    if booked is None or booked.state not in LIVE or not booked.slots.get(move_from):
+        return
+    slots = {**booked.slots, move_from: booked.slots[move_from] - 1}
+    slots[to] = slots.get(to, 0) + 1
+    booked.slots = {host_id: count for host_id, count in slots.items() if count}
+
+
 def live(session: Session, now: datetime) -> list[ReservationRow]:
     """Those that have not ended, by their start."""
     query = (

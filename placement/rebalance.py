@@ -6,16 +6,20 @@ reservations hold after each of them. No move counts on room that another one fr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from placement import round as rounds
+from placement.affinity import Affinity
 from placement.column import Bools, Floats
+from placement.language import ExpressionError
+from placement.lease import Book
+from placement.match import feasible
 from placement.policy import Policy
-from placement.pool import Pool, Resident, Waiting
+from placement.pool import Pool, Reserved, Resident, Waiting
 from placement.table import HostTable
 
 Goal = Literal["pack", "balance", "drain"]
@@ -226,18 +230,24 @@ class _Desk:
             runtime_s=resident.runtime_s,
             rules=resident.rules,
         )
-        reasons: rounds.Reasons = np.full(len(table), "it cannot be migrated there", dtype=np.object_)
-        reasons[mask] = None
-        found = rounds.run(
-            replace(self._pool, table=table, residents=others, making_room=frozenset()),
-            [waiting],
-            self._now,
-            policy=self._policy,
-            refusals=lambda _: reasons,
-        )
-        target = found.decisions[0].host
+        booked = next((one for one in self._pool.reserved if one.id == resident.reservation), None)
+        if booked is not None:
+            target = self._with_its_room(resident, waiting, booked, others, mask)
+        else:
+            reasons: rounds.Reasons = np.full(len(table), "it cannot be migrated there", dtype=np.object_)
+            reasons[mask] = None
+            found = rounds.run(
+                replace(self._pool, table=table, residents=others, making_room=frozenset()),
+                [waiting],
+                self._now,
+                policy=self._policy,
+                refusals=lambda _: reasons,
+            )
+            target = found.decisions[0].host
         if target is None:
             return "no other host of its site has room for it and meets what it asks for"
+        if booked is not None:
+            table.take(target, request)
         self._table, self._after = table, self._after.copy()
         self._after.give(resident.host, request)
         self._after.take(target, request)
@@ -246,13 +256,53 @@ class _Desk:
         self.plan.moves.append(Move(resident.id, resident.host, target, cost))
         return ""
 
-    def mark(self) -> tuple[HostTable, HostTable, dict[str, Resident], int, float]:
-        """Where it stands, to come back to."""
-        return self._table, self._after, dict(self._residents), len(self.plan.moves), self._cost_s
+    def _with_its_room(
+        self,
+        resident: Resident,
+        waiting: Waiting,
+        booked: Reserved,
+        others: Sequence[Resident],
+        mask: Bools,
+    ) -> int | None:
+        """The first host that can keep its reservation's room for it to the end; that room goes along."""
+        slots = dict(booked.slots)
+        slots[resident.host] = slots.get(resident.host, 1) - 1
+        rest = replace(booked, slots={host: count for host, count in slots.items() if count > 0})
+        reserved = [rest if one.id == booked.id else one for one in self._pool.reserved]
+        suspends = self._pool.suspends
+        book = Book(
+            self._table, others, reserved, self._now, suspend_s=self._pool.suspend_s, suspends=suspends
+        )
+        try:
+            able = mask & feasible(self._table, waiting.request)
+        except ExpressionError:
+            return None
+        judged = Affinity(self._table, others).judge(waiting, able)
+        able &= judged.reasons == None  # noqa: E711 - of each
+        found = book.room(replace(booked, count=1, slots={}, start=self._now), able)
+        if found is None:
+            return None
+        (target,) = found
+        moved = replace(rest, slots={**rest.slots, target: rest.slots.get(target, 0) + 1})
+        self._pool = replace(
+            self._pool, reserved=[moved if one.id == booked.id else one for one in self._pool.reserved]
+        )
+        return target
 
-    def back_to(self, mark: tuple[HostTable, HostTable, dict[str, Resident], int, float]) -> None:
+    def mark(self) -> tuple[Pool, HostTable, HostTable, dict[str, Resident], int, float]:
+        """Where it stands, to come back to."""
+        return (
+            self._pool,
+            self._table,
+            self._after,
+            dict(self._residents),
+            len(self.plan.moves),
+            self._cost_s,
+        )
+
+    def back_to(self, mark: tuple[Pool, HostTable, HostTable, dict[str, Resident], int, float]) -> None:
         """Forget the moves since then."""
-        self._table, self._after, self._residents, count, self._cost_s = mark
+        self._pool, self._table, self._after, self._residents, count, self._cost_s = mark
         del self.plan.moves[count:]
 
     def _measure(self) -> tuple[int, float]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import event, image, network, operation, usage, vm
+from broker import event, image, network, operation, reservation, usage, vm
 from broker.engine import vm_delete
 from broker.engine.advance import Done, Fail, Next, Outcome, Phase, Step, Wait
 from broker.engine.vm_create import own, placed, say, spec_of
@@ -100,6 +100,7 @@ def abandon(step: Step) -> Outcome:
         if arrived and there is not None:
             _arrived(step, session, owned, there)
         else:
+            reservation.follow(session, owned, move_from=owned.target_host_id, to=owned.host_id)
             owned.target_host_id = None
             runs = here is not None and here.state == port.VMState.RUNNING
             vm.set_state(broker, owned, vm.RUNNING if runs else vm.ERROR, f"it could not move: {why}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from broker import host, migration, operation, reconcile, vm, why
+from broker import host, migration, operation, reconcile, reservation, vm, why
 from broker.errors import InvalidRequest, NoRoom, WrongState
 from broker.migration import Limits
+from broker.store import HostRow, ReservationRow
 from broker.vm import Wishes
 
 NOW = Limits(rest_s=0)
@@ -142,3 +145,46 @@ def test_host_in_maintenance_is_no_target(stage):
     host.set_maintenance(stage.broker, stage.admin, "sim-02", True)
     with pytest.raises(WrongState, match="it is maintenance"):
         migration.migrate(stage.broker, stage.admin, row.id, host_ref="sim-02")
+
+
+def booked(stage):
+    """A VM in the room of a reservation, and that room."""
+    made = reservation.create(
+        stage.broker,
+        stage.member,
+        name="exam",
+        flavor_ref="small",
+        count=1,
+        start_at=None,
+        end_at=stage.clock.now() + timedelta(hours=5),
+    )
+    row = stage.create("web", wishes=Wishes(reservation=made.id))
+    return row, made.id
+
+
+def kept(stage, ref):
+    """Host -> how many VMs a reservation keeps room for there."""
+    with stage.broker.store.reading() as session:
+        slots = session.get_one(ReservationRow, ref).slots
+        return {session.get_one(HostRow, host_id).name: count for host_id, count in slots.items()}
+
+
+def test_vm_in_a_reservation_takes_its_room_along(stage):
+    row, ref = booked(stage)
+    assert kept(stage, ref) == {on(stage, row): 1}
+    before = on(stage, row)
+    _, task = migration.migrate(stage.broker, stage.admin, row.id)
+    stage.finish(task)
+    assert on(stage, row) != before
+    assert kept(stage, ref) == {on(stage, row): 1}
+
+
+def test_room_of_a_reservation_comes_back_with_a_vm_that_could_not_move(stage):
+    row, ref = booked(stage)
+    before = kept(stage, ref)
+    stage.worlds["campus"].fail("migrate_vm", "InvalidSpec", "the CPUs differ")
+    _, task = migration.migrate(stage.broker, stage.admin, row.id)
+    assert kept(stage, ref) != before
+    stage.drive(task)
+    assert on(stage, row) in before
+    assert kept(stage, ref) == before

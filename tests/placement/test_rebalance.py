@@ -83,6 +83,21 @@ def test_rules_and_reservations_hold_for_moves() -> None:
     assert drain(pool(2, [resident("a", 0)], reserved=[kept]), 0, 0.0, anywhere(2), ANY).moves == []
 
 
+def test_vm_in_a_reservation_takes_its_room_along_and_nobody_elses() -> None:
+    """Half of a host; the reservation lasts longer than what the others have reserved."""
+    half = CORES / 2
+    mine = Reserved("mine", "web", 1, half, 1024, -10.0, 1000.0, slots={0: 1})
+    stands = resident("a", 0, half, reservation="mine")
+    assert moves(drain(pool(2, [stands], reserved=[mine]), 0, 0.0, anywhere(2), ANY)) == [("a", 0, 1)]
+    theirs = Reserved("theirs", "web", 1, CORES, 1024, 500.0, 600.0, slots={1: 1})
+    plan = drain(pool(2, [stands], reserved=[mine, theirs]), 0, 0.0, anywhere(2), ANY)
+    assert plan.moves == [], "it would be in the way of theirs, which may not be late"
+    plan = drain(pool(3, [stands], reserved=[mine, theirs]), 0, 0.0, anywhere(3), ANY)
+    assert moves(plan) == [("a", 0, 2)]
+    bound = resident("a", 0, half, reservation="mine", requirement='name == "h0"')
+    assert drain(pool(2, [bound], reserved=[mine]), 0, 0.0, anywhere(2), ANY).moves == []
+
+
 @pytest.mark.parametrize(
     ("limits", "most"),
     [(Limits(rest_s=0, max_moves=1), 1), (Limits(rest_s=0, max_cost_s=25, mb_per_s=100), 2), (Limits(), 0)],
