@@ -76,7 +76,7 @@ static __attribute__((noinline)) void gather_truths(uint8_t *to, const uint8_t *
 /* Run one term for n hosts from `first` on, or for those of `which`. The result may be a column itself. */
 INLINED const void *run(const request *asked, const term *what, const int32_t *which, int64_t first, int n,
                         block *space) {
-    const void *stack[DEPTH + 3];
+    const void *stack[DEPTH + 3] = {NULL}; /* an operation of one operand looks at two more and ignores them */
     int top = -1;
     for (int64_t at = 0; at < what->length; at++) {
         const int32_t operation = what->code[2 * at], number = what->code[2 * at + 1];

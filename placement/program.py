@@ -1,4 +1,5 @@
-"""Expressions as numpy code: a tree in, functions over whole columns out.
+"""Expressions as postfix code, and that as numpy code: a tree in, functions over whole columns out. ``placement.kernel``
+runs the same postfix code without numpy.
 
 A tree is split once by how often its parts change. *Atoms* read neither a number of the text nor anything that
 placements consume: the tree evaluates them once per table, which keeps them. ``_fold`` is everything above them
