@@ -125,7 +125,7 @@ def is_bound(spec: VMSpec) -> bool:
 def grant(connection: Any, hardware: Hardware, spec: VMSpec, label: str) -> Grant:
     """What a guest gets, of what no domain of the host is defined with. Raises OutOfCapacity.
 
-    The domain must be defined before the next one is asked for.
+    The domain must be defined before the next one is asked for; then ``confirm`` it.
     """
     shared = shared_list(hardware)
     if not is_bound(spec):
@@ -141,6 +141,16 @@ def grant(connection: Any, hardware: Hardware, spec: VMSpec, label: str) -> Gran
             f"host {label}: {len(free)} of {len(hardware.gpus)} GPUs are free, not {spec.gpus}"
         )
     return Grant(chosen, node, shared, tuple(free[: spec.gpus]), spec.hugepages)
+
+
+def confirm(connection: Any, granted: Grant, spec: VMSpec, label: str) -> None:
+    """See, once the guest's domain is defined, that nobody else defined one with the same at that moment: another process
+    that drives the host. Raises OutOfCapacity; the domain must go again then."""
+    if not is_bound(spec):
+        return
+    cpus, gpus = _taken(connection, spec.uuid)
+    if cpus.intersection(granted.cpus) or gpus.intersection(granted.gpus):
+        raise OutOfCapacity(f"host {label}: somebody else took the same CPUs or GPUs at that moment")
 
 
 def _cpus(hardware: Hardware, taken: set[int], count: int, label: str) -> tuple[int, tuple[int, ...]]:

@@ -16,7 +16,7 @@ from providers.kvm import pool as volumes
 from providers.kvm.acceleration import ProbeCache, kvm_boots
 from providers.kvm.connection import Connection, Pending
 from providers.kvm.domain import Machine
-from providers.kvm.hardware import Grant, Hardware, attributes, grant, hardware_of, is_bound
+from providers.kvm.hardware import Grant, Hardware, attributes, confirm, grant, hardware_of, is_bound
 from providers.kvm.image import ImageFiles, find_image, image_ids, image_key, upload_image
 from providers.kvm.options import HostOption, Options
 from providers.kvm.vm import list_reports, runs
@@ -115,7 +115,9 @@ class KvmHost:
     def granting(self, session: Session, spec: VMSpec) -> Iterator[Grant]:
         """What a guest gets of the host for itself. Its domain must be defined within. Raises OutOfCapacity."""
         with self._granting if is_bound(spec) else contextlib.nullcontext():
-            yield grant(session.connection, session.facts.hardware, spec, self.name)
+            granted = grant(session.connection, session.facts.hardware, spec, self.name)
+            yield granted
+            confirm(session.connection, granted, spec, self.name)
 
     @contextlib.contextmanager
     def moving(self, vm_id: str) -> Iterator[None]:

@@ -15,7 +15,7 @@ from lxml import etree
 
 from providers.kvm import KvmProvider
 from providers.kvm.domain import DomainFiles, Machine, domain_xml
-from providers.kvm.hardware import Grant, Hardware, attributes, cpu_list, cpus_of, grant, hardware_of
+from providers.kvm.hardware import Grant, Hardware, attributes, confirm, cpu_list, cpus_of, grant, hardware_of
 from providers.port import ImageSpec, InvalidSpec, NetworkSpec, OutOfCapacity, VMSpec
 
 CELL = """
@@ -158,6 +158,19 @@ def test_gpu_goes_to_one_guest_only() -> None:
     with pytest.raises(OutOfCapacity, match="1 of 2 GPUs are free, not 2"):
         grant(host, hardware, replace(SPEC, uuid="2", gpus=2), "a")
     assert grant(host, hardware, replace(SPEC, uuid="2", gpus=1), "a").gpus == ("0000:5e:00.0",)
+
+
+def test_two_processes_that_chose_the_same_at_once_both_step_back() -> None:
+    host = Connection()
+    hardware = hardware_of(host, TWO, cpus_of("12-13"), "a")
+    first, second = (replace(SPEC, id=f"vm-{n}", uuid=str(n), dedicated_cpus=True) for n in (1, 2))
+    granted = [(spec, grant(host, hardware, spec, "a")) for spec in (first, second)]
+    host.define(*granted[0])
+    confirm(host, granted[0][1], first, "a")
+    host.define(*granted[1])
+    for spec, its in granted:
+        with pytest.raises(OutOfCapacity, match="somebody else took the same"):
+            confirm(host, its, spec, "a")
 
 
 def test_guest_without_cpus_of_its_own_stays_off_those_of_others() -> None:
