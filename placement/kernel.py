@@ -245,24 +245,27 @@ class Candidates:
 
     @property
     def size(self) -> int:
-        """About how many numbers it holds."""
-        return len(self._words) + (0 if self._which is None else self._which.size)
+        """How many numbers it may hold."""
+        return len(self._words) + (self._hosts if self._again else 0)
 
     def place(self, allowed: Bools | None) -> Choice:
         """Choose, and place the VM. ``allowed``: which hosts may be chosen this time, None for all."""
         words = self._words
         if not words[_ROWS]:
             return NOWHERE
-        if self._again and not words[_KEEP]:
+        # Looked at before an address of anything stands in ``words`` that does not live as long.
+        mask = None if allowed is None else self._checked(allowed)
+        words[_ALLOWED] = 0 if mask is None else address(mask)
+        if self._again and self._which is None:
             every = np.empty(words[_ROWS], dtype=np.int32)
             words[_KEEP] = address(every)
-            kept = self._ask(allowed)
+            kept = self._place(self._address, self._found_address)
             self._which = every[:kept].copy()
             words[_WHICH] = words[_KEEP] = address(self._which)
             words[_STILL] = words[_LIMITS] = 0
             words[_ROWS] = kept
         else:
-            kept = self._ask(allowed)
+            kept = self._place(self._address, self._found_address)
             if self._again:
                 words[_ROWS] = kept
         host, rank, second, second_rank = self._found
@@ -277,16 +280,11 @@ class Candidates:
             None if second_rank != second_rank else second_rank,
         )
 
-    def _ask(self, allowed: Bools | None) -> int:
-        if allowed is None:
-            return self._place(self._address, self._found_address)
+    def _checked(self, allowed: Bools) -> Bools:
         mask = np.ascontiguousarray(allowed, dtype=np.bool_)
         if mask.shape != (self._hosts,):
             raise ValueError(f"a mask of {mask.size} for {self._hosts} hosts")
-        self._words[_ALLOWED] = address(mask)
-        kept = self._place(self._address, self._found_address)
-        self._words[_ALLOWED] = 0
-        return kept
+        return mask
 
 
 _ROWS, _WHICH, _KEEP, _LIMITS, _ALLOWED = range(5)
