@@ -130,10 +130,9 @@ def claims(session: Session) -> dict[str, Claims]:
             .where(place.is_not(None), VMRow.state != "terminated")
             .group_by(place)
         ):
-            held = astuple(found.get(host_id, Claims()))
-            found[host_id] = Claims(
-                *(before + float(more) for before, more in zip(held, (count, *amounts), strict=True))
-            )
+            vms, *held = astuple(found.get(host_id, Claims()))
+            sums = (before + float(more) for before, more in zip(held, amounts, strict=True))
+            found[host_id] = Claims(vms + count, *sums)
     return found
 
 

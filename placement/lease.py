@@ -109,7 +109,9 @@ class Book:
                 left = count - inside.get((one.id, host), 0)
                 if left > 0:
                     self._promise(
-                        _Commitment(one.id, host, left, _need(one), max(one.start, now), one.end, "reserved")
+                        _Commitment(
+                            one.id, host, left, _need(one), max(one.start, now), _end(one), "reserved"
+                        )
                     )
 
     @property
@@ -181,11 +183,11 @@ class Book:
 
         Hosts where nobody has to be suspended come first, then the lowest index.
         """
-        need = _need(wanted)
-        free = self._counts(need, wanted.start, wanted.end, with_removable=False)
+        need, end = _need(wanted), _end(wanted)
+        free = self._counts(need, wanted.start, end, with_removable=False)
         makeable = free
         if wanted.start >= self.now + self.suspend_s:
-            makeable = np.maximum(free, self._counts(need, wanted.start, wanted.end, with_removable=True))
+            makeable = np.maximum(free, self._counts(need, wanted.start, end, with_removable=True))
         slots: dict[int, int] = {}
         left = wanted.count
         for counts in (free, makeable):
@@ -302,6 +304,9 @@ class Book:
             for one in self._commitments:
                 if one.id != reserved.id or one.count <= 0:
                     continue
+                if _stays(reserved):
+                    found[one.host] = None  # its room is promised to nobody else, not even afterwards
+                    continue
                 # Its own room is sure until its end; what is promised to others after that is not for it.
                 later = [time for time in self._at if time >= reserved.end]
                 if not self._suspends[one.host] and any(
@@ -331,6 +336,8 @@ class Book:
         return math.inf if resident.runtime_s is None else resident.since + resident.runtime_s
 
     def _gone_at(self, waiting: Waiting) -> float:
+        if _stays(waiting.request):
+            return math.inf
         if waiting.reservation is not None:
             reserved = self._reserved.get(waiting.reservation)
             return self.now if reserved is None else reserved.end
@@ -380,6 +387,16 @@ class Backfilling:
 
 def _need(size: Size) -> Floats:
     return np.array(amounts(size))
+
+
+def _stays(size: Size) -> bool:
+    """Whether a VM of this size is never suspended: it has something of its host for itself."""
+    return any(amounts(size)[_DISK + 1 :])
+
+
+def _end(one: Reserved) -> float:
+    """When a reservation's room is sure to be free for others. VMs that are never suspended may stand there for ever."""
+    return math.inf if _stays(one) else one.end
 
 
 def _given_back(need: Floats) -> Floats:

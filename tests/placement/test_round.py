@@ -288,3 +288,25 @@ def test_no_reservation_is_ever_late(data: st.DataObject) -> None:
                     assert len(inside) <= count
                     used[host] += (count - len(inside)) * reservation.cpu
         assert (used <= capacity).all(), f"a reservation is late at {now}"
+
+
+def test_reservation_of_what_cannot_be_suspended_is_followed_by_none_on_the_same_hardware() -> None:
+    """Its VM may stand there after its end, and nobody may take it away: the next one would be late."""
+    host = {"cpu_free": 9.0, "mem_free_mb": 9e4, "disk_free_gb": 9.0, "gpu_free": 1.0}
+    table, everywhere = HostTable.from_rows([host]), np.ones(1, dtype=np.bool_)
+    for gpus, next_one in ((1.0, None), (0.0, {0: 1})):
+        first = Reserved("first", "web", 1, 5, 1024, 100.0, 200.0, gpus=gpus)
+        book = Book(table, (), (), 0.0)
+        kept = replace(first, slots=book.room(first, everywhere) or {})
+        assert kept.slots == {0: 1}
+        second = replace(first, id="second", start=200.0, end=300.0)
+        assert Book(table, (), [kept], 0.0).room(second, everywhere) == next_one
+        # In its time its own VM stands there, and a stranger does not.
+        mine = Waiting(Request("mine", 5, 1024, gpus=gpus), "web", 0.0, reservation="first")
+        stranger = Waiting(Request("theirs", 5, 1024, gpus=gpus), "web", 0.0)
+        decided = run(Pool(table.copy(), reserved=[kept]), [stranger, mine], 150.0)
+        assert [one.host for one in decided.decisions] == [None, 0]
+        # One that is never suspended is not let in before, whatever it says of its runtime.
+        short = Waiting(Request("short", 5, 1024, gpus=gpus), "web", 0.0, runtime_s=20.0)
+        (early,) = run(Pool(table.copy(), reserved=[kept]), [short], 10.0).decisions
+        assert early.host == (None if gpus else 0)
