@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from sqlalchemy.exc import IntegrityError
@@ -22,6 +22,7 @@ from providers.port import Factory
 if TYPE_CHECKING:
     from broker.engine.port import Engine
     from broker.site import Providers
+    from placement.table import HostTable
 
 log = structlog.get_logger()
 
@@ -63,6 +64,8 @@ class Broker:
         self.reconciling: set[str] = set()
         self.reconciling_lock = threading.Lock()
         self.last_round = (-1, 0.0)
+        self.last_table: tuple[list[str], list[dict[str, Any]], HostTable] | None = None
+        """Host ids, their attributes and the table of the last snapshot, to make the next one from."""
         self.round_rests_until = 0.0
         self.policy_file_text = self.policy_file_problem = ""
         self.id = self._own_id()

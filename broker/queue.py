@@ -168,7 +168,7 @@ def snapshot(
     )
     return Snapshot(
         hosts=rows,
-        table=HostTable.from_rows([_attributes(row, held, spent, also) for row in rows]),
+        table=_table(broker, list(index), [_attributes(row, held, spent, also) for row in rows]),
         waiting=waiting,
         policy=policy,
         state=state,
@@ -622,6 +622,17 @@ def _groups(rows: Sequence[HostRow]) -> list[list[int]]:
 def _none(reasons: Reasons) -> Mask:
     none: Mask = reasons == None  # noqa: E711 - of each element
     return none
+
+
+def _table(broker: Broker, ids: list[str], rows: list[dict[str, Any]]) -> HostTable:
+    """The hosts' table. What has not changed since the last one is taken from it."""
+    known = broker.last_table
+    if known is not None and known[0] == ids:
+        table = known[2].following(known[1], rows)
+    else:
+        table = HostTable.from_rows(rows)
+    broker.last_table = (ids, rows, table)
+    return table.copy()  # a round consumes it
 
 
 def _attributes(

@@ -38,6 +38,33 @@ class HostTable:
         names = dict.fromkeys(name for row in rows for name in row)
         return cls(len(rows), {name: Column.of([row.get(name) for row in rows]) for name in names})
 
+    def following(
+        self,
+        before: Sequence[Mapping[str, AttributeValue]],
+        now: Sequence[Mapping[str, AttributeValue]],
+    ) -> HostTable:
+        """The table of the same hosts a little later, as ``from_rows(now)`` makes it; ``before`` are the rows of this one.
+
+        Columns in which nothing changed are shared, and so is what is kept as long as only consumed ones did.
+        """
+        changed = {
+            name
+            for old, new in zip(before, now, strict=True)
+            if old != new
+            for name in old.keys() | new.keys()
+            if old.get(name) != new.get(name) or (name in old) != (name in new)
+        }
+        columns = {name: column for name, column in self._columns.items() if name not in changed}
+        for name in changed:
+            if any(name in row for row in now):
+                columns[name] = Column.of([row.get(name) for row in now])
+        twin = HostTable(self._rows, columns)
+        for name in CONSUMED & columns.keys() - changed:
+            twin._columns[name] = Column(numbers=_numbers(columns[name], self._rows).copy())
+        if changed <= CONSUMED:
+            twin._kept = self._kept
+        return twin
+
     def __len__(self) -> int:
         return self._rows
 

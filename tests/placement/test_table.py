@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from placement.language import parse
 from placement.match import Request
 from placement.table import HostTable
 
@@ -65,3 +69,42 @@ def test_capacity_that_is_no_number_is_undefined() -> None:
 def test_empty_table_has_no_rows() -> None:
     assert len(HostTable.from_rows([])) == 0
     assert HostTable.from_rows([]).names == frozenset()
+
+
+values = st.one_of(st.none(), st.integers(0, 3), st.sampled_from(["x", "y"]), st.just(["x", "y"]))
+cells = st.dictionaries(st.sampled_from(["cpu_free", "running_vms", "site", "flags", "n"]), values)
+moments = st.integers(1, 4).flatmap(
+    lambda hosts: st.lists(st.lists(cells, min_size=hosts, max_size=hosts), min_size=2, max_size=4)
+)
+ASKED = ['site == "x"', '"x" in flags && n >= 1', "cpu_free > n", "n / running_vms"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(moments)
+def test_table_that_follows_another_is_as_if_it_were_new(times: list[list[dict]]) -> None:
+    before, table = times[0], HostTable.from_rows(times[0])
+    for now in times[1:]:
+        table, old = table.following(before, now), list(table)
+        fresh = HostTable.from_rows(now)
+        assert list(table) == list(fresh)
+        assert table.names == fresh.names
+        for text in ASKED:  # twice: computed, and kept
+            for _ in range(2):
+                assert parse(text).truth(table, {}).tolist() == parse(text).truth(fresh, {}).tolist()
+        assert len(old) == len(before)
+        before = now
+
+
+def test_what_is_kept_stays_while_only_capacity_changes() -> None:
+    first = [{"site": "a", "cpu_free": 4, "running_vms": 0}, {"site": "b", "cpu_free": 4, "running_vms": 0}]
+    table = HostTable.from_rows(first)
+    parse('site == "a"').truth(table, {})
+    second = [{**first[0], "cpu_free": 1}, first[1]]
+    later = table.following(first, second)
+    assert later.kept is table.kept
+    assert later.column("site") is table.column("site")
+    later.take(1, Request("a", 1, 0))
+    assert table.row(1)["cpu_free"] == 4, "nobody else's is consumed"
+    assert table.row(1)["running_vms"] == 0
+    moved = [{**second[0], "site": "b"}, second[1]]
+    assert later.following(second, moved).kept is not table.kept
