@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from sqlalchemy import case, func, select, tuple_, update
@@ -27,14 +27,42 @@ _ATTRIBUTE = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 
 
 @dataclass(frozen=True)
+class Claims:
+    """What VMs of ours hold on one host."""
+
+    vms: int = 0
+    vcpus: float = 0
+    mem_mb: float = 0
+    gpus: float = 0
+    dedicated_cpus: float = 0
+    hugepages_mb: float = 0
+
+    def without(self, row: VMRow) -> Claims:
+        """What is left of them when a VM that is counted is gone."""
+        room = flavor.room(row)
+        return Claims(
+            self.vms - 1,
+            self.vcpus - room["cpu"],
+            self.mem_mb - room["mem_mb"],
+            self.gpus - room["gpus"],
+            self.dedicated_cpus - room["dedicated_cpus"],
+            self.hugepages_mb - room["hugepages_mb"],
+        )
+
+
+@dataclass(frozen=True)
 class HostView:
     """A host and what the broker's own claims and strangers' VMs leave free on it."""
 
     row: HostRow
-    vms: int
+    held: Claims
     vcpus_free: float
     mem_free_mb: float
-    held: Claims = field(default_factory=lambda: Claims())
+
+    @property
+    def vms(self) -> int:
+        """How many VMs of ours hold room there."""
+        return self.held.vms
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -60,30 +88,6 @@ class HostView:
                 if total in values:
                     values[free] = max(0.0, _number(values, total, 0.0) - taken)
         return values
-
-
-@dataclass(frozen=True)
-class Claims:
-    """What VMs of ours hold on one host."""
-
-    vms: int = 0
-    vcpus: float = 0
-    mem_mb: float = 0
-    gpus: float = 0
-    dedicated_cpus: float = 0
-    hugepages_mb: float = 0
-
-    def without(self, row: VMRow) -> Claims:
-        """What is left of them when a VM that is counted is gone."""
-        room = flavor.room(row)
-        return Claims(
-            self.vms - 1,
-            self.vcpus - room["cpu"],
-            self.mem_mb - room["mem_mb"],
-            self.gpus - room["gpus"],
-            self.dedicated_cpus - room["dedicated_cpus"],
-            self.hugepages_mb - room["hugepages_mb"],
-        )
 
 
 def checked_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,10 +144,9 @@ def view(row: HostRow, held: Claims) -> HostView:
     """The host with what is free on it. An elastic host's room is its quota."""
     return HostView(
         row=row,
-        vms=held.vms,
+        held=held,
         vcpus_free=max(0.0, row.vcpus_total - row.reserved_vcpus - held.vcpus),
         mem_free_mb=max(0.0, row.mem_total_mb - row.reserved_mem_mb - held.mem_mb),
-        held=held,
     )
 
 

@@ -325,12 +325,11 @@ def _round(broker: Broker) -> bool:
             return True
         seen = snapshot(broker, session)
     decided, queue = decide(broker, seen)
-    requests = [waiting.request for waiting in queue]
     decisions, reasons = decided.decisions, decided.reasons
     placed, lost = _claim(broker, seen, decisions)
     for task_id in (*placed, *_suspend(broker, decided.suspensions)):
         broker.submit(task_id)
-    _tell_waiting(broker, seen, requests, decisions, reasons)
+    _tell_waiting(broker, seen, queue, decisions, reasons)
     return not lost
 
 
@@ -451,16 +450,14 @@ def _still_waiting(session: Session, vm_ids: Sequence[str]) -> dict[str, VMRow]:
 def _tell_waiting(
     broker: Broker,
     seen: Snapshot,
-    requests: Sequence[Request],
+    queue: Sequence[Waiting],
     decisions: Sequence[Decision],
     reasons: Sequence[Reasons],
 ) -> None:
     told: dict[str, tuple[str, bool]] = {}
     explained = 0
     explainer = Explainer(seen.table)
-    for request, decision, why_not, (row, _task) in zip(
-        requests, decisions, reasons, seen.waiting, strict=True
-    ):
+    for waiting, decision, why_not, (row, _task) in zip(queue, decisions, reasons, seen.waiting, strict=True):
         if decision.host is not None:
             continue
         unplaceable = row.unplaceable
@@ -471,8 +468,9 @@ def _tell_waiting(
         else:
             # Against what this round left: what an earlier VM took is not there for this one.
             explained += 1
-            text = explainer.explain(request, eligible=_none(why_not), reasons=why_not.tolist()).summary
-            unplaceable = not rounds.could_ever(seen.table, waiting_of(seen, row), seen.policy, seen.now)
+            mask, why = _none(why_not), why_not.tolist()
+            text = explainer.explain(waiting.request, eligible=mask, reasons=why).summary
+            unplaceable = not rounds.could_ever(seen.table, waiting, seen.policy, seen.now)
             if row.state == vm.SUSPENDED:
                 text = f"goes on when its host has room: {text}"
         if (text, unplaceable) != (row.status_reason, row.unplaceable):
