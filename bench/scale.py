@@ -33,14 +33,15 @@ from sqlalchemy import delete, event, insert, select
 
 import isthmus
 from bench._served import COMMAND, free_port
-from broker import flavor, image, network, policy, project, queue, reconcile, site, token, vm
+from broker import burst, flavor, image, launch, network, policy, project, queue, reconcile, site, token, vm
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
 from broker.ids import vm_uuid
 from broker.sealing import Sealer
 from broker.settings import Settings
+from broker.states import VMState
 from broker.store import HostRow, LeaseRow, OperationRow, Store, VMRow
-from providers.port import VMState
+from providers import port
 from providers.simulated import SimulatedProvider, SimulatedVM
 from vpn import address as addresses
 
@@ -172,7 +173,7 @@ def in_process(
     _fill(broker, admin)
     populate_world(broker)
     for count in ROUNDS:
-        made = vm.create_many(
+        made = launch.create_many(
             broker, admin, count=count, name=f"wait{count}", image_ref="tiny", flavor_ref="small"
         )
         what = f"placement round, {count} pending"
@@ -188,7 +189,7 @@ def in_process(
 def _duties(broker: Broker, measured: Callable[[str, Callable[[], object]], float]) -> Iterator[Row]:
     duties: tuple[tuple[str, Callable[[], None], float], ...] = (
         ("reconcile, nothing changed", partial(reconcile.reconcile, broker), 1.0),
-        ("policy tick", partial(policy.tick, broker), 0.05),
+        ("policy tick", partial(burst.tick, broker), 0.05),
     )
     for what, run, goal in duties:
         run()
@@ -254,7 +255,7 @@ def _catalogue(broker: Broker, admin: Actor) -> None:
 
 def _fill(broker: Broker, admin: Actor) -> None:
     """VMs that have long been running, written as rows: making each through the API is measured elsewhere."""
-    made, _ = vm.create(broker, admin, name="model", image_ref="tiny", flavor_ref="small")
+    made, _ = launch.create(broker, admin, name="model", image_ref="tiny", flavor_ref="small")
     with broker.store.transaction() as session:
         model = session.get_one(VMRow, made.id)
         task = session.scalars(select(OperationRow).where(OperationRow.target == made.id)).one()
@@ -271,7 +272,12 @@ def _fill(broker: Broker, admin: Actor) -> None:
             address = f"10.20.{(number + 10) // 256}.{(number + 10) % 256}"
             vms.append(
                 _values(model)
-                | {"id": vm_id, "name": f"rest-{number:04d}", "state": vm.RUNNING, "operation_id": task_id}
+                | {
+                    "id": vm_id,
+                    "name": f"rest-{number:04d}",
+                    "state": VMState.RUNNING,
+                    "operation_id": task_id,
+                }
                 | {
                     "site_id": at.site_id,
                     "host_id": at.id,
@@ -317,7 +323,7 @@ def populate_world(broker: Broker) -> None:
                 SimulatedVM(
                     ref=row.provider_ref,
                     host=row.host.name,
-                    state=VMState.RUNNING,
+                    state=port.VMState.RUNNING,
                     name=row.name,
                     vm_id=row.id,
                     broker_id=broker.id,

@@ -14,13 +14,12 @@ from broker import event, network, site, token
 from broker.actor import ADMIN, GATEWAY, READER, Actor
 from broker.broker import Broker
 from broker.errors import Conflict, Exists, Forbidden, InUse, InvalidRequest, NotFound
+from broker.states import LIVE_PEER
 from broker.store import GatewayRow, PeerRow, SubnetRow, TokenRow
 from vpn.document import GatewayDocument
 from vpn.plan import GatewaySpec, PeerSpec, plan
 
 _ENDPOINT = re.compile(r"^([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})$")
-
-LIVE = ("bootstrap", "enrolled")
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def peer_counts(broker: Broker, actor: Actor) -> dict[str, int]:
     with broker.store.reading() as session:
         rows = session.execute(
             select(PeerRow.gateway_id, func.count())
-            .where(PeerRow.state.in_(LIVE))
+            .where(PeerRow.state.in_(LIVE_PEER))
             .group_by(PeerRow.gateway_id)
         ).all()
     return dict(rows)
@@ -139,7 +138,9 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
     actor.require(ADMIN)
     with broker.store.transaction() as session:
         row = find(session, ref)
-        if session.scalar(select(PeerRow.id).where(PeerRow.gateway_id == row.id, PeerRow.state.in_(LIVE))):
+        if session.scalar(
+            select(PeerRow.id).where(PeerRow.gateway_id == row.id, PeerRow.state.in_(LIVE_PEER))
+        ):
             raise InUse(f"gateway {row.name} has peers", hint="delete its burst VMs first")
         for past in session.scalars(select(PeerRow).where(PeerRow.gateway_id == row.id)):
             session.delete(past)
@@ -244,7 +245,9 @@ def _plan(session: Session, row: GatewayRow) -> GatewayDocument:
         select(SubnetRow).where(SubnetRow.network_id == row.network_id, SubnetRow.mode == network.TUNNEL)
     ).all()
     peers: list[PeerSpec] = []
-    for peer in session.scalars(select(PeerRow).where(PeerRow.gateway_id == row.id, PeerRow.state.in_(LIVE))):
+    for peer in session.scalars(
+        select(PeerRow).where(PeerRow.gateway_id == row.id, PeerRow.state.in_(LIVE_PEER))
+    ):
         if peer.state == "bootstrap":
             peers.append(
                 PeerSpec(

@@ -14,12 +14,9 @@ from broker import event, flavor
 from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest, NotFound
+from broker.states import HostState
 from broker.store import HostRow, ImageRow, SiteRow, VMRow
 from providers.port import HostReport
-
-UP = "up"
-UNREACHABLE = "unreachable"
-MAINTENANCE = "maintenance"
 
 _RATIOS = ("cpu_overcommit", "mem_overcommit")
 _RESERVES = ("cpu_reserved", "mem_reserved_mb")
@@ -213,8 +210,8 @@ def set_maintenance(broker: Broker, actor: Actor, ref: str, maintenance: bool) -
         if row.maintenance != maintenance:
             row.maintenance = maintenance
             row.generation += 1
-            if row.state != UNREACHABLE:
-                row.state = MAINTENANCE if maintenance else UP
+            if row.state != HostState.UNREACHABLE:
+                row.state = HostState.MAINTENANCE if maintenance else HostState.UP
             verb = "entered" if maintenance else "left"
             event.record(
                 broker,
@@ -243,7 +240,7 @@ def write_reports(broker: Broker, session: Session, site: SiteRow, reports: Sequ
                 name=report.name,
                 elastic=report.elastic,
                 attributes={},
-                state=UP,
+                state=HostState.UP,
             )
             row.status_reason, row.maintenance, row.generation = "", False, 0
             session.add(row)
@@ -258,7 +255,7 @@ def write_reports(broker: Broker, session: Session, site: SiteRow, reports: Sequ
     )
     for row in known.values():
         if held.get(row.id, Claims()).vms:
-            _set_state(broker, session, row, UNREACHABLE, "the site no longer lists this host")
+            _set_state(broker, session, row, HostState.UNREACHABLE, "the site no longer lists this host")
         else:
             _forget(session, row)
 
@@ -272,13 +269,15 @@ def _forget(session: Session, row: HostRow) -> None:
 
 def up_hosts(session: Session, site: SiteRow) -> set[str]:
     """Ids of the site's hosts that may take VMs."""
-    return set(session.scalars(select(HostRow.id).where(HostRow.site_id == site.id, HostRow.state == UP)))
+    return set(
+        session.scalars(select(HostRow.id).where(HostRow.site_id == site.id, HostRow.state == HostState.UP))
+    )
 
 
 def mark_unreachable(broker: Broker, session: Session, site: SiteRow, reason: str) -> None:
     """Mark all hosts of a site that does not answer."""
     for row in session.scalars(select(HostRow).where(HostRow.site_id == site.id)):
-        _set_state(broker, session, row, UNREACHABLE, reason)
+        _set_state(broker, session, row, HostState.UNREACHABLE, reason)
 
 
 def _with_images(report: HostReport, names: Mapping[str, str]) -> HostReport:
@@ -292,7 +291,7 @@ def _with_images(report: HostReport, names: Mapping[str, str]) -> HostReport:
 
 def _write_report(broker: Broker, session: Session, site: SiteRow, row: HostRow, report: HostReport) -> None:
     if not report.reachable:
-        _set_state(broker, session, row, UNREACHABLE, report.reason)
+        _set_state(broker, session, row, HostState.UNREACHABLE, report.reason)
         if not row.attributes:
             row.attributes = _merged(site, row.name, report)
         return
@@ -305,7 +304,7 @@ def _write_report(broker: Broker, session: Session, site: SiteRow, row: HostRow,
     row.mem_total_mb = 1e12 if report.elastic else _number(attributes, "mem_total_mb", 0.0)
     row.reserved_vcpus = report.reserved_vcpus
     row.reserved_mem_mb = report.reserved_mem_mb
-    _set_state(broker, session, row, MAINTENANCE if row.maintenance else UP, "")
+    _set_state(broker, session, row, HostState.MAINTENANCE if row.maintenance else HostState.UP, "")
 
 
 def _merged(site: SiteRow, name: str, report: HostReport) -> dict[str, Any]:

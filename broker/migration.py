@@ -10,10 +10,11 @@ import numpy as np
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from broker import event, flavor, host, operation, queue, reservation, vm
+from broker import event, flavor, host, pool, reservation, vm
 from broker.actor import ADMIN, Actor
 from broker.broker import Broker
 from broker.errors import BrokerError, InvalidRequest, NoRoom, WrongState
+from broker.states import HostState, OperationState, VMState
 from broker.store import HostRow, MetaRow, OperationRow, VMRow
 from placement import rebalance as planner
 from placement.column import Bools
@@ -139,12 +140,12 @@ class _Desk:
 
     def __init__(self, broker: Broker, session: Session) -> None:
         self._broker, self._session = broker, session
-        self.seen = seen = queue.snapshot(broker, session, residents=True)
+        self.seen = seen = pool.snapshot(broker, session, residents=True)
         rows = session.scalars(
             select(VMRow)
             .outerjoin(OperationRow, OperationRow.id == VMRow.operation_id)
-            .where(VMRow.state == vm.RUNNING, VMRow.host_id.is_not(None), ~VMRow.elastic)
-            .where(or_(OperationRow.id.is_(None), OperationRow.state != operation.RUNNING))
+            .where(VMRow.state == VMState.RUNNING, VMRow.host_id.is_not(None), ~VMRow.elastic)
+            .where(or_(OperationRow.id.is_(None), OperationRow.state != OperationState.RUNNING))
         )
         self.rows = {row.id: row for row in rows}
         named = session.execute(select(VMRow.id, VMRow.name).where(VMRow.host_id.is_not(None)))
@@ -158,11 +159,11 @@ class _Desk:
         row = self.rows.get(one.id)
         if row is None or flavor.bound_by(row) or not migrates[one.host]:
             return one
-        return replace(one, movable=True, request=queue.request_of(self.seen, row))
+        return replace(one, movable=True, request=pool.request_of(self.seen, row))
 
     def pool(self) -> Pool:
         """As a planner takes it."""
-        return replace(queue.pool_of(self.seen), residents=list(self.residents.values()))
+        return replace(pool.pool_of(self.seen), residents=list(self.residents.values()))
 
     def open_to(self, wanted: HostRow | None) -> planner.Open:
         """The hosts of a VM's own site that are up; only ``wanted`` when there is one."""
@@ -182,7 +183,7 @@ class _Desk:
         task = vm.begin(broker, session, row, "vm.migrate", {"source": row.host_id, "target": target.id})
         row.target_host_id = target.id
         reservation.follow(session, row, move_from=row.host_id, to=target.id)
-        vm.set_state(broker, row, vm.MIGRATING, f"to {target.name}: {reason}")
+        vm.set_state(broker, row, VMState.MIGRATING, f"to {target.name}: {reason}")
         session.execute(
             update(HostRow).where(HostRow.id == target.id).values(generation=HostRow.generation + 1),
             execution_options={"synchronize_session": False},
@@ -229,7 +230,7 @@ def _check(
             f"cannot migrate {row.name}: {under_way.kind} is under way ({under_way.phase})",
             hint=f"`isthmus operation wait {under_way.id}`, then try again",
         )
-    if row.state != vm.RUNNING or row.host is None:
+    if row.state != VMState.RUNNING or row.host is None:
         raise WrongState(
             f"cannot migrate {row.name}: it is {row.state}", hint="a VM must be running for that"
         )
@@ -239,11 +240,11 @@ def _check(
         raise InvalidRequest(
             f"{wanted.name} is a host of another site", hint=f"choose one of site {row.host.site.name}"
         )
-    if wanted is not None and wanted.id != row.host_id and wanted.state != host.UP:
+    if wanted is not None and wanted.id != row.host_id and wanted.state != HostState.UP:
         raise WrongState(
             f"{row.name} cannot move to host {wanted.name}: it is {wanted.state}",
             hint=f"`isthmus host maintenance {wanted.name} off` lets it take VMs"
-            if wanted.state == host.MAINTENANCE
+            if wanted.state == HostState.MAINTENANCE
             else "choose another host",
         )
     if flavor.bound_by(row):

@@ -11,12 +11,8 @@ from sqlalchemy.orm import Session
 from broker.actor import READER, Actor
 from broker.broker import Broker
 from broker.errors import NotFound
+from broker.states import OperationState
 from broker.store import OperationRow
-
-RUNNING = "running"
-DONE = "done"
-FAILED = "failed"
-CANCELLED = "cancelled"
 
 
 def add(
@@ -36,7 +32,7 @@ def add(
         kind=kind,
         target=target,
         project_id=project_id,
-        state=RUNNING,
+        state=OperationState.RUNNING,
         phase=phase,
         message="",
         attempt=0,
@@ -71,7 +67,7 @@ def wait(broker: Broker, actor: Actor, operation_id: str, timeout_s: float) -> O
         seen = broker.signals.count(name)
         row = get(broker, actor, operation_id)
         left = deadline - broker.clock.now().timestamp()
-        if row.state != RUNNING or left <= 0:
+        if row.state != OperationState.RUNNING or left <= 0:
             return row
         # Another broker may end it: look again at least every second.
         broker.signals.wait(name, seen, min(left, 1.0))

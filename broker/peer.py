@@ -12,16 +12,12 @@ from broker import event, gateway
 from broker.actor import READER, Actor
 from broker.broker import Broker
 from broker.errors import EnrolmentRefused
+from broker.states import LIVE_PEER, PeerState
 from broker.store import GatewayRow, PeerRow, VMRow
 from vpn import keys
 from vpn.address import free_address
 from vpn.bootstrap import script
 from vpn.plan import ENROLMENT_POOL, LINK_ADDRESS
-
-BOOTSTRAP = "bootstrap"
-ENROLLED = "enrolled"
-EXPIRED = "expired"
-REMOVED = "removed"
 
 
 def prepare(broker: Broker, session: Session, vm: VMRow, through: GatewayRow, address: str) -> PeerRow:
@@ -30,13 +26,13 @@ def prepare(broker: Broker, session: Session, vm: VMRow, through: GatewayRow, ad
     if have is not None:
         return have
     private, public = keys.generate()
-    taken = set(session.scalars(select(PeerRow.bootstrap_address).where(PeerRow.state.in_(gateway.LIVE))))
+    taken = set(session.scalars(select(PeerRow.bootstrap_address).where(PeerRow.state.in_(LIVE_PEER))))
     now = broker.clock.now()
     row = PeerRow(
         id=broker.new_id("peer"),
         gateway_id=through.id,
         vm_id=vm.id,
-        state=BOOTSTRAP,
+        state=PeerState.BOOTSTRAP,
         address=address,
         bootstrap_address=free_address(ENROLMENT_POOL, taken, LINK_ADDRESS),
         bootstrap_public_key=public,
@@ -90,22 +86,22 @@ def enrol(broker: Broker, actor: Actor, address: str, public_key: str) -> tuple[
         row = session.scalar(
             select(PeerRow)
             .where(PeerRow.gateway_id == gateway_id, PeerRow.bootstrap_address == address)
-            .where(PeerRow.state.in_((*gateway.LIVE, EXPIRED)))
+            .where(PeerRow.state.in_((*LIVE_PEER, PeerState.EXPIRED)))
             .order_by(PeerRow.created_at.desc())
             .with_for_update(of=PeerRow)
         )
         if row is None:
             refused = f"no launch has the bootstrap address {address}"
-        elif row.state == ENROLLED and row.public_key == public_key:
+        elif row.state == PeerState.ENROLLED and row.public_key == public_key:
             return row, _prefixes(row)
-        elif row.state == ENROLLED:
+        elif row.state == PeerState.ENROLLED:
             refused = "the bootstrap key was used already"
-        elif row.state == EXPIRED or row.expires_at <= broker.clock.now():
+        elif row.state == PeerState.EXPIRED or row.expires_at <= broker.clock.now():
             refused = "the bootstrap key has expired"
         elif not keys.is_key(public_key) or _seen(session, public_key):
             refused = "this key was seen before: a VM must make a key of its own"
         else:
-            row.state, row.public_key, row.enrolled_at = ENROLLED, public_key, broker.clock.now()
+            row.state, row.public_key, row.enrolled_at = PeerState.ENROLLED, public_key, broker.clock.now()
             row.sealed_bootstrap_key = ""
             row.generation = _bump(session, gateway_id)
             vm = session.get(VMRow, row.vm_id)
@@ -131,10 +127,10 @@ def enrol(broker: Broker, actor: Actor, address: str, public_key: str) -> tuple[
 
 def live(session: Session, vm_id: str) -> PeerRow | None:
     """The VM's peer that the gateway has or should have, or None."""
-    return session.scalar(select(PeerRow).where(PeerRow.vm_id == vm_id, PeerRow.state.in_(gateway.LIVE)))
+    return session.scalar(select(PeerRow).where(PeerRow.vm_id == vm_id, PeerRow.state.in_(LIVE_PEER)))
 
 
-def end(broker: Broker, session: Session, vm_id: str, state: str = REMOVED) -> PeerRow | None:
+def end(broker: Broker, session: Session, vm_id: str, state: str = PeerState.REMOVED) -> PeerRow | None:
     """Take the VM's peer from its gateway's document; the peer with the generation that is without it."""
     row = live(session, vm_id)
     if row is not None:

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from broker import event, flavor, host, operation, usage, vm
+from broker import event, load, usage
 from broker.actor import ADMIN, MEMBER, READER, SYSTEM, Actor
 from broker.broker import Broker
 from broker.errors import BrokerError, InvalidPolicy, NotFound
-from broker.store import BurstRow, HostRow, OperationRow, PolicyRow, ProjectRow, SiteRow, UsageRow, VMRow
+from broker.states import BurstWord
+from broker.store import BurstRow, PolicyRow, SiteRow
 from placement import budget, burst
-from placement.budget import Ledger
 from placement.burst import BurstDecision
 from placement.burst import ClauseValue as ClauseValue
 from placement.policy import Policy, PolicyError, Problem, parse
 
 log = structlog.get_logger()
-
-OPEN = "open"
-CLOSED = "closed"
-OFF = "off"
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,10 @@ def apply(broker: Broker, actor: Actor, text: str, name: str = "policy.yaml") ->
                 "policy",
                 f"version {newest.version} applied by {actor.name}",
             )
-    tick(broker)
+        in_force, _ = current(broker, session)
+        if in_force is not None:
+            evaluate(broker, session, in_force)
+    broker.signals.set("policy")
     broker.signals.set("place")
     return show(broker, actor)
 
@@ -97,7 +96,7 @@ def show(broker: Broker, actor: Actor) -> PolicyView:
             raise NotFound("policy", "in force", hint="`isthmus policy apply FILE` sets one")
         policy, state = current(broker, session)
         kept = session.get(BurstRow, 1)
-        values = metrics(broker, session)
+        values = load.metrics(broker, session)
         decision = burst.decide(policy, state, values, broker.clock.now().timestamp()) if policy else None
         return PolicyView(
             row=row,
@@ -140,75 +139,23 @@ def current(broker: Broker, session: Session) -> tuple[Policy | None, burst.Burs
     return (parse(row.text, row.name) if row is not None else None), state
 
 
-def metrics(broker: Broker, session: Session) -> dict[str, float]:
-    """What a policy's conditions read: seconds, counts, and fractions of what the local hosts have."""
+def evaluate(broker: Broker, session: Session, policy: Policy) -> BurstDecision:
+    """Open or close the burst as a policy says, in the caller's transaction. Again changes nothing."""
+    _, state = current(broker, session)
     now = broker.clock.now()
-    waits = [
-        (now - created).total_seconds()
-        for created in session.scalars(
-            select(VMRow.created_at)
-            .join(OperationRow, OperationRow.id == VMRow.operation_id)
-            .where(VMRow.state == vm.PENDING, VMRow.host_id.is_(None), VMRow.reservation_id.is_(None))
-            .where(OperationRow.state == operation.RUNNING, VMRow.unplaceable.is_(False))
-        )
-    ]
-    local = (HostRow.elastic.is_(False), HostRow.state == host.UP)
-    totals = session.execute(
-        select(
-            func.coalesce(func.sum(HostRow.vcpus_total), 0.0),
-            func.coalesce(func.sum(HostRow.reserved_vcpus), 0.0),
-            func.coalesce(func.sum(HostRow.mem_total_mb), 0.0),
-            func.coalesce(func.sum(HostRow.reserved_mem_mb), 0.0),
-        ).where(*local)
-    ).one()
-    vcpus, vcpus_used, mem, mem_used = totals
-    local_vms, vm_vcpus, vm_mem = session.execute(
-        select(
-            func.count(VMRow.id),
-            func.coalesce(func.sum(flavor.SHARED_VCPUS), 0),
-            func.coalesce(func.sum(flavor.ORDINARY_MEM_MB), 0),
-        )
-        .join(HostRow, HostRow.id == VMRow.host_id)
-        .where(VMRow.state.not_in((vm.TERMINATED, vm.SUSPENDED)), *local)
-    ).one()
-    vcpus_used, mem_used = vcpus_used + float(vm_vcpus), mem_used + float(vm_mem)
-    bursting = session.execute(
-        select(func.count(), func.coalesce(func.sum(VMRow.vcpus), 0)).where(
-            VMRow.elastic, VMRow.state != vm.TERMINATED
-        )
-    ).one()
-    return burst.Load(
-        waits=waits,
-        vcpus=vcpus,
-        vcpus_used=vcpus_used,
-        mem_mb=mem,
-        mem_used_mb=mem_used,
-        local_vms=local_vms,
-        burst_vms=bursting[0],
-        burst_vcpus=float(bursting[1]),
-    ).metrics()
-
-
-def cloud_use(broker: Broker, session: Session) -> burst.CloudUse:
-    """What is in clouds now, and how many VMs were started there in the last hour."""
-    found = burst.CloudUse()
-    for name, vms, vcpus in session.execute(
-        select(ProjectRow.name, func.count(), func.coalesce(func.sum(VMRow.vcpus), 0))
-        .join(VMRow, VMRow.project_id == ProjectRow.id)
-        .where(VMRow.elastic, VMRow.state != vm.TERMINATED)
-        .group_by(ProjectRow.name)
-    ):
-        found.projects[name] = (vms, float(vcpus))
-        found.vms, found.vcpus = found.vms + vms, found.vcpus + float(vcpus)
-    found.launches = (
-        session.scalar(
-            select(func.count())
-            .select_from(UsageRow)
-            .where(UsageRow.elastic, UsageRow.started_at > broker.clock.now() - timedelta(hours=1))
-        )
-        or 0
-    )
-    return found
+    decision = burst.decide(policy, state, load.metrics(broker, session), now.timestamp())
+    kept = session.get(BurstRow, 1)
+    if kept is None:
+        kept = BurstRow(id=1, open=False, since=now, close_holds_since=None, reason="")
+        session.add(kept)
+    if decision.changed:
+        word = "opened" if decision.state.open else "closed"
+        event.record(broker, session, f"policy.{word}", "policy", decision.reason)
+        kept.since = now
+    kept.open, kept.reason = decision.state.open, decision.reason
+    holds = decision.state.close_holds_since
+    kept.close_holds_since = datetime.fromtimestamp(holds, UTC) if holds is not None else None
+    return decision
 
 
 def read(broker: Broker, session: Session, text: str, name: str) -> Policy:
@@ -223,114 +170,10 @@ def read(broker: Broker, session: Session, text: str, name: str) -> Policy:
     return policy
 
 
-def homegoers(
-    broker: Broker, session: Session, policy: Policy, state: burst.BurstState
-) -> Sequence[tuple[VMRow, burst.Leaver]]:
-    """Who would leave its cloud now under a policy, and why."""
-    rows = {
-        row.id: row
-        for row in session.scalars(select(VMRow).where(VMRow.elastic, VMRow.state == vm.RUNNING))
-        if vm.busy(session, row) is None
-    }
-    now = broker.clock.now().timestamp()
-    ledger = usage.ledger(broker, session, policy)
-    leavers = burst.leavers(policy, state, [_burst_vm(row) for row in rows.values()], now, ledger=ledger)
-    return [(rows[leaver.id], leaver) for leaver in leavers]
-
-
-def tick(broker: Broker) -> None:
-    """Evaluate the policy: open or close the burst, and send home whose time has come."""
-    _reload_file(broker)
-    started: list[str] = []
-    changed = False
-    with broker.store.transaction() as session:
-        policy, state = current(broker, session)
-        if policy is None:
-            return
-        now = broker.clock.now()
-        decision = burst.decide(policy, state, metrics(broker, session), now.timestamp())
-        changed = decision.changed
-        kept = session.get(BurstRow, 1)
-        if kept is None:
-            kept = BurstRow(id=1, open=False, since=now, close_holds_since=None, reason="")
-            session.add(kept)
-        if changed:
-            word = "opened" if decision.state.open else "closed"
-            event.record(broker, session, f"policy.{word}", "policy", decision.reason)
-            kept.since = now
-        kept.open, kept.reason = decision.state.open, decision.reason
-        holds = decision.state.close_holds_since
-        kept.close_holds_since = datetime.fromtimestamp(holds, UTC) if holds is not None else None
-        started = _send_home(broker, session, policy, decision.state, now)
-    for operation_id in started:
-        broker.submit(operation_id)
-    if changed:
-        broker.signals.set("place")
-
-
-def _send_home(
-    broker: Broker, session: Session, policy: Policy, state: burst.BurstState, now: datetime
-) -> list[str]:
-    rows = {
-        row.id: row
-        for row in session.scalars(
-            select(VMRow).where(VMRow.elastic, VMRow.state == vm.RUNNING).with_for_update(of=VMRow)
-        )
-        if vm.busy(session, row) is None
-    }
-    candidates = [_burst_vm(row) for row in rows.values()]
-    ledger = usage.ledger(broker, session, policy)
-    started = _broke(broker, session, ledger, rows)
-    if not candidates:
-        return started
-    held = host.claims(session)
-    room = sum(
-        host.view(row, held.get(row.id, host.Claims())).vcpus_free
-        for row in session.scalars(
-            select(HostRow).where(HostRow.elastic.is_(False), HostRow.state == host.UP)
-        )
-    )
-    for leaver in burst.leavers(policy, state, candidates, now.timestamp(), room, ledger):
-        row = rows[leaver.id]
-        if leaver.how == "drain":
-            task = vm.begin_delete(broker, session, row, reason=f"drained: {leaver.reason}", graceful=True)
-        else:
-            task = vm.begin_return(broker, session, row, reason=leaver.reason)
-        started.append(task.id)
-    return started
-
-
-def _broke(
-    broker: Broker, session: Session, ledger: Ledger | None, at_rest: Mapping[str, VMRow]
-) -> list[str]:
-    """Delete those that the budget no longer carries and that are in the middle of something, such as a launch."""
-    started: list[str] = []
-    for vm_id, reason in ledger.leavers() if ledger is not None else ():
-        row = session.get(VMRow, vm_id, with_for_update={"of": VMRow}) if vm_id not in at_rest else None
-        if row is not None and row.elastic and row.desired != vm.TERMINATED and row.state != vm.STOPPING:
-            started.append(vm.begin_delete(broker, session, row, reason=reason).id)
-    return started
-
-
-def _burst_vm(row: VMRow) -> burst.BurstVM:
-    return burst.BurstVM(
-        id=row.id,
-        launched_at=row.launched_at.timestamp() if row.launched_at else None,
-        vcpus=float(row.vcpus),
-        price_hour=_price(row),
-        mem_mb=float(row.mem_mb),
-    )
-
-
-def _price(row: VMRow) -> float | None:
-    value = row.host.attributes.get("price_hour") if row.host is not None else None
-    return float(value) if isinstance(value, int | float) else None
-
-
 def _word(policy: Policy | None, state: burst.BurstState) -> str:
     if policy is None or policy.burst is None:
-        return OFF
-    return OPEN if state.open else CLOSED
+        return BurstWord.OFF
+    return BurstWord.OPEN if state.open else BurstWord.CLOSED
 
 
 def _unknown_sites(session: Session, policy: Policy) -> list[Problem]:
@@ -372,7 +215,7 @@ def _invalid(problems: Sequence[Problem]) -> InvalidPolicy:
     )
 
 
-def _reload_file(broker: Broker) -> None:
+def reload_file(broker: Broker) -> None:
     """Apply the watched policy file when it changed; a bad file never replaces a good policy."""
     if not broker.settings.policy_file:
         return

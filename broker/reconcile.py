@@ -30,21 +30,27 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from broker import event, operation, policy, site, usage, vm
+from broker import event, policy, site, usage, vm
 from broker.broker import Broker
+from broker.states import OperationState, VMState
 from broker.store import EventRow, HostRow, OperationRow, SiteRow, VMRow
-from providers.port import SPOT_INTERRUPTED, Listing, ProviderError, VMReport, VMState
+from providers import port
+from providers.port import SPOT_INTERRUPTED, Listing, ProviderError, VMReport
 
 log = structlog.get_logger()
 
 _MEND_AGAIN_S = 300.0
 _SAME = (
-    (VMState.RUNNING, vm.RUNNING),
-    (VMState.STOPPED, vm.STOPPED),
-    (VMState.SUSPENDED, vm.SUSPENDED),
+    (port.VMState.RUNNING, VMState.RUNNING),
+    (port.VMState.STOPPED, VMState.STOPPED),
+    (port.VMState.SUSPENDED, VMState.SUSPENDED),
 )
-_FOUND = {VMState.RUNNING: vm.RUNNING, VMState.STOPPED: vm.STOPPED, VMState.SUSPENDED: vm.SUSPENDED}
-_ABSENT = (VMState.TERMINATED, VMState.TERMINATING)
+_FOUND = {
+    port.VMState.RUNNING: VMState.RUNNING,
+    port.VMState.STOPPED: VMState.STOPPED,
+    port.VMState.SUSPENDED: VMState.SUSPENDED,
+}
+_ABSENT = (port.VMState.TERMINATED, port.VMState.TERMINATING)
 
 
 def reconcile(broker: Broker, patience_s: float | None = None) -> None:
@@ -110,7 +116,7 @@ def _compare(broker: Broker, at: SiteRow, listing: Listing) -> list[VMRow]:
             )
             .outerjoin(HostRow, HostRow.id == VMRow.host_id)
             .outerjoin(OperationRow, OperationRow.id == VMRow.operation_id)
-            .where(VMRow.site_id == at.id, VMRow.state != vm.TERMINATED)
+            .where(VMRow.site_id == at.id, VMRow.state != VMState.TERMINATED)
         ).all()
     # Nearly all are as they should be: they cost one query together, the others a transaction each.
     for vm_id in [known[0] for known in found_rows if not _as_known(*known[1:], reports.get(known[0], []))]:
@@ -120,7 +126,7 @@ def _compare(broker: Broker, at: SiteRow, listing: Listing) -> list[VMRow]:
                 row.host is None
                 or row.site_id != at.id
                 or row.provider_ref is None
-                or row.state == vm.TERMINATED
+                or row.state == VMState.TERMINATED
             ):
                 continue
             if vm.busy(session, row) is not None:
@@ -129,11 +135,11 @@ def _compare(broker: Broker, at: SiteRow, listing: Listing) -> list[VMRow]:
                 continue
             seen = reports.get(vm_id, [])
             report = next((one for one in seen if one.host == row.host.name), None)
-            running = [one for one in seen if one.host != row.host.name and one.state == VMState.RUNNING]
+            running = [one for one in seen if one.host != row.host.name and one.state == port.VMState.RUNNING]
             gone = report is None and row.host.name in listing.complete
-            if running and (gone or (report is not None and report.state == VMState.STOPPED)):
+            if running and (gone or (report is not None and report.state == port.VMState.STOPPED)):
                 report = _moved(broker, session, row, running.pop(0)) or report
-            if report is not None and report.state == VMState.RUNNING:
+            if report is not None and report.state == port.VMState.RUNNING:
                 # Both run: not a migration, whose target runs only when its source no longer does.
                 doubles += [(row.name, one) for one in running]
             if report is None or report.state in _ABSENT:
@@ -155,7 +161,7 @@ def _as_known(
     reports: list[VMReport],
 ) -> bool:
     """Whether a VM is at rest, and the site reports of it just what its row says."""
-    if task == operation.RUNNING or len(reports) != 1 or reports[0].host != host:
+    if task == OperationState.RUNNING or len(reports) != 1 or reports[0].host != host:
         return False
     report = reports[0]
     same = (report.state, state) in _SAME
@@ -193,34 +199,34 @@ def _stop_double(broker: Broker, at: SiteRow, name: str, report: VMReport) -> No
 def _record(broker: Broker, session: Session, row: VMRow, report: VMReport) -> None:
     if row.elastic and report.address and report.address != row.public_address:
         row.public_address = report.address
-    if row.state == vm.ERROR and report.state in _FOUND:
+    if row.state == VMState.ERROR and report.state in _FOUND:
         row.desired = _FOUND[report.state]
         was = row.status_reason
         vm.set_state(broker, row, row.desired, f"after an error: {was}" if was else "")
         _say(broker, session, row, "vm.recovered", f"{row.name} is found {row.desired} after an error: {was}")
-    elif report.state == VMState.RUNNING and row.state in (vm.STOPPED, vm.SUSPENDED):
-        if row.state == vm.SUSPENDED and row.host is not None:
+    elif report.state == port.VMState.RUNNING and row.state in (VMState.STOPPED, VMState.SUSPENDED):
+        if row.state == VMState.SUSPENDED and row.host is not None:
             usage.begin(broker, session, row, row.host)
-        row.desired = vm.RUNNING
-        vm.set_state(broker, row, vm.RUNNING)
+        row.desired = VMState.RUNNING
+        vm.set_state(broker, row, VMState.RUNNING)
         _say(broker, session, row, "vm.started_outside", f"{row.name} was started outside Isthmus")
-    elif report.state == VMState.SUSPENDED and row.state in (vm.RUNNING, vm.STOPPED):
-        row.desired = vm.SUSPENDED
+    elif report.state == port.VMState.SUSPENDED and row.state in (VMState.RUNNING, VMState.STOPPED):
+        row.desired = VMState.SUSPENDED
         usage.end(broker, session, row.id)
-        vm.set_state(broker, row, vm.SUSPENDED, "suspended outside Isthmus")
+        vm.set_state(broker, row, VMState.SUSPENDED, "suspended outside Isthmus")
         _say(broker, session, row, "vm.suspended_outside", f"{row.name} was suspended outside Isthmus")
         broker.signals.set("place")
-    elif report.state == VMState.STOPPED and row.state == vm.SUSPENDED:
+    elif report.state == port.VMState.STOPPED and row.state == VMState.SUSPENDED:
         # Somebody threw its memory away. It keeps waiting for room, which it does not hold, and boots anew then.
-        vm.set_state(broker, row, vm.SUSPENDED, "its saved memory is gone: it will boot anew")
-    elif report.state == VMState.STOPPED and row.state == vm.RUNNING:
-        row.desired = vm.STOPPED
+        vm.set_state(broker, row, VMState.SUSPENDED, "its saved memory is gone: it will boot anew")
+    elif report.state == port.VMState.STOPPED and row.state == VMState.RUNNING:
+        row.desired = VMState.STOPPED
         reason = "stopped outside Isthmus, or by the guest" + (f" ({report.reason})" if report.reason else "")
-        vm.set_state(broker, row, vm.STOPPED, reason)
+        vm.set_state(broker, row, VMState.STOPPED, reason)
         _say(broker, session, row, "vm.stopped_outside", f"{row.name}: {reason}")
         broker.signals.set("policy")
-    elif report.state == VMState.ERROR and row.state != vm.ERROR:
-        vm.set_state(broker, row, vm.ERROR, report.reason or "the provider reports an error")
+    elif report.state == port.VMState.ERROR and row.state != VMState.ERROR:
+        vm.set_state(broker, row, VMState.ERROR, report.reason or "the provider reports an error")
         _say(broker, session, row, "vm.crashed", f"{row.name}: {row.status_reason}")
 
 
@@ -239,7 +245,7 @@ def _lost(broker: Broker, at: SiteRow, seen: VMRow) -> None:
         row = session.get_one(VMRow, seen.id, with_for_update={"of": VMRow})
         if (
             vm.busy(session, row) is not None
-            or row.state == vm.TERMINATED
+            or row.state == VMState.TERMINATED
             or row.provider_ref != seen.provider_ref
         ):
             return
@@ -250,7 +256,7 @@ def _lost(broker: Broker, at: SiteRow, seen: VMRow) -> None:
             else:
                 _say(broker, session, row, "vm.lost", f"{row.name} is gone from {at.name}: {why}")
                 task = vm.begin_delete(broker, session, row, reason=why)
-        elif row.desired == vm.RUNNING and not _failed_lately(broker, session, row):
+        elif row.desired == VMState.RUNNING and not _failed_lately(broker, session, row):
             _say(
                 broker,
                 session,
@@ -259,7 +265,7 @@ def _lost(broker: Broker, at: SiteRow, seen: VMRow) -> None:
                 f"{row.name} is no longer defined on its host; making it again",
             )
             task = vm.begin(broker, session, row, "vm.start")
-            vm.set_state(broker, row, vm.PENDING, "its definition was removed by hand; making it again")
+            vm.set_state(broker, row, VMState.PENDING, "its definition was removed by hand; making it again")
         else:
             return
     broker.submit(task.id)
@@ -267,7 +273,7 @@ def _lost(broker: Broker, at: SiteRow, seen: VMRow) -> None:
 
 def _comes_again(broker: Broker, session: Session, row: VMRow, why: str) -> bool:
     """Whether a VM that is gone is launched again: its cloud took it back, and the policy does not say otherwise."""
-    if not why.startswith(SPOT_INTERRUPTED) or row.desired != vm.RUNNING:
+    if not why.startswith(SPOT_INTERRUPTED) or row.desired != VMState.RUNNING:
         return False
     rules, _ = policy.current(broker, session)
     return rules is None or rules.spot.on_interruption != "none"
@@ -276,14 +282,14 @@ def _comes_again(broker: Broker, session: Session, row: VMRow, why: str) -> bool
 def _failed_lately(broker: Broker, session: Session, row: VMRow) -> bool:
     """Whether a start of the VM failed a short while ago: mending it at once again would fail again."""
     task = session.get(OperationRow, row.operation_id) if row.operation_id else None
-    if task is None or task.state != operation.FAILED or task.ended_at is None:
+    if task is None or task.state != OperationState.FAILED or task.ended_at is None:
         return False
     return (broker.clock.now() - task.ended_at).total_seconds() < _MEND_AGAIN_S
 
 
 def _strangers(broker: Broker, at: SiteRow, listing: Listing) -> None:
     with broker.store.reading() as session:
-        living = set(session.scalars(select(VMRow.id).where(VMRow.state != vm.TERMINATED)))
+        living = set(session.scalars(select(VMRow.id).where(VMRow.state != VMState.TERMINATED)))
     for report in listing.vms:
         if report.broker_id == broker.id and report.vm_id in living:
             continue
@@ -307,8 +313,8 @@ def _strangers(broker: Broker, at: SiteRow, listing: Listing) -> None:
                 report.ref,
                 f"{report.name or report.ref} on {at.name}/{report.host} has our mark, but no record; it is left alone",
             )
-        elif row.state == vm.TERMINATED and report.state not in _ABSENT:
-            if task is not None and task.state == operation.RUNNING:
+        elif row.state == VMState.TERMINATED and report.state not in _ABSENT:
+            if task is not None and task.state == OperationState.RUNNING:
                 continue
             _delete_orphan(broker, at, report)
 

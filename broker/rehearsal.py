@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker import policy, queue, usage
+from broker import burst, load, policy, pool, queue, usage
 from broker.actor import ADMIN, Actor
 from broker.broker import Broker
-from placement import burst
+from broker.states import BurstWord
+from placement import burst as rules
 from placement.burst import BurstDecision
 from placement.why import explain
 
@@ -37,13 +38,13 @@ def rehearse(broker: Broker, actor: Actor, text: str, name: str = "policy.yaml")
     actor.require(ADMIN)
     with broker.store.reading() as session:
         tried = policy.read(broker, session, text, name)
-        seen = queue.snapshot(broker, session)
-        decision = burst.decide(tried, seen.state, policy.metrics(broker, session), seen.now)
+        seen = pool.snapshot(broker, session)
+        decision = rules.decide(tried, seen.state, load.metrics(broker, session), seen.now)
         seen.policy, seen.state = tried, decision.state
         seen.ledger = usage.ledger(broker, session, tried)
         steps = [
             Step(row.name, "leave", row.host.name if row.host else None, leaver.reason)
-            for row, leaver in policy.homegoers(broker, session, tried, decision.state)
+            for row, leaver in burst.homegoers(broker, session, tried, decision.state)
         ]
     decided, waiting = queue.decide(broker, seen)
     for wanted, found, reasons, (row, _) in zip(
@@ -60,5 +61,7 @@ def rehearse(broker: Broker, actor: Actor, text: str, name: str = "policy.yaml")
                 or explain(seen.table, wanted.request, eligible=eligible, reasons=reasons.tolist()).summary
             )
             steps.append(Step(row.name, "wait", None, why))
-    word = policy.OFF if tried.burst is None else policy.OPEN if decision.state.open else policy.CLOSED
+    word = (
+        BurstWord.OFF if tried.burst is None else BurstWord.OPEN if decision.state.open else BurstWord.CLOSED
+    )
     return RehearsalView(word, decision if tried.burst is not None else None, steps)

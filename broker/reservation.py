@@ -12,19 +12,13 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from broker import event, expression, flavor, project
+from broker import event, expression, flavor, pool, project
 from broker.actor import MEMBER, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, QuotaExceeded, WrongState
+from broker.states import LIVE_RESERVATION, ReservationState
 from broker.store import EventRow, FlavorRow, HostRow, MetaRow, ProjectRow, ReservationRow, VMRow
 from placement.lease import Book
-from placement.pool import Reserved
-
-SCHEDULED = "scheduled"
-ACTIVE = "active"
-ENDED = "ended"
-CANCELLED = "cancelled"
-LIVE = (SCHEDULED, ACTIVE)
 
 _LONGEST = timedelta(days=366)
 _PATIENCE_S = 60.0
@@ -49,7 +43,6 @@ def create(
     Raises InvalidRequest, InvalidExpression, NotFound, Exists, QuotaExceeded, and NoRoom with the earliest time at which
     there would be room.
     """
-    from broker import queue  # which knows the VMs, which know reservations
 
     actor.require(MEMBER)
     expression.check_text("requirements", requirements)
@@ -65,17 +58,17 @@ def create(
             select(ReservationRow.id).where(
                 ReservationRow.project_id == owner.id,
                 ReservationRow.name == name,
-                ReservationRow.state.in_(LIVE),
+                ReservationRow.state.in_(LIVE_RESERVATION),
             )
         ):
             raise Exists("reservation", name)
         _check_quota(session, owner, size, count)
-        seen = queue.snapshot(broker, session, residents=True)
+        seen = pool.snapshot(broker, session, residents=True)
         row = ReservationRow(
             id=broker.new_id("res"),
             name=name,
             project_id=owner.id,
-            state=SCHEDULED if start > now else ACTIVE,
+            state=ReservationState.SCHEDULED if start > now else ReservationState.ACTIVE,
             flavor=size.name,
             vcpus=size.vcpus,
             mem_mb=size.mem_mb,
@@ -91,7 +84,7 @@ def create(
             created_at=now,
         )
         row.project = owner
-        eligible = queue.eligible_for(seen, row)
+        eligible = pool.eligible_for(seen, row)
         book = Book(
             seen.table,
             seen.residents,
@@ -100,7 +93,7 @@ def create(
             suspend_s=seen.suspend_s,
             suspends=seen.suspends,
         )
-        wanted = of_row(row, seen.index)
+        wanted = pool.of_row(row, seen.index)
         slots = book.room(wanted, eligible)
         if slots is None:
             raise _no_room(row, book.earliest(wanted, eligible))
@@ -129,7 +122,7 @@ def find(session: Session, actor: Actor, ref: str, *, lock: bool = False) -> Res
         (ReservationRow.id == ref)
         | (
             (ReservationRow.name == ref)
-            & ReservationRow.state.in_(LIVE)
+            & ReservationRow.state.in_(LIVE_RESERVATION)
             & (ReservationRow.project_id == actor.project_id)
         )
     )
@@ -157,7 +150,7 @@ def list_reservations(
     if not (all_projects and actor.is_admin):
         query = query.where(ReservationRow.project_id == actor.project_id)
     if not include_over:
-        query = query.where(ReservationRow.state.in_(LIVE))
+        query = query.where(ReservationRow.state.in_(LIVE_RESERVATION))
     with broker.store.reading() as session:
         return list(session.scalars(query))
 
@@ -188,8 +181,8 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
     actor.require(MEMBER)
     with broker.store.transaction() as session:
         row = find(session, actor, ref, lock=True)
-        if row.state in LIVE:
-            row.state = CANCELLED
+        if row.state in LIVE_RESERVATION:
+            row.state = ReservationState.CANCELLED
             event.record(
                 broker,
                 session,
@@ -206,7 +199,7 @@ def for_vm(session: Session, actor: Actor, ref: str, size: FlavorRow) -> Reserva
     row = find(session, actor, ref)
     if row.project_id != actor.project_id:
         raise NotFound("reservation", ref)
-    if row.state not in LIVE:
+    if row.state not in LIVE_RESERVATION:
         raise WrongState(
             f"reservation {row.name} is {row.state}", hint="`isthmus reservation list` shows live ones"
         )
@@ -230,35 +223,11 @@ def follow(session: Session, row: VMRow, *, move_from: str | None, to: str | Non
     if row.reservation_id is None or move_from is None or to is None:
         return
     booked = session.get(ReservationRow, row.reservation_id, with_for_update={"of": ReservationRow})
-    if booked is None or booked.state not in LIVE or not booked.slots.get(move_from):
+    if booked is None or booked.state not in LIVE_RESERVATION or not booked.slots.get(move_from):
         return
     slots = {**booked.slots, move_from: booked.slots[move_from] - 1}
     slots[to] = slots.get(to, 0) + 1
     booked.slots = {host_id: count for host_id, count in slots.items() if count}
-
-
-def live(session: Session, now: datetime) -> list[ReservationRow]:
-    """Those that have not ended, by their start."""
-    query = (
-        select(ReservationRow)
-        .where(ReservationRow.state.in_(LIVE), ReservationRow.end_at > now)
-        .order_by(ReservationRow.start_at, ReservationRow.id)
-    )
-    return list(session.scalars(query))
-
-
-def of_row(row: ReservationRow, index: dict[str, int]) -> Reserved:
-    """The reservation as a round sees it; ``index``: host id -> row of the table."""
-    return Reserved(
-        id=row.id,
-        project=row.project.name,
-        count=row.count,
-        **flavor.room(row),
-        start=row.start_at.timestamp(),
-        end=row.end_at.timestamp(),
-        requirement=row.requirements,
-        slots={index[host_id]: number for host_id, number in row.slots.items() if host_id in index},
-    )
 
 
 def is_due(broker: Broker, session: Session) -> bool:
@@ -267,7 +236,7 @@ def is_due(broker: Broker, session: Session) -> bool:
     query = (
         select(ReservationRow.id)
         .where(
-            ReservationRow.state.in_(LIVE),
+            ReservationRow.state.in_(LIVE_RESERVATION),
             ReservationRow.end_at > now,
             ReservationRow.start_at <= now + timedelta(seconds=broker.settings.timing.suspend_s),
             ReservationRow.start_at > now - timedelta(seconds=_LOOKED_AFTER_S),
@@ -285,19 +254,19 @@ def tick(broker: Broker) -> None:
     now = broker.clock.now()
     changed = False
     with broker.store.reading() as session:
-        moving = ((ReservationRow.state == SCHEDULED) & (ReservationRow.start_at <= now)) | (
-            ReservationRow.state.in_(LIVE) & (ReservationRow.end_at <= now)
+        moving = ((ReservationRow.state == ReservationState.SCHEDULED) & (ReservationRow.start_at <= now)) | (
+            ReservationRow.state.in_(LIVE_RESERVATION) & (ReservationRow.end_at <= now)
         )
         ids = list(session.scalars(select(ReservationRow.id).where(moving)))
         due = is_due(broker, session)
     for reserved in ids:
         with broker.store.transaction() as session:
             row = session.get_one(ReservationRow, reserved, with_for_update={"of": ReservationRow})
-            if row.state in LIVE and row.end_at <= now:
-                row.state = ENDED
+            if row.state in LIVE_RESERVATION and row.end_at <= now:
+                row.state = ReservationState.ENDED
                 word, said = "ended", f"{row.name} has ended"
-            elif row.state == SCHEDULED and row.start_at <= now:
-                row.state = ACTIVE
+            elif row.state == ReservationState.SCHEDULED and row.start_at <= now:
+                row.state = ReservationState.ACTIVE
                 word, said = "started", f"{row.name} has begun"
             else:
                 continue
@@ -314,7 +283,7 @@ def _mend(broker: Broker) -> bool:
         (HostRow.state == "unreachable") & (HostRow.seen_at < now - timedelta(seconds=_PATIENCE_S))
     )
     with broker.store.reading() as session:
-        rows = live(session, now)
+        rows = pool.live(session, now)
         known = {host_id for row in rows for host_id in row.slots}
         away = set(session.scalars(select(HostRow.id).where(HostRow.id.in_(known), gone)))
         broken = [row.id for row in rows if away.intersection(row.slots)]
@@ -324,7 +293,6 @@ def _mend(broker: Broker) -> bool:
 
 def _elsewhere(broker: Broker, reserved: str, away: set[str]) -> bool:
     """Move what of a reservation's room is on hosts that are away and not used there. False when there is no other."""
-    from broker import queue  # which knows the VMs, which know reservations
 
     with broker.store.transaction() as session:
         session.get(MetaRow, "broker_id", with_for_update=True)
@@ -342,10 +310,10 @@ def _elsewhere(broker: Broker, reserved: str, away: set[str]) -> bool:
         }
         kept = {host_id: number for host_id, number in kept.items() if number}
         lost = row.count - sum(kept.values())
-        if row.state not in LIVE or lost <= 0 or kept == row.slots:
+        if row.state not in LIVE_RESERVATION or lost <= 0 or kept == row.slots:
             return False
-        seen = queue.snapshot(broker, session, residents=True)
-        whole = of_row(row, seen.index)
+        seen = pool.snapshot(broker, session, residents=True)
+        whole = pool.of_row(row, seen.index)
         others = [one for one in seen.reserved if one.id != row.id]
         mine = replace(whole, slots={seen.index[host_id]: number for host_id, number in kept.items()})
         book = Book(
@@ -357,7 +325,7 @@ def _elsewhere(broker: Broker, reserved: str, away: set[str]) -> bool:
             suspends=seen.suspends,
         )
         missing = replace(whole, count=lost, slots={}, start=max(whole.start, seen.now))
-        slots = book.room(missing, queue.eligible_for(seen, row))
+        slots = book.room(missing, pool.eligible_for(seen, row))
         if slots is None:
             _say_once(broker, session, row, lost)
             return False
@@ -411,7 +379,7 @@ def _check_quota(session: Session, owner: ProjectRow, size: FlavorRow, count: in
             func.coalesce(func.sum(ReservationRow.count), 0),
             func.coalesce(func.sum(ReservationRow.count * ReservationRow.vcpus), 0),
             func.coalesce(func.sum(ReservationRow.count * ReservationRow.mem_mb), 0),
-        ).where(ReservationRow.project_id == owner.id, ReservationRow.state.in_(LIVE))
+        ).where(ReservationRow.project_id == owner.id, ReservationRow.state.in_(LIVE_RESERVATION))
     ).one()
     for noun, limit, have, more in (
         ("VMs", owner.quota_vms, held[0], count),

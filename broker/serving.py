@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker import policy, queue, reconcile, reservation
+from broker import burst, queue, reconcile, reservation
 from broker.broker import Broker
 from broker.engine.port import Engine
 
@@ -14,7 +14,7 @@ def start(broker: Broker, engine: Engine) -> None:
     """Upgrade nothing, serve no face: take up operations, watch the sites, evaluate the policy."""
     timing = broker.settings.timing
     engine.schedule("reconcile", timing.reconcile_s, lambda: reconcile.reconcile(broker, patience_s=5.0))
-    engine.schedule("policy", timing.policy_s, lambda: policy.tick(broker))
+    engine.schedule("policy", timing.policy_s, lambda: burst.tick(broker))
     engine.schedule("reservation", _PLACE_S, lambda: reservation.tick(broker))
     engine.schedule("place", _PLACE_S, lambda: queue.place_pending(broker))
     engine.start()

@@ -2,125 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import func, inspect, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from broker import event, host
 from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Unavailable
+from broker.states import SiteState
 from broker.store import SITE_SETTINGS, GatewayRow, HostRow, LeaseRow, SiteRow, SubnetRow, VMRow
-from providers.port import AuthenticationFailed, HostReport, InvalidSpec, Provider, ProviderError, SiteContext
+from providers.port import AuthenticationFailed, HostReport, InvalidSpec, ProviderError
 
 log = structlog.get_logger()
-
-NEW = "new"
-UP = "up"
-UNREACHABLE = "unreachable"
-
-
-class Providers:
-    """The open providers, one per site, made when first needed and made anew when the site's row changes."""
-
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-        self._lock = threading.Lock()
-        self._open: dict[str, tuple[str, Provider]] = {}
-        self._watching = False
-
-    def of(self, row: SiteRow) -> Provider:
-        """The provider of a site. Raises SealError, InvalidRequest (kind not installed), ProviderError (options).
-
-        A row that comes with its settings, as in each inventory, has the provider made anew when they changed.
-        """
-        bare = "options" in inspect(row).unloaded
-        with self._lock:
-            known = self._open.get(row.id)
-        if known is not None and bare:
-            return known[1]
-        if bare:
-            with self._broker.store.reading() as session:
-                row = session.get_one(SiteRow, row.id, options=[SITE_SETTINGS])
-        mark = hashlib.sha256(
-            json.dumps([row.kind, row.options, row.sealed_credentials], sort_keys=True).encode()
-        ).hexdigest()
-        with self._lock:
-            known = self._open.get(row.id)
-            if known is not None and known[0] == mark:
-                return known[1]
-            provider = self.make(row)
-            self._open[row.id] = (mark, provider)
-            watching = self._watching
-        if known is not None:
-            known[1].close()
-        if watching:
-            self._watch(provider)
-        return provider
-
-    def make(self, row: SiteRow) -> Provider:
-        """A new provider for a row, not kept."""
-        cache = self._cache(row.id)
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        credentials = json.loads(self._broker.sealer.open(row.sealed_credentials))
-        return self._broker.kind(row.kind)(
-            SiteContext(
-                broker_id=self._broker.id,
-                site_id=row.id,
-                site_name=row.name,
-                options=row.options,
-                credentials=credentials,
-                cache_dir=str(cache),
-                call_timeout_s=self._broker.settings.timing.provider_call_s,
-            )
-        )
-
-    def watch(self) -> None:
-        """From now on, news of every provider wakes the reconciler."""
-        with self._lock:
-            self._watching = True
-            providers = [provider for _, provider in self._open.values()]
-        for provider in providers:
-            self._watch(provider)
-
-    def drop(self, site_id: str) -> None:
-        """Close the provider of a site that is gone, and remove what it kept: ssh wants its key in a file."""
-        with self._lock:
-            known = self._open.pop(site_id, None)
-        if known is not None:
-            known[1].close()
-        shutil.rmtree(self._cache(site_id), ignore_errors=True)
-
-    def close(self) -> None:
-        """Close all."""
-        with self._lock:
-            providers = [provider for _, provider in self._open.values()]
-            self._open.clear()
-        for provider in providers:
-            provider.close()
-
-    def _cache(self, site_id: str) -> Path:
-        return self._broker.settings.data_dir / "sites" / site_id
-
-    def _watch(self, provider: Provider) -> None:
-        def notify(_vm_id: str) -> None:
-            self._broker.signals.set("reconcile")
-
-        def run() -> None:
-            try:
-                provider.watch(notify)
-            except ProviderError as error:
-                log.warning("site.watch_failed", error=str(error))
-
-        threading.Thread(target=run, name="isthmus-watch", daemon=True).start()
 
 
 def create(
@@ -146,7 +44,7 @@ def create(
         id=broker.new_id("site"),
         name=name,
         kind=kind,
-        state=NEW,
+        state=SiteState.NEW,
         status_reason="",
         options=dict(options or {}),
         attributes=host.checked_attributes(attributes or {}),
@@ -158,7 +56,7 @@ def create(
     )
     try:
         reports = _reached(broker, row)
-        row.state = UP
+        row.state = SiteState.UP
         with broker.store.transaction() as session:
             if session.scalar(select(SiteRow).where(SiteRow.name == name)):
                 raise Exists("site", name)
@@ -244,7 +142,7 @@ def refresh(broker: Broker, actor: Actor, ref: str) -> SiteRow:
     row = get(broker, actor, ref)
     row = take_inventory(broker, row)
     broker.signals.set("reconcile")
-    if row.state == UNREACHABLE:
+    if row.state == SiteState.UNREACHABLE:
         raise Unavailable(
             f"site {row.name} does not answer: {row.status_reason}", hint="check its hosts and the network"
         )
@@ -257,11 +155,11 @@ def take_inventory(broker: Broker, row: SiteRow) -> SiteRow:
         row = session.get(SiteRow, row.id, options=[SITE_SETTINGS]) or row
     try:
         reports = broker.providers.of(row).inventory()
-        state, reason = UP, ""
+        state, reason = SiteState.UP, ""
         if reports and not any(report.reachable for report in reports):
-            state, reason = UNREACHABLE, "no host answers"
+            state, reason = SiteState.UNREACHABLE, "no host answers"
     except ProviderError as error:
-        reports, state, reason = None, UNREACHABLE, str(error)
+        reports, state, reason = None, SiteState.UNREACHABLE, str(error)
     with broker.store.transaction() as session:
         fresh = session.get(SiteRow, row.id, options=[SITE_SETTINGS])
         if fresh is None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from broker import policy, project, usage, vm
+from broker import policy, project, usage
 from broker.actor import READER, Actor
 from broker.broker import Broker
+from broker.states import VMState
 from broker.store import HostRow, SiteRow, VMRow
 
 
@@ -65,10 +66,10 @@ def status(broker: Broker, actor: Actor) -> StatusView:
     actor.require(READER)
     owner = project.get(broker, actor, actor.project_id)
     with broker.store.reading() as session:
-        living = select(func.count()).select_from(VMRow).where(VMRow.state != vm.TERMINATED)
+        living = select(func.count()).select_from(VMRow).where(VMRow.state != VMState.TERMINATED)
         if not actor.is_admin:
             living = living.where(VMRow.project_id == actor.project_id)
-        waiting = living.where(VMRow.state == vm.PENDING, VMRow.host_id.is_(None))
+        waiting = living.where(VMRow.state == VMState.PENDING, VMRow.host_id.is_(None))
         return StatusView(
             broker_id=broker.id,
             project=owner.name,

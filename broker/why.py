@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from broker import policy, queue, vm
+from broker import load, pool, vm
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import InvalidExpression
-from broker.store import EventRow, VMRow
+from broker.states import VMState
+from broker.store import EventRow, OperationRow, VMRow
 from placement import burst
+from placement import round as rounds
 from placement.language import ExpressionError
-from placement.why import Explanation
+from placement.why import Explanation, explain
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def why(broker: Broker, actor: Actor, ref: str) -> WhyView:
     """Explain one VM. Raises NotFound, InvalidExpression (with the policy's requirement its own is too long or too deep)."""
     row = vm.get(broker, actor, ref)
     try:
-        explanation, _hosts, _decision, seen = queue.why(broker, row)
+        explanation, seen = _explained(broker, row)
     except ExpressionError as error:
         raise InvalidExpression(
             f"the policy's requirement and that of {row.name} together: {error.message}",
@@ -64,7 +66,7 @@ def why(broker: Broker, actor: Actor, ref: str) -> WhyView:
         clauses: list[str] = []
         if seen.policy is not None:
             now = broker.clock.now().timestamp()
-            decision = burst.decide(seen.policy, seen.state, policy.metrics(broker, session), now)
+            decision = burst.decide(seen.policy, seen.state, load.metrics(broker, session), now)
             clauses = [decision.reason]
             word, told = (
                 ("closes on", decision.close_clauses)
@@ -72,7 +74,37 @@ def why(broker: Broker, actor: Actor, ref: str) -> WhyView:
                 else ("opens on", decision.open_clauses)
             )
             clauses += [f"{word} {clause}" for clause in told if str(clause) not in decision.reason]
-    if (row.host is None and row.state != vm.PENDING) or row.state in (vm.SUSPENDING, vm.SUSPENDED):
+    if (row.host is None and row.state != VMState.PENDING) or row.state in (
+        VMState.SUSPENDING,
+        VMState.SUSPENDED,
+    ):
         summary = f"it is {row.state}" + (f": {row.status_reason}" if row.status_reason else "")
     gap = None if rank is None or runner_up_rank is None else rank - runner_up_rank
     return WhyView(row, summary, host, rank, runner_up, runner_up_rank, gap, explanation, clauses)
+
+
+def _explained(broker: Broker, row: VMRow) -> tuple[Explanation, pool.Snapshot]:
+    """A VM against the pool as it is now; for a placed one, as if it were placed again."""
+    with broker.store.reading() as session:
+        task = session.get(OperationRow, row.operation_id) if row.operation_id else None
+        seen = pool.snapshot(broker, session, also=row)
+    waiting = pool.waiting_of(seen, row)
+    request = waiting.request
+    reasons = pool.refusals(broker, seen, row, task)
+    if row.host_id in seen.index:
+        # Its own claim is not in its way.
+        reasons[seen.index[row.host_id]] = None
+    decided = rounds.run(
+        pool.pool_of(seen, seen.table.copy(), without=row.id),
+        [waiting],
+        seen.now,
+        policy=seen.policy,
+        gate=pool.gate(seen),
+        refusals=lambda _: reasons,
+    )
+    decision, reasons = decided.decisions[0], decided.reasons[0]
+    if row.host_id in seen.index:
+        reasons[seen.index[row.host_id]] = None
+    mask = pool.none(reasons)
+    explanation = explain(seen.table, request, eligible=mask, reasons=reasons.tolist(), decision=decision)
+    return explanation, seen

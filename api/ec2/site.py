@@ -13,6 +13,7 @@ from api.ec2.call import Call
 from api.ec2.fault import Fault
 from broker import host, site
 from broker.host import HostView
+from broker.states import SiteState
 from broker.store import SiteRow
 
 
@@ -62,7 +63,7 @@ def describe_availability_zones(call: Call) -> dict[str, Any]:
             "GroupName": call.region,
             "NetworkBorderGroup": call.region,
             "ZoneType": "availability-zone",
-            "State": "unavailable" if row.state == site.UNREACHABLE else "available",
+            "State": "unavailable" if row.state == SiteState.UNREACHABLE else "available",
         }
         for row in found
         if (not wanted_names or row.name in wanted_names) and (not wanted_ids or row.id in wanted_ids)

@@ -18,9 +18,10 @@ from api.ec2.paging import page
 from api.ec2.protocol import decode_user_data, format_time
 from api.ec2.site import zones
 from api.ec2.tag import CLIENT_TOKEN, all_vms, of_specifications, tags_of
-from broker import flavor, image, keypair, vm
+from broker import flavor, image, keypair, launch, power, vm
 from broker.actor import MEMBER
 from broker.errors import Exists, TokenMismatch
+from broker.states import VMState
 from broker.store import VMRow
 from isthmus.schema._base import NAME_PATTERN
 
@@ -109,7 +110,7 @@ def run_instances(call: Call) -> dict[str, Any]:
     call.proceed()
 
     def create(name: str | None) -> list[VMRow]:
-        made = vm.create_many(
+        made = launch.create_many(
             call.broker,
             call.actor,
             count=most,
@@ -285,7 +286,7 @@ def terminate_instances(call: Call) -> dict[str, Any]:
     """TerminateInstances; a terminated instance stays so."""
 
     def terminate(row: VMRow) -> VMRow:
-        return row if row.state == vm.TERMINATED else vm.delete(call.broker, call.actor, row.id)[0]
+        return row if row.state == VMState.TERMINATED else vm.delete(call.broker, call.actor, row.id)[0]
 
     return {"TerminatingInstances": _change(call, terminate)}
 
@@ -294,12 +295,19 @@ def start_instances(call: Call) -> dict[str, Any]:
     """StartInstances; nothing changes for a running instance."""
 
     def start(row: VMRow) -> VMRow:
-        return row if row.state in (vm.RUNNING, vm.PENDING) else vm.start(call.broker, call.actor, row.id)[0]
+        return (
+            row
+            if row.state in (VMState.RUNNING, VMState.PENDING)
+            else power.start(call.broker, call.actor, row.id)[0]
+        )
 
     call.refuse(["AdditionalInfo"])
     return {
         "StartingInstances": _change(
-            call, start, allowed=(vm.STOPPED, vm.SUSPENDED, vm.RUNNING, vm.PENDING), verb="started"
+            call,
+            start,
+            allowed=(VMState.STOPPED, VMState.SUSPENDED, VMState.RUNNING, VMState.PENDING),
+            verb="started",
         )
     }
 
@@ -309,16 +317,22 @@ def stop_instances(call: Call) -> dict[str, Any]:
     force = bool(call.params.get("Force"))
 
     def stop(row: VMRow) -> VMRow:
-        if row.state in (vm.STOPPED, vm.SUSPENDED, vm.SUSPENDING):
+        if row.state in (VMState.STOPPED, VMState.SUSPENDED, VMState.SUSPENDING):
             return row  # a suspended VM is "stopped" in this API, and started from where it was
-        return vm.stop(call.broker, call.actor, row.id, force=force)[0]
+        return power.stop(call.broker, call.actor, row.id, force=force)[0]
 
     call.refuse(["Hibernate"])
     return {
         "StoppingInstances": _change(
             call,
             stop,
-            allowed=(vm.RUNNING, vm.STOPPING, vm.STOPPED, vm.SUSPENDING, vm.SUSPENDED),
+            allowed=(
+                VMState.RUNNING,
+                VMState.STOPPING,
+                VMState.STOPPED,
+                VMState.SUSPENDING,
+                VMState.SUSPENDED,
+            ),
             verb="stopped",
         )
     }
@@ -328,8 +342,8 @@ def reboot_instances(call: Call) -> None:
     """RebootInstances."""
     _change(
         call,
-        lambda row: vm.reboot(call.broker, call.actor, row.id)[0],
-        allowed=(vm.RUNNING,),
+        lambda row: power.reboot(call.broker, call.actor, row.id)[0],
+        allowed=(VMState.RUNNING,),
         verb="rebooted",
     )
 
@@ -435,21 +449,21 @@ class _View:
         if row.state == "pending":
             return "pending", words or "pending"
         if row.state in ("stopping", "stopped"):
-            if row.desired == vm.STOPPED:
+            if row.desired == VMState.STOPPED:
                 return "Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown"
             return (
                 "Client.InstanceInitiatedShutdown",
                 f"Client.InstanceInitiatedShutdown: {words or 'it shut down'}",
             )
         if row.state in ("suspending", "suspended"):
-            if row.desired == vm.SUSPENDED:
+            if row.desired == VMState.SUSPENDED:
                 return (
                     "Client.UserInitiatedHibernate",
                     "Client.UserInitiatedHibernate: User initiated hibernate",
                 )
             return "Server.SuspendedForOthers", f"Server.SuspendedForOthers: {words or 'it made room'}"
         if row.state in ("shutting-down", "terminated"):
-            if row.desired == vm.TERMINATED:
+            if row.desired == VMState.TERMINATED:
                 return "Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown"
             return "Server.InternalError", f"Server.InternalError: {words or 'it is gone'}"
         return "", ""

@@ -8,6 +8,7 @@ from api.native.auth import Caller, TheBroker
 from api.native.paging import Limit, Ref, Text, Token, opened, sealed
 from api.native.waiting import Wait, until
 from broker import operation
+from broker.states import OperationState
 from broker.store import OperationRow
 from isthmus import schema
 
@@ -39,7 +40,7 @@ async def get_operation(broker: TheBroker, caller: Caller, id: Ref, wait: Wait =
         broker,
         f"{id}.over",
         lambda: operation.get(broker, caller, id),
-        lambda row: row.state != operation.RUNNING,
+        lambda row: row.state != OperationState.RUNNING,
         wait,
     )
     return answer(row)

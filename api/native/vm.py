@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query
 from api.native import operation
 from api.native.auth import Caller, TheBroker
 from api.native.paging import Limit, Ref, Text, Token, opened, sealed
-from broker import migration, vm, why
+from broker import launch, migration, power, vm, why
 from broker.errors import InvalidRequest, NotFound
 from broker.store import OperationRow, VMRow
 from isthmus import schema
@@ -33,7 +33,7 @@ def create_vm(
 ) -> schema.VMOperation:
     """Ask for a VM. It is `pending` until a host is found; the operation says where it stands."""
     return _started(
-        vm.create(
+        launch.create(
             broker,
             caller,
             name=body.name,
@@ -46,7 +46,7 @@ def create_vm(
             labels=body.labels,
             requirements=body.requirements,
             rank=body.rank,
-            wishes=vm.Wishes(
+            wishes=launch.Wishes(
                 priority=body.priority,
                 runtime_s=body.runtime_s,
                 deadline=body.deadline,
@@ -118,7 +118,7 @@ def delete_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation
 @router.post("/{ref}/start", status_code=202)
 def start_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
     """Start a stopped VM."""
-    return _started(vm.start(broker, caller, ref))
+    return _started(power.start(broker, caller, ref))
 
 
 @router.post("/{ref}/stop", status_code=202)
@@ -126,25 +126,25 @@ def stop_vm(
     broker: TheBroker, caller: Caller, ref: Ref, body: schema.VMStop | None = None
 ) -> schema.VMOperation:
     """Ask a VM's guest to shut down, or pull the plug."""
-    return _started(vm.stop(broker, caller, ref, force=body is not None and body.force))
+    return _started(power.stop(broker, caller, ref, force=body is not None and body.force))
 
 
 @router.post("/{ref}/reboot", status_code=202)
 def reboot_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
     """Reboot a running VM."""
-    return _started(vm.reboot(broker, caller, ref))
+    return _started(power.reboot(broker, caller, ref))
 
 
 @router.post("/{ref}/suspend", status_code=202)
 def suspend_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
     """Save a running VM's memory on its host's disk and give its cores and memory back."""
-    return _started(vm.suspend(broker, caller, ref))
+    return _started(power.suspend(broker, caller, ref))
 
 
 @router.post("/{ref}/resume", status_code=202)
 def resume_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
     """Let a suspended VM go on where it was, as soon as its host has room."""
-    return _started(vm.resume(broker, caller, ref))
+    return _started(power.resume(broker, caller, ref))
 
 
 @router.post("/{ref}/migrate", status_code=202)

@@ -18,9 +18,10 @@ from typing import Any
 import structlog
 from sqlalchemy import select, update
 
-from broker import event, operation
+from broker import event
 from broker.broker import Broker
 from broker.sealing import SealError
+from broker.states import OperationState
 from broker.store import OperationRow, VMRow
 from providers.port import ProviderError
 
@@ -118,7 +119,7 @@ class Claims:
         with broker.store.transaction() as session:
             taken = session.execute(
                 update(OperationRow)
-                .where(OperationRow.id == operation_id, OperationRow.state == operation.RUNNING)
+                .where(OperationRow.id == operation_id, OperationRow.state == OperationState.RUNNING)
                 .where((OperationRow.claim_until.is_(None)) | (OperationRow.claim_until < now))
                 .values(claim_token=token, claim_until=now + timedelta(seconds=CLAIM_S))
             )
@@ -249,10 +250,10 @@ def _write(
         if params:
             values["params"] = {**row.params, **params}
     elif isinstance(outcome, Done):
-        values |= {"state": operation.DONE, "message": outcome.message, "ended_at": now}
+        values |= {"state": OperationState.DONE, "message": outcome.message, "ended_at": now}
     else:
         values |= {
-            "state": operation.FAILED,
+            "state": OperationState.FAILED,
             "error": outcome.error,
             "message": outcome.error,
             "ended_at": now,
@@ -261,7 +262,7 @@ def _write(
         written = session.execute(
             update(OperationRow)
             .where(OperationRow.id == row.id, OperationRow.claim_token == token)
-            .where(OperationRow.state == operation.RUNNING)
+            .where(OperationRow.state == OperationState.RUNNING)
             .values(**values)
         )
         if written.rowcount != 1:  # type: ignore[attr-defined]
@@ -302,14 +303,14 @@ def _release(broker: Broker, operation_id: str, token: str) -> None:
         )
         gave = released.rowcount == 1  # type: ignore[attr-defined]
         row = session.get(OperationRow, operation_id) if gave else None
-    if row is not None and row.state == operation.CANCELLED:
+    if row is not None and row.state == OperationState.CANCELLED:
         broker.signals.set(f"{row.target}.seen")
 
 
 def _when_free(broker: Broker, operation_id: str) -> Pause | None:
     with broker.store.reading() as session:
         row = session.scalar(select(OperationRow).where(OperationRow.id == operation_id))
-    if row is None or row.state != operation.RUNNING:
+    if row is None or row.state != OperationState.RUNNING:
         return None
     if row.claim_until is None:
         return Pause(0.05, {})

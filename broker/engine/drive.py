@@ -14,10 +14,10 @@ from datetime import timedelta
 import structlog
 from sqlalchemy import or_, select, update
 
-from broker import operation
 from broker.broker import Broker
 from broker.engine.advance import Claims, Pause, advance
 from broker.engine.phases import PHASES
+from broker.states import OperationState
 from broker.store import DutyRow, OperationRow
 
 log = structlog.get_logger()
@@ -116,7 +116,7 @@ class Driver:
         late = now if at_start else now - timedelta(seconds=_LATE_S)
         query = (
             select(OperationRow.id)
-            .where(OperationRow.state == operation.RUNNING)
+            .where(OperationRow.state == OperationState.RUNNING)
             .where(or_(OperationRow.claim_until.is_(None), OperationRow.claim_until < now))
             .order_by(OperationRow.created_at)
         )

@@ -13,12 +13,13 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from broker import event, image, keypair, network, peer, queue, usage, vm
+from broker import event, image, keypair, network, peer, pool, queue, usage, vm
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.engine.advance import Done, Fail, Next, Outcome, Phase, Step, Superseded, Wait
 from broker.errors import NotFound
 from broker.ids import vm_uuid
+from broker.states import PeerState, VMState
 from broker.store import OperationRow, PeerRow, SiteRow, VMRow
 from providers import port
 from vpn.userdata import multipart
@@ -85,7 +86,7 @@ def prepare_peer(step: Step) -> Outcome:
     with broker.store.transaction() as session:
         row = own(step, session)
         nic = next(nic for nic in row.nics if nic.subnet.mode == _TUNNEL)
-        gate = queue.gateway_of(session, nic.subnet.network_id)
+        gate = pool.gateway_of(session, nic.subnet.network_id)
         if gate is None or gate.public_key is None:
             return Wait(
                 5.0,
@@ -94,7 +95,7 @@ def prepare_peer(step: Step) -> Outcome:
             )
         entry = peer.live(session, row.id)
         if entry is not None and _too_late(broker, entry):
-            peer.end(broker, session, row.id, peer.EXPIRED)
+            peer.end(broker, session, row.id, PeerState.EXPIRED)
             entry = None
         entry = entry or peer.prepare(broker, session, row, gate, nic.address)
         wanted, applied = entry.generation, gate.applied_generation
@@ -169,7 +170,7 @@ def enrol(step: Step) -> Outcome:
     broker, row = step.broker, step.vm
     with broker.store.transaction() as session:
         entry = peer.live(session, row.id)
-        if entry is not None and entry.state == peer.ENROLLED:
+        if entry is not None and entry.state == PeerState.ENROLLED:
             return Done(f"enrolled at {entry.address}")
         expired = entry is None or entry.expires_at <= broker.clock.now()
     host, site = placed(row)
@@ -190,7 +191,7 @@ def abandon(step: Step) -> Outcome:
     with step.broker.store.transaction() as session:
         row = own(step, session)
         let_go(step, session, row)
-        vm.set_state(step.broker, row, vm.ERROR, why)
+        vm.set_state(step.broker, row, VMState.ERROR, why)
     step.broker.signals.set("place")
     return Fail(why)
 
@@ -238,7 +239,7 @@ def unplace(step: Step, why: str, *, launched: bool = True) -> Outcome:
             host=row.host_id,
         )
         let_go(step, session, row)
-        vm.set_state(step.broker, row, vm.PENDING, why)
+        vm.set_state(step.broker, row, VMState.PENDING, why)
     step.broker.signals.set("place")
     return Next("place", why, params={"avoid": avoid})
 
@@ -296,7 +297,7 @@ def say(step: Step, message: str) -> None:
 
 def now_running(step: Step, session: Session, row: VMRow, report: port.VMReport) -> None:
     """Write that the VM runs, in the caller's transaction."""
-    if row.state != vm.RUNNING:
+    if row.state != VMState.RUNNING:
         where = f"{row.site.name}/{row.host.name}" if row.site and row.host else "?"
         event.record(
             step.broker,
@@ -308,7 +309,7 @@ def now_running(step: Step, session: Session, row: VMRow, report: port.VMReport)
         )
     if row.elastic:
         row.public_address = report.address or row.public_address
-    vm.set_state(step.broker, row, vm.RUNNING)
+    vm.set_state(step.broker, row, VMState.RUNNING)
 
 
 def spec_of(step: Step, session: Session) -> port.VMSpec:
@@ -320,7 +321,7 @@ def spec_of(step: Step, session: Session) -> port.VMSpec:
     for nic in row.nics:
         if nic.subnet.mode == _TUNNEL:
             entry = peer.live(session, row.id)
-            if entry is not None and entry.state == peer.BOOTSTRAP:
+            if entry is not None and entry.state == PeerState.BOOTSTRAP:
                 user_data = multipart(user_data, peer.user_data(broker, entry, nic.subnet.mtu))
         else:
             prefix = int(nic.subnet.cidr.rsplit("/", 1)[1])
@@ -372,7 +373,7 @@ def _last_words(step: Step, host: str, site: SiteRow) -> str:
 def _too_late(broker: Broker, entry: PeerRow) -> bool:
     # A third of its life is left for the boot, or a new one is made.
     left = (entry.expires_at - broker.clock.now()).total_seconds()
-    return entry.state == peer.BOOTSTRAP and left < broker.settings.timing.enrol_s / 3
+    return entry.state == PeerState.BOOTSTRAP and left < broker.settings.timing.enrol_s / 3
 
 
 def _tunnelled(row: VMRow) -> bool:

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from broker import event, network, peer, usage, vm
 from broker.engine.advance import Done, Next, Outcome, Phase, Step, Wait
 from broker.engine.vm_create import own, placed
+from broker.states import VMState
 from broker.store import HostRow, OperationRow
 from providers import port
 
@@ -87,8 +88,8 @@ def gone(step: Step) -> Outcome:
         network.release(broker, session, row.id)
         usage.end(broker, session, row.id)
         row.target_host_id = None
-        if row.state != vm.TERMINATED:
-            vm.set_state(broker, row, vm.TERMINATED, str(step.operation.params.get("reason", "")))
+        if row.state != VMState.TERMINATED:
+            vm.set_state(broker, row, VMState.TERMINATED, str(step.operation.params.get("reason", "")))
             event.record(
                 broker,
                 session,

@@ -12,10 +12,11 @@ from dataclasses import replace
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import event, image, network, operation, reservation, usage, vm
+from broker import event, image, network, reservation, usage, vm
 from broker.engine import vm_delete
 from broker.engine.advance import Done, Fail, Next, Outcome, Phase, Step, Wait
 from broker.engine.vm_create import own, placed, say, spec_of
+from broker.states import OperationState, VMState
 from broker.store import HostRow, OperationRow, VMRow
 from providers import port
 
@@ -53,7 +54,7 @@ def turn(step: Step) -> Outcome:
             .select_from(OperationRow)
             .where(
                 OperationRow.kind == "vm.migrate",
-                OperationRow.state == operation.RUNNING,
+                OperationRow.state == OperationState.RUNNING,
                 OperationRow.phase == "move",
             )
         )
@@ -103,7 +104,9 @@ def abandon(step: Step) -> Outcome:
             reservation.follow(session, owned, move_from=owned.target_host_id, to=owned.host_id)
             owned.target_host_id = None
             runs = here is not None and here.state == port.VMState.RUNNING
-            vm.set_state(broker, owned, vm.RUNNING if runs else vm.ERROR, f"it could not move: {why}")
+            vm.set_state(
+                broker, owned, VMState.RUNNING if runs else VMState.ERROR, f"it could not move: {why}"
+            )
             event.record(
                 broker,
                 session,
@@ -131,7 +134,7 @@ def _arrived(step: Step, session: Session, row: VMRow, report: port.VMReport) ->
         return  # a step whose outcome was not written has said so
     row.host_id, row.target_host_id, row.provider_ref = target.id, None, report.ref
     usage.begin(step.broker, session, row, target)
-    vm.set_state(step.broker, row, vm.RUNNING)
+    vm.set_state(step.broker, row, VMState.RUNNING)
     event.record(
         step.broker,
         session,

@@ -6,6 +6,7 @@ from broker import event, vm
 from broker.engine import vm_delete
 from broker.engine.advance import Done, Fail, Next, Outcome, Phase, Step, Wait
 from broker.engine.vm_create import now_running, own, placed, spec_of
+from broker.states import VMState
 from providers import port
 
 
@@ -56,7 +57,7 @@ def stop(step: Step) -> Outcome:
     if report.state == port.VMState.STOPPED:
         with broker.store.transaction() as session:
             owned = own(step, session)
-            vm.set_state(broker, owned, vm.STOPPED)
+            vm.set_state(broker, owned, VMState.STOPPED)
             event.record(
                 broker, session, "vm.stopped", row.id, f"{row.name} is stopped", project_id=row.project_id
             )
@@ -93,7 +94,7 @@ def abandon(step: Step) -> Outcome:
     """Say why it did not work; the reconciler writes the state that it finds the VM in."""
     why = str(step.operation.params.get("why", "given up"))
     with step.broker.store.transaction() as session:
-        vm.set_state(step.broker, own(step, session), vm.ERROR, why)
+        vm.set_state(step.broker, own(step, session), VMState.ERROR, why)
     step.broker.signals.set("reconcile")
     return Fail(why)
 

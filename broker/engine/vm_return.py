@@ -12,6 +12,7 @@ from broker import event, vm
 from broker.engine import vm_create, vm_delete
 from broker.engine.advance import Fail, Next, Outcome, Phase, Step, Wait
 from broker.engine.vm_create import let_go, own
+from broker.states import VMState
 
 
 def settle(step: Step) -> Outcome:
@@ -50,7 +51,7 @@ def home(step: Step) -> Outcome:
                 project_id=row.project_id,
             )
         let_go(step, session, row)
-        vm.set_state(broker, row, vm.PENDING, "waiting for a host" + ("" if taken_back else " at home"))
+        vm.set_state(broker, row, VMState.PENDING, "waiting for a host" + ("" if taken_back else " at home"))
     broker.signals.set("place")
     return Next("place")
 
@@ -61,7 +62,7 @@ def abandon(step: Step) -> Outcome:
         return vm_create.abandon(step)
     why = f"it could not come home: {step.operation.params.get('why', 'given up')}"
     with step.broker.store.transaction() as session:
-        vm.set_state(step.broker, own(step, session), vm.ERROR, why)
+        vm.set_state(step.broker, own(step, session), VMState.ERROR, why)
     step.broker.signals.set("reconcile")
     return Fail(why)
 

@@ -9,6 +9,7 @@ from broker import event, queue, usage, vm
 from broker.engine import vm_delete, vm_power
 from broker.engine.advance import Done, Next, Outcome, Phase, Step, Wait
 from broker.engine.vm_create import fresh, own, placed
+from broker.states import VMState
 from providers import port
 
 
@@ -37,9 +38,9 @@ def suspend(step: Step) -> Outcome:
     preempted = step.operation.kind == "vm.preempt"
     with broker.store.transaction() as session:
         owned = own(step, session)
-        if owned.state != vm.SUSPENDED:
+        if owned.state != VMState.SUSPENDED:
             why = str(step.operation.params.get("reason", ""))
-            vm.set_state(broker, owned, vm.SUSPENDED, f"suspended {why}".strip() if preempted else "")
+            vm.set_state(broker, owned, VMState.SUSPENDED, f"suspended {why}".strip() if preempted else "")
             usage.end(broker, session, row.id)
             event.record(
                 broker, session, "vm.suspended", row.id, f"{row.name} is suspended", project_id=row.project_id
@@ -53,7 +54,7 @@ def place(step: Step) -> Outcome:
     broker = step.broker
     queue.place_pending(broker)
     row = fresh(step)
-    if row.state != vm.SUSPENDED:
+    if row.state != VMState.SUSPENDED:
         return Next("resume")
     host, site = placed(row)
     report = broker.providers.of(site).observe_vm(host, row.id, row.provider_ref or "")
@@ -65,7 +66,7 @@ def place(step: Step) -> Outcome:
         owned = own(step, session)
         if owned.host is not None:
             usage.begin(broker, session, owned, owned.host)
-        vm.set_state(broker, owned, vm.PENDING, "started outside Isthmus")
+        vm.set_state(broker, owned, VMState.PENDING, "started outside Isthmus")
     return Next("resume")
 
 

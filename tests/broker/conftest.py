@@ -23,13 +23,14 @@ import pytest
 import structlog
 from sqlalchemy import select
 
-from broker import flavor, gateway, image, network, operation, peer, policy, project, site, token, vm
+from broker import flavor, gateway, image, launch, network, operation, peer, policy, project, site, token, vm
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
 from broker.clock import ManualClock
 from broker.engine.drive import Driver
 from broker.sealing import Sealer
 from broker.settings import Settings
+from broker.states import OperationState
 from broker.store import HostRow, LeaseRow, OperationRow, PeerRow, Store, VMRow
 from providers.simulated import SimulatedProvider, World
 from vpn import keys
@@ -365,7 +366,7 @@ class Stage:
         self, name: str = "web", actor: Actor | None = None, **asked: Any
     ) -> tuple[VMRow, OperationRow]:
         asked.setdefault("flavor_ref", "small")
-        return vm.create(self.broker, actor or self.member, name=name, image_ref="tiny", **asked)
+        return launch.create(self.broker, actor or self.member, name=name, image_ref="tiny", **asked)
 
     def create(self, name: str = "web", **asked: Any) -> VMRow:
         """A VM whose creation is over, well."""
@@ -409,7 +410,7 @@ class Stage:
     def finish(self, task: OperationRow | str) -> OperationRow:
         """Drive an operation to its good end."""
         row = self.drive(task)
-        assert row.state == operation.DONE, f"{row.kind} is {row.state} in {row.phase}: {row.message}"
+        assert row.state == OperationState.DONE, f"{row.kind} is {row.state} in {row.phase}: {row.message}"
         return row
 
     def finish_all(self) -> None:

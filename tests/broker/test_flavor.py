@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from broker import flavor, host, migration, network, queue, reservation, site, vm, why
+from broker import flavor, host, migration, network, power, queue, reservation, site, vm, why
 from broker.errors import InvalidRequest, NoRoom, WrongState
-from broker.vm import Wishes
+from broker.launch import Wishes
 
 HARDWARE = {
     "cpu_total": 4.0,
@@ -87,7 +87,7 @@ def test_what_is_tied_to_its_host_is_neither_suspended_nor_moved(equipped, name)
     stage = equipped
     row = stage.create("web", flavor_ref=name)
     with pytest.raises(WrongState, match="cannot suspend web: it has"):
-        vm.suspend(stage.broker, stage.member, row.id)
+        power.suspend(stage.broker, stage.member, row.id)
     with pytest.raises(WrongState, match="cannot migrate web: it has"):
         migration.migrate(stage.broker, stage.admin, row.id)
     with pytest.raises(InvalidRequest, match="cannot be preemptible"):

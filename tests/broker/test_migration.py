@@ -6,11 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from broker import host, migration, operation, reconcile, reservation, vm, why
+from broker import host, migration, power, reconcile, reservation, vm, why
 from broker.errors import InvalidRequest, NoRoom, WrongState
+from broker.launch import Wishes
 from broker.migration import Limits
+from broker.states import OperationState
 from broker.store import HostRow, ReservationRow
-from broker.vm import Wishes
 
 NOW = Limits(rest_s=0)
 
@@ -49,7 +50,7 @@ def test_vm_is_not_moved_where_it_may_not_be(stage):
     stage.create("too", wishes=Wishes(affinity=({"kind": "affinity", "group": "g"},)))
     with pytest.raises(NoRoom):
         migration.migrate(stage.broker, stage.admin, near.id)
-    stage.finish(vm.stop(stage.broker, stage.member, bound.id)[1])
+    stage.finish(power.stop(stage.broker, stage.member, bound.id)[1])
     with pytest.raises(WrongState, match="it is stopped"):
         migration.migrate(stage.broker, stage.admin, bound.id)
     stage.add_local(name="other", part=2)
@@ -61,7 +62,7 @@ def test_move_that_fails_leaves_the_vm_where_it_is(stage):
     row = stage.create("web", rank='name == "sim-01"')
     stage.worlds["campus"].fail("migrate_vm", "InvalidSpec", "the CPUs differ")
     _, task = migration.migrate(stage.broker, stage.admin, row.id)
-    assert stage.drive(task).state == operation.FAILED
+    assert stage.drive(task).state == OperationState.FAILED
     row = stage.vm(row.id)
     assert (row.state, row.host.name, row.target_host_id) == ("running", "sim-01", None)
     assert "the CPUs differ" in row.status_reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker import operation, policy, queue, vm, why
+from broker import burst, load, operation, policy, queue, vm, why
 from broker.errors import Forbidden, InvalidPolicy, NotFound
 
 QUEUE = """\
@@ -39,7 +39,7 @@ def tick(stage, seconds=0.0):
     while True:
         for agent in stage.agents:
             agent.turn()
-        policy.tick(stage.broker)
+        burst.tick(stage.broker)
         if seconds <= 0:
             return
         stage.wait(min(60.0, seconds))
@@ -182,7 +182,7 @@ def test_watched_file_is_applied_once_the_site_it_names_is_there(bare_stage):
 def test_watched_file_is_not_applied_again_after_a_restart(stage):
     watch(stage, DRAIN)
     tick(stage)
-    policy.tick(stage.another())
+    burst.tick(stage.another())
     assert len(policy.versions(stage.broker, stage.reader)) == 1
 
 
@@ -312,11 +312,11 @@ def test_vm_that_no_host_could_take_does_not_count_until_one_could(stage):
     queue.place_pending(stage.broker)
     assert stage.vm(row.id).unplaceable
     with stage.broker.store.reading() as session:
-        assert policy.metrics(stage.broker, session)["queue.length"] == 0
+        assert load.metrics(stage.broker, session)["queue.length"] == 0
     stage.request("full", requirements="running_vms > 1000")
     queue.place_pending(stage.broker)
     with stage.broker.store.reading() as session:
-        assert policy.metrics(stage.broker, session)["queue.length"] == 1, "it may have room some day"
+        assert load.metrics(stage.broker, session)["queue.length"] == 1, "it may have room some day"
     stage.add_site("annex", hosts=1, attributes={"rack": "r9", "cpu_total": 1.0})
     stage.broker.signals.set("place")
     queue.place_pending(stage.broker)

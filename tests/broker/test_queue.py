@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from broker import operation, policy, project, queue, site, vm, why
+from broker import launch, operation, policy, power, project, queue, site, vm, why
 from broker.actor import SYSTEM
 from broker.errors import BrokerError
+from broker.states import OperationState
 from broker.store import HostRow, LeaseRow, ProjectRow, VMRow
 
 LIVE = VMRow.state != "terminated"
@@ -156,7 +157,7 @@ def test_quota_holds_for_callers_at_once(stage, monkeypatch):
 
     def ask(broker, name):
         try:
-            vm.create(broker, actor, name=name, image_ref="tiny", flavor_ref="small")
+            launch.create(broker, actor, name=name, image_ref="tiny", flavor_ref="small")
             return "made"
         except BrokerError as error:
             return error.code
@@ -247,7 +248,7 @@ def act(stage, action, names):
     try:
         match kind:
             case "create":
-                vm.create_many(
+                launch.create_many(
                     stage.broker,
                     stage.member,
                     count=rest[1],
@@ -256,7 +257,7 @@ def act(stage, action, names):
                     flavor_ref=rest[0],
                 )
             case "delete" | "stop" | "start" if row is not None:
-                getattr(vm, kind)(stage.broker, stage.member, row.id)
+                getattr(vm if kind == "delete" else power, kind)(stage.broker, stage.member, row.id)
             case "step" | "run":
                 live = [
                     task.id for task in operation.list_operations(stage.broker, stage.admin, state="running")
@@ -285,7 +286,7 @@ def test_vm_without_a_host_waits_with_its_reason_until_one_frees_up(bare_stage):
     bare_stage.add_local(hosts=1, cpus=8)
     first = bare_stage.create("first", flavor_ref="large")
     row, task = bare_stage.request("second", flavor_ref="large")
-    assert bare_stage.drive(task, most_s=600).state == operation.RUNNING
+    assert bare_stage.drive(task, most_s=600).state == OperationState.RUNNING
     row = bare_stage.vm(row.id)
     assert (row.state, row.host) == ("pending", None)
     assert "cpu" in row.status_reason.lower()

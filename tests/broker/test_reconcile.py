@@ -7,11 +7,12 @@ import time
 
 from sqlalchemy import select
 
-from broker import operation, vm
+from broker import power, vm
 from broker.broker import Broker
 from broker.reconcile import reconcile
+from broker.states import OperationState
 from broker.store import HostRow, OperationRow
-from providers.port import VMState
+from providers import port
 
 
 def set_provider_state(world, vm_id, state, reason):
@@ -36,8 +37,8 @@ def test_vm_stopped_by_its_owner_behind_our_back_is_recorded_as_stopped(stage):
 
 def test_vm_started_by_its_owner_behind_our_back_is_recorded_as_running(stage):
     row = stage.create("web")
-    stage.finish(vm.stop(stage.broker, stage.member, row.id)[1])
-    set_provider_state(stage.worlds["campus"], row.id, VMState.RUNNING, "")
+    stage.finish(power.stop(stage.broker, stage.member, row.id)[1])
+    set_provider_state(stage.worlds["campus"], row.id, port.VMState.RUNNING, "")
     reconcile(stage.broker)
     row = stage.vm(row.id)
     assert (row.state, row.desired, row.status_reason) == ("running", "running", "")
@@ -46,7 +47,7 @@ def test_vm_started_by_its_owner_behind_our_back_is_recorded_as_running(stage):
 
 def test_crashed_vm_is_in_error_with_the_reason_of_its_provider(stage):
     row = stage.create("web")
-    set_provider_state(stage.worlds["campus"], row.id, VMState.ERROR, "the guest panicked")
+    set_provider_state(stage.worlds["campus"], row.id, port.VMState.ERROR, "the guest panicked")
     reconcile(stage.broker)
     row = stage.vm(row.id)
     assert (row.state, row.status_reason) == ("error", "the guest panicked")
@@ -56,9 +57,9 @@ def test_crashed_vm_is_in_error_with_the_reason_of_its_provider(stage):
 
 def test_vm_that_recovered_from_an_error_keeps_the_error_as_its_reason(stage):
     row = stage.create("web")
-    set_provider_state(stage.worlds["campus"], row.id, VMState.ERROR, "the guest panicked")
+    set_provider_state(stage.worlds["campus"], row.id, port.VMState.ERROR, "the guest panicked")
     reconcile(stage.broker)
-    set_provider_state(stage.worlds["campus"], row.id, VMState.RUNNING, "")
+    set_provider_state(stage.worlds["campus"], row.id, port.VMState.RUNNING, "")
     reconcile(stage.broker)
     row = stage.vm(row.id)
     assert (row.state, row.desired, row.status_reason) == (
@@ -95,7 +96,7 @@ def test_second_machine_of_one_vm_is_stopped_and_told_once(stage):
     stage.wait(3)
     reconcile(stage.broker)
     states = {machine.ref: machine.state for machine in stage.worlds["campus"].live_vms()}
-    assert states == {row.provider_ref: VMState.RUNNING, ref: VMState.STOPPED}
+    assert states == {row.provider_ref: port.VMState.RUNNING, ref: port.VMState.STOPPED}
     assert stage.vm(row.id).host.name == row.host.name
     assert stage.events(kind="vm.double") == ["vm.double"]
 
@@ -106,7 +107,7 @@ def test_mend_that_failed_is_tried_again_after_a_while_and_not_at_once(stage):
     world.fail("ensure_vm", "InvalidSpec", "as ordered", times=1)
     world.destroy_vm(row.id)
     reconcile(stage.broker)
-    assert stage.drive(stage.vm(row.id).operation_id).state == operation.FAILED
+    assert stage.drive(stage.vm(row.id).operation_id).state == OperationState.FAILED
     for _ in range(3):
         reconcile(stage.broker)
     assert stage.events(kind="vm.mending") == ["vm.mending"]
@@ -144,11 +145,11 @@ def test_vm_is_made_again_on_a_host_that_lost_its_networks_too(stage):
 
 def test_stopped_vm_whose_definition_was_removed_is_made_again_when_it_starts(stage):
     row = stage.create("web")
-    stage.finish(vm.stop(stage.broker, stage.member, row.id)[1])
+    stage.finish(power.stop(stage.broker, stage.member, row.id)[1])
     stage.worlds["campus"].destroy_vm(row.id)
     reconcile(stage.broker)
     assert stage.vm(row.id).state == "stopped"
-    stage.finish(vm.start(stage.broker, stage.member, row.id)[1])
+    stage.finish(power.start(stage.broker, stage.member, row.id)[1])
     assert len(stage.machines(row.id)) == 1
 
 
@@ -168,7 +169,7 @@ def test_terminated_vm_that_still_runs_at_its_provider_is_deleted(stage):
     machine = stage.machines(row.id)[0]
     stage.finish(vm.delete(stage.broker, stage.member, row.id)[1])
     with stage.worlds["campus"].transaction() as state:
-        machine.state = VMState.RUNNING
+        machine.state = port.VMState.RUNNING
         state.add(machine)
     assert len(stage.machines(row.id)) == 1
     reconcile(stage.broker)
@@ -226,7 +227,7 @@ def test_site_that_does_not_answer_is_marked_with_all_its_hosts(stage):
     assert {stage.host(name).state for name in ("sim-01", "sim-02")} == {"unreachable"}
     assert stage.events(kind="site.unreachable") == ["site.unreachable"]
     waiting, task = stage.request("more")
-    assert stage.drive(task, most_s=60).state == operation.RUNNING
+    assert stage.drive(task, most_s=60).state == OperationState.RUNNING
     assert "unreachable" in stage.vm(waiting.id).status_reason
     stage.worlds["campus"].heal()
     reconcile(stage.broker)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from broker import policy, rehearsal, vm
+from broker import policy, rehearsal
 from broker.errors import Forbidden, InvalidPolicy
+from broker.states import BurstWord, VMState
 
 TIGHT = """\
 version: 1
@@ -42,11 +43,11 @@ def test_those_that_would_leave_are_named(hybrid):
     action, host, reason = steps(hybrid, TIGHT)["web"]
     assert (action, host) == ("leave", hybrid.vm(row.id).host.name)
     assert "budget.hourly.hard" in reason
-    assert hybrid.vm(row.id).state == vm.RUNNING
+    assert hybrid.vm(row.id).state == VMState.RUNNING
 
 
 def test_policy_without_a_burst_part_is_off(stage):
-    assert rehearsal.rehearse(stage.broker, stage.admin, "version: 1\n").burst == policy.OFF
+    assert rehearsal.rehearse(stage.broker, stage.admin, "version: 1\n").burst == BurstWord.OFF
 
 
 def test_bad_policy_and_strangers_are_refused(hybrid):

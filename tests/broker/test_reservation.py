@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from broker import host, operation, policy, project, queue, reservation, vm, why
+from broker import host, load, operation, policy, power, project, queue, reservation, vm, why
 from broker.actor import Actor
 from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, QuotaExceeded, WrongState
+from broker.launch import Wishes
 from broker.reconcile import reconcile
-from broker.vm import Wishes
+from broker.states import OperationState, ReservationState
 
 MINUTE = timedelta(minutes=1)
 
@@ -57,8 +58,8 @@ def test_reservation_takes_the_pool_at_its_time(one_host):
     assert "reservation starts in" in why.why(stage.broker, stage.member, exam.id).summary
     pass_time(stage, 6)
     assert (state(stage, batch), state(stage, exam)) == ("suspended", "running")
-    assert reservation.get(stage.broker, stage.member, "exam").state == reservation.ACTIVE
-    assert stage.operation(task.id).state == operation.DONE
+    assert reservation.get(stage.broker, stage.member, "exam").state == ReservationState.ACTIVE
+    assert stage.operation(task.id).state == OperationState.DONE
     assert [machine.state for machine in stage.machines(batch.id)] == ["suspended"]
     assert "goes on when its host has room" in stage.vm(batch.id).status_reason
 
@@ -66,7 +67,7 @@ def test_reservation_takes_the_pool_at_its_time(one_host):
     pass_time(stage, 1)
     assert state(stage, batch) == "suspended", "its room is reserved still, whether it is used or not"
     pass_time(stage, 60)
-    assert reservation.get(stage.broker, stage.member, booked.id).state == reservation.ENDED
+    assert reservation.get(stage.broker, stage.member, booked.id).state == ReservationState.ENDED
     assert state(stage, batch) == "running"
     assert [machine.boots for machine in stage.machines(batch.id)] == [1], "it went on; it did not boot"
     assert {"reservation.created", "reservation.started", "reservation.ended"} <= set(
@@ -121,7 +122,7 @@ def test_reservation_now_needs_room_now(one_host):
     one_host.create("batch", flavor_ref="large", wishes=Wishes(preemptible=True))
     with pytest.raises(NoRoom):
         reserve(one_host, start=None)
-    assert reserve(one_host, start=2).state == reservation.SCHEDULED
+    assert reserve(one_host, start=2).state == ReservationState.SCHEDULED
 
 
 def test_bad_reservations_are_refused_in_words(one_host):
@@ -166,18 +167,18 @@ def test_reservations_stay_within_the_quota_and_the_project(one_host):
 def test_suspended_vm_gives_its_room_back_and_waits_for_it(one_host):
     stage = one_host
     row = stage.create("web", flavor_ref="large")
-    stage.finish(vm.suspend(stage.broker, stage.member, row.id)[1])
+    stage.finish(power.suspend(stage.broker, stage.member, row.id)[1])
     assert state(stage, row) == "suspended"
-    again, _ = vm.suspend(stage.broker, stage.member, row.id)
+    again, _ = power.suspend(stage.broker, stage.member, row.id)
     assert again.state == "suspended"
     stage.finish_all()
     other = stage.create("other", flavor_ref="large")
-    _, resumed = vm.resume(stage.broker, stage.member, row.id)
+    _, resumed = power.resume(stage.broker, stage.member, row.id)
     stage.drive(resumed, most_s=60)
     assert state(stage, row) == "suspended", "the other one has its room"
     assert stage.vm(row.id).status_reason
     with pytest.raises(WrongState, match="resume"):
-        vm.stop(stage.broker, stage.member, row.id, force=True)
+        power.stop(stage.broker, stage.member, row.id, force=True)
     stage.finish(vm.delete(stage.broker, stage.member, other.id)[1])
     stage.finish(resumed)
     assert state(stage, row) == "running"
@@ -186,8 +187,8 @@ def test_suspended_vm_gives_its_room_back_and_waits_for_it(one_host):
 
 def test_start_resumes_what_is_suspended(one_host):
     row = one_host.create("web")
-    one_host.finish(vm.suspend(one_host.broker, one_host.member, row.id)[1])
-    _, task = vm.start(one_host.broker, one_host.member, row.id)
+    one_host.finish(power.suspend(one_host.broker, one_host.member, row.id)[1])
+    _, task = power.start(one_host.broker, one_host.member, row.id)
     assert task.kind == "vm.resume"
     one_host.finish(task)
     assert state(one_host, row) == "running"
@@ -204,7 +205,7 @@ def test_preemptible_vm_makes_room_for_a_higher_priority_and_comes_back(one_host
     stage.finish(vm.delete(stage.broker, stage.member, urgent.id)[1])
     pass_time(stage, 1)
     assert state(stage, batch) == "running"
-    assert stage.operation(task.id).state == operation.DONE
+    assert stage.operation(task.id).state == OperationState.DONE
 
 
 def test_nobody_is_preempted_unless_the_policy_says_so(one_host):
@@ -229,7 +230,7 @@ def test_owner_may_keep_or_delete_what_was_preempted(one_host):
     suspended = [row for row in (first, second) if state(stage, row) == "suspended"]
     assert len(suspended) == 1
     kept = suspended[0]
-    stage.finish(vm.suspend(stage.broker, stage.member, kept.id)[1])
+    stage.finish(power.suspend(stage.broker, stage.member, kept.id)[1])
     assert stage.vm(kept.id).desired == "suspended"
     stage.finish(vm.delete(stage.broker, stage.member, kept.id)[1])
     assert stage.nothing_left(kept.id)
@@ -247,7 +248,7 @@ def test_vm_that_waits_for_its_reservation_opens_no_burst(one_host):
     reserve(one_host)
     one_host.request("exam-1", flavor_ref="large", wishes=Wishes(reservation="exam"))
     with one_host.broker.store.reading() as session:
-        assert policy.metrics(one_host.broker, session)["queue.length"] == 0
+        assert load.metrics(one_host.broker, session)["queue.length"] == 0
 
 
 def test_time_is_told_in_utc(one_host):
@@ -258,7 +259,7 @@ def test_time_is_told_in_utc(one_host):
 def test_immediate_vm_starts_now_or_not_at_all(one_host):
     assert one_host.create("now", flavor_ref="large", wishes=Wishes(immediate=True)).state == "running"
     row, task = one_host.request("too-late", flavor_ref="small", wishes=Wishes(immediate=True))
-    assert one_host.drive(task).state == operation.FAILED
+    assert one_host.drive(task).state == OperationState.FAILED
     row = one_host.vm(row.id)
     assert row.state == "error"
     assert "now or not at all" in row.status_reason

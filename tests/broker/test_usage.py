@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from broker import policy, status, usage, vm, why
+from broker import burst, launch, policy, status, usage, vm, why
 from broker.errors import InvalidRequest
+from broker.states import VMState
 from broker.store import UsageRow, VMRow
 
 OPEN = """\
@@ -64,7 +65,9 @@ def test_every_claim_has_one_live_record_and_nobody_else_has(hybrid):
     hybrid.finish(vm.delete(hybrid.broker, hybrid.member, gone.id)[1])
     with hybrid.broker.store.reading() as session:
         holders = set(
-            session.scalars(select(VMRow.id).where(VMRow.host_id.is_not(None), VMRow.state != vm.TERMINATED))
+            session.scalars(
+                select(VMRow.id).where(VMRow.host_id.is_not(None), VMRow.state != VMState.TERMINATED)
+            )
         )
     live = [record.vm_id for record in records(hybrid) if record.ended_at is None]
     assert sorted(live) == sorted(holders)
@@ -85,7 +88,7 @@ def test_budget_closes_the_burst_for_the_next_vm(hybrid):
     apply(hybrid, f"{{hourly: {price(hybrid, first)}}}")
     second, task = hybrid.request("second", requirements="elastic")
     hybrid.drive(task, most_s=30)
-    assert hybrid.vm(first.id).state == vm.RUNNING
+    assert hybrid.vm(first.id).state == VMState.RUNNING
     assert hybrid.vm(second.id).host is None
     assert "budget.hourly" in hybrid.vm(second.id).status_reason
 
@@ -94,11 +97,11 @@ def test_spent_budget_sends_a_vm_home_though_the_burst_is_open(hybrid):
     row = hybrid.burst("web")
     apply(hybrid, f"{{monthly: {10 * price(hybrid, row)}}}")
     hybrid.finish_all()
-    assert hybrid.vm(row.id).state == vm.RUNNING
+    assert hybrid.vm(row.id).state == VMState.RUNNING
     hybrid.wait(9.95 * 3600)
-    policy.tick(hybrid.broker)
+    burst.tick(hybrid.broker)
     hybrid.finish_all()
-    assert hybrid.vm(row.id).state == vm.TERMINATED
+    assert hybrid.vm(row.id).state == VMState.TERMINATED
     assert "budget.monthly.hard" in hybrid.vm(row.id).status_reason
     spent = sum(
         record.price_hour * (record.ended_at - record.started_at).total_seconds() / 3600
@@ -134,7 +137,7 @@ def test_what_was_used_a_half_life_ago_counts_half(stage):
 
 def test_anti_affine_pair_is_kept_apart_by_the_broker(stage):
     rule = {"kind": "anti-affinity", "group": "db", "scope": "host", "hard": True, "skew": 1}
-    wishes = vm.Wishes(affinity=[rule])
+    wishes = launch.Wishes(affinity=[rule])
     first, second = (stage.create(name, wishes=wishes) for name in ("db-1", "db-2"))
     assert stage.vm(first.id).host_id != stage.vm(second.id).host_id
     third, task = stage.request("db-3", wishes=wishes)

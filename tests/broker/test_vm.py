@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from broker import operation, project, vm
+from broker import launch, operation, power, project, vm
 from broker.actor import SYSTEM, Actor
 from broker.errors import (
     Exists,
@@ -59,13 +59,15 @@ def test_other_project_may_use_the_same_name(stage):
 
 
 def test_several_vms_are_made_all_or_none(stage):
-    made = vm.create_many(
+    made = launch.create_many(
         stage.broker, stage.member, count=3, name="web", image_ref="tiny", flavor_ref="small"
     )
     assert [row.name for row, _ in made] == ["web-1", "web-2", "web-3"]
     assert len({row.reservation for row, _ in made}) == 1
     with pytest.raises(Exists):
-        vm.create_many(stage.broker, stage.member, count=4, name="web", image_ref="tiny", flavor_ref="small")
+        launch.create_many(
+            stage.broker, stage.member, count=4, name="web", image_ref="tiny", flavor_ref="small"
+        )
     assert len(vm.list_vms(stage.broker, stage.member)) == 3
 
 
@@ -90,7 +92,7 @@ def test_several_vms_are_made_all_or_none(stage):
 def test_request_with_a_mistake_is_refused_with_a_mend_and_leaves_nothing(stage, asked, error):
     request = {"count": 1, "name": "web", "image_ref": "tiny", "flavor_ref": "small", **asked}
     with pytest.raises(error) as caught:
-        vm.create_many(stage.broker, stage.member, **request)
+        launch.create_many(stage.broker, stage.member, **request)
     assert caught.value.hint or caught.value.details["column"]
     assert vm.list_vms(stage.broker, stage.member) == []
     assert operation.list_operations(stage.broker, stage.member) == []
@@ -126,7 +128,7 @@ def test_quota_counts_vms_cores_and_memory(stage):
 def test_same_token_with_the_same_request_answers_with_the_same_vm(stage):
     first, task = stage.request("web", token="abc")
     stage.finish(task)
-    stage.finish(vm.stop(stage.broker, stage.member, first.id)[1])
+    stage.finish(power.stop(stage.broker, stage.member, first.id)[1])
     again, same = stage.request("web", token="abc")
     assert (again.id, same.id) == (first.id, task.id)
     assert len(vm.list_vms(stage.broker, stage.member)) == 1
@@ -166,7 +168,13 @@ def test_callers_at_once_with_the_same_token_make_one_vm(stage, monkeypatch):
     with ThreadPoolExecutor(len(brokers)) as pool:
         asked = [
             pool.submit(
-                vm.create, broker, stage.member, name="web", image_ref="tiny", flavor_ref="small", token="abc"
+                launch.create,
+                broker,
+                stage.member,
+                name="web",
+                image_ref="tiny",
+                flavor_ref="small",
+                token="abc",
             )
             for broker in brokers
         ]
@@ -182,7 +190,7 @@ def test_callers_at_once_with_the_same_token_make_one_vm(stage, monkeypatch):
 def test_vm_of_another_project_is_not_there(stage):
     row = stage.create("web")
     broker, outsider = stage.broker, stage.outsider
-    for ask in (vm.get, vm.start, vm.stop, vm.reboot, vm.delete, vm.console):
+    for ask in (vm.get, power.start, power.stop, power.reboot, vm.delete, vm.console):
         for ref in (row.id, "web"):
             with pytest.raises(NotFound):
                 ask(broker, outsider, ref)
@@ -201,7 +209,7 @@ def test_admin_sees_the_vms_of_all_projects(stage):
 # States
 
 
-@pytest.mark.parametrize("change", [vm.start, vm.stop, vm.reboot])
+@pytest.mark.parametrize("change", [power.start, power.stop, power.reboot])
 def test_change_that_the_state_forbids_says_what_would_do(stage, change):
     row, _ = stage.request("web")
     with pytest.raises(WrongState) as caught:
@@ -212,8 +220,8 @@ def test_change_that_the_state_forbids_says_what_would_do(stage, change):
 
 def test_same_change_asked_twice_is_one_operation(stage):
     row = stage.create("web")
-    _, first = vm.stop(stage.broker, stage.member, row.id)
-    _, second = vm.stop(stage.broker, stage.member, row.id)
+    _, first = power.stop(stage.broker, stage.member, row.id)
+    _, second = power.stop(stage.broker, stage.member, row.id)
     assert first.id == second.id
     stage.finish(first)
     _, first = vm.delete(stage.broker, stage.member, row.id)
@@ -225,9 +233,9 @@ def test_same_change_asked_twice_is_one_operation(stage):
 
 def test_stopped_vm_keeps_its_room_and_its_address(stage):
     row = stage.create("web")
-    stage.finish(vm.stop(stage.broker, stage.member, row.id)[1])
+    stage.finish(power.stop(stage.broker, stage.member, row.id)[1])
     assert stage.holdings(row.id) == {"machines": 1, "leases": 1, "peers": 0, "claims": 1}
-    stage.finish(vm.start(stage.broker, stage.member, row.id)[1])
+    stage.finish(power.start(stage.broker, stage.member, row.id)[1])
     assert [nic.address for nic in stage.vm(row.id).nics] == [row.nics[0].address]
 
 

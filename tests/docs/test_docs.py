@@ -14,10 +14,11 @@ import pytest
 import typer
 
 from api.native.metrics import Requests, _gauges
-from broker import errors, host, peer, site
+from broker import errors
 from broker.engine.advance import ABANDON
 from broker.engine.phases import PHASES
 from broker.settings import Settings
+from broker.states import HostState, PeerState, SiteState
 from broker.status import StatusView
 from isthmus.cli import main as cli
 from placement.language import parse as parse_expression
@@ -230,9 +231,11 @@ COMPUTED = {
     "{kind}.requested": {f"vm.{verb}.requested" for verb in ("start", "stop", "reboot", "suspend", "resume")},
     "{row.kind}.{kind}": {f"{kind}.done" for kind in PHASES}
     | {f"{kind}.failed" for kind, phases in PHASES.items() if ABANDON in phases},
-    "host.{state}": {f"host.{state}" for state in (host.UP, host.UNREACHABLE, host.MAINTENANCE)},
-    "site.{state}": {f"site.{state}" for state in (site.UP, site.UNREACHABLE)},
-    "peer.{state}": {f"peer.{state}" for state in (peer.REMOVED, peer.EXPIRED)},
+    "host.{state}": {
+        f"host.{state}" for state in (HostState.UP, HostState.UNREACHABLE, HostState.MAINTENANCE)
+    },
+    "site.{state}": {f"site.{state}" for state in (SiteState.UP, SiteState.UNREACHABLE)},
+    "peer.{state}": {f"peer.{state}" for state in (PeerState.REMOVED, PeerState.EXPIRED)},
     "policy.{word}": {"policy.opened", "policy.closed"},
     "reservation.{word}": {"reservation.started", "reservation.ended"},
 }

@@ -7,12 +7,15 @@ import threading
 import pytest
 
 from broker import (
+    burst,
     flavor,
     gateway,
     image,
+    launch,
     network,
     peer,
     policy,
+    power,
     project,
     reconcile,
     site,
@@ -83,8 +86,10 @@ def campus(face, tmp_path, engine_of):
 
 def test_a_vm_bursts_into_the_other_broker_and_leaves_it(face, ec2, campus, until):
     broker, me = campus
-    made, _ = vm.create(broker, me, name="web", image_ref="tiny", flavor_ref="one", labels={"tier": "web"})
-    policy.tick(broker)
+    made, _ = launch.create(
+        broker, me, name="web", image_ref="tiny", flavor_ref="one", labels={"tier": "web"}
+    )
+    burst.tick(broker)
     until(lambda: vm.get(broker, me, made.id).enrolled_at is not None)
     until(lambda: not busy(broker, me, made.id))
     row = vm.get(broker, me, made.id)
@@ -103,9 +108,9 @@ def test_a_vm_bursts_into_the_other_broker_and_leaves_it(face, ec2, campus, unti
     }
     assert instance["Placement"]["AvailabilityZone"] == row.host.name.split("/")[0]
 
-    vm.stop(broker, me, made.id)
+    power.stop(broker, me, made.id)
     until(lambda: vm.get(broker, me, made.id).state == "stopped")
-    vm.start(broker, me, made.id)
+    power.start(broker, me, made.id)
     until(lambda: vm.get(broker, me, made.id).state == "running")
     vm.delete(broker, me, made.id)
     until(lambda: vm.get(broker, me, made.id).state == "terminated")
@@ -115,8 +120,8 @@ def test_a_vm_bursts_into_the_other_broker_and_leaves_it(face, ec2, campus, unti
 
 def test_an_instance_that_its_cloud_ends_is_recorded(face, ec2, campus, until):
     broker, me = campus
-    made, _ = vm.create(broker, me, name="web", image_ref="tiny", flavor_ref="one")
-    policy.tick(broker)
+    made, _ = launch.create(broker, me, name="web", image_ref="tiny", flavor_ref="one")
+    burst.tick(broker)
     until(lambda: vm.get(broker, me, made.id).state == "running")
     ref = vm.get(broker, me, made.id).provider_ref
     until(lambda: not busy(broker, me, made.id))

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from botocore.exceptions import ClientError
 
-from broker import vm
+from broker import power, vm
 from broker.actor import Actor
 from broker.store import VMRow
 
@@ -172,7 +172,7 @@ def test_a_suspended_vm_is_stopped_and_goes_on_when_it_is_started(face, ec2, run
     broker, row_id = face.broker, name.replace("i-", "vm-")
     with broker.store.reading() as session:
         owner = session.get_one(VMRow, row_id).project_id
-    vm.suspend(broker, Actor(owner, "member", "ada"), row_id)
+    power.suspend(broker, Actor(owner, "member", "ada"), row_id)
     until(lambda: vm.get(broker, Actor(owner, "member", "ada"), row_id).state == "suspended")
     instance = get(ec2, name)
     assert instance["State"]["Name"] == "stopped"

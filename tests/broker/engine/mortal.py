@@ -23,6 +23,7 @@ from broker import (
     flavor,
     gateway,
     image,
+    launch,
     migration,
     network,
     operation,
@@ -39,6 +40,7 @@ from broker.broker import Broker
 from broker.engine.dbos import DbosEngine
 from broker.sealing import Sealer
 from broker.settings import Settings
+from broker.states import LIVE_PEER, PeerState, VMState
 from broker.store import LeaseRow, OperationRow, PeerRow, ProjectRow, Store, VMRow
 from providers.simulated import SimulatedProvider
 from vpn import keys
@@ -134,8 +136,8 @@ class Mortal:
                     "launches": row.launch,
                     "machines": machines.count(row.id),
                     "leases": session.scalar(leases),
-                    "peers": session.scalar(peers.where(PeerRow.state.in_(gateway.LIVE))),
-                    "claims": int(row.host_id is not None and row.state != vm.TERMINATED),
+                    "peers": session.scalar(peers.where(PeerRow.state.in_(LIVE_PEER))),
+                    "claims": int(row.host_id is not None and row.state != VMState.TERMINATED),
                 }
         return found
 
@@ -186,7 +188,7 @@ class Mortal:
             self.broker.submit(task.id)
 
     def create(self, name: str, requirements: str) -> None:
-        vm.create(
+        launch.create(
             self.broker,
             self.admin,
             name=name,
@@ -217,8 +219,8 @@ class Mortal:
             with self.broker.store.reading() as session:
                 waiting = [
                     row.bootstrap_address
-                    for row in session.scalars(select(PeerRow).where(PeerRow.state == peer.BOOTSTRAP))
-                    if session.get_one(VMRow, row.vm_id).state == vm.RUNNING
+                    for row in session.scalars(select(PeerRow).where(PeerRow.state == PeerState.BOOTSTRAP))
+                    if session.get_one(VMRow, row.vm_id).state == VMState.RUNNING
                 ]
             for address in waiting:
                 peer.enrol(self.broker, self.agent, address, keys.generate()[1])

@@ -7,8 +7,9 @@ import threading
 import pytest
 from sqlalchemy import select
 
-from broker import operation, vm
+from broker import vm
 from broker.engine import advance
+from broker.states import OperationState
 from broker.store import OperationRow
 
 PHASES = ["place", "image", "network", "launch", "boot"]
@@ -189,7 +190,7 @@ def test_delete_waits_for_a_driver_in_the_middle_of_a_call(stage):
     deletion, message = seen[0]
     assert "waiting for an earlier step" in message
     stage.finish(deletion)
-    assert stage.operation(task.id).state == operation.CANCELLED
+    assert stage.operation(task.id).state == OperationState.CANCELLED
     assert stage.nothing_left(row.id)
 
 

@@ -11,7 +11,8 @@ from collections import Counter
 
 import pytest
 
-from broker import migration, operation, vm
+from broker import migration, operation, power, vm
+from broker.states import OperationState
 
 
 @pytest.fixture
@@ -32,17 +33,17 @@ def burst(stage, name):
 
 
 def stop(stage, name):
-    return vm.stop(stage.broker, stage.member, stage.create(name).id)
+    return power.stop(stage.broker, stage.member, stage.create(name).id)
 
 
 def start(stage, name):
     row = stage.create(name)
-    stage.finish(vm.stop(stage.broker, stage.member, row.id)[1])
-    return vm.start(stage.broker, stage.member, row.id)
+    stage.finish(power.stop(stage.broker, stage.member, row.id)[1])
+    return power.start(stage.broker, stage.member, row.id)
 
 
 def reboot(stage, name):
-    return vm.reboot(stage.broker, stage.member, stage.create(name).id)
+    return power.reboot(stage.broker, stage.member, stage.create(name).id)
 
 
 def delete(stage, name):
@@ -54,13 +55,13 @@ def delete_burst(stage, name):
 
 
 def suspend(stage, name):
-    return vm.suspend(stage.broker, stage.member, stage.create(name).id)
+    return power.suspend(stage.broker, stage.member, stage.create(name).id)
 
 
 def resume(stage, name):
     row = stage.create(name)
-    stage.finish(vm.suspend(stage.broker, stage.member, row.id)[1])
-    return vm.resume(stage.broker, stage.member, row.id)
+    stage.finish(power.suspend(stage.broker, stage.member, row.id)[1])
+    return power.resume(stage.broker, stage.member, row.id)
 
 
 def preempt(stage, name):
@@ -254,7 +255,7 @@ def test_launch_that_can_never_succeed_leaves_a_reason_and_nothing_else(hybrid, 
         task = hybrid.drive(task)
         heal_everywhere(hybrid)
         row = hybrid.vm(row.id)
-        assert (error, task.state, row.state) == (error, operation.FAILED, "error")
+        assert (error, task.state, row.state) == (error, OperationState.FAILED, "error")
         assert "as ordered" in row.status_reason
         assert "as ordered" in task.error
         hybrid.wait(3)  # what was told to go is gone after stop_s
@@ -274,7 +275,7 @@ def test_power_change_that_can_never_succeed_leaves_a_reason_and_the_vm(hybrid, 
         task = hybrid.drive(task)
         heal_everywhere(hybrid)
         row = hybrid.vm(row.id)
-        assert (error, task.state, row.state) == (error, operation.FAILED, "error")
+        assert (error, task.state, row.state) == (error, OperationState.FAILED, "error")
         assert "as ordered" in row.status_reason
         assert hybrid.holdings(row.id) == LOCAL
 
@@ -332,7 +333,7 @@ def test_launch_is_given_up_after_five_tries(stage):
     fail_everywhere(stage, "ensure_vm", "OutOfCapacity", times=-1)
     row, task = stage.request("web")
     task = stage.drive(task)
-    assert task.state == operation.FAILED
+    assert task.state == OperationState.FAILED
     assert "given up after 5 launches" in stage.vm(row.id).status_reason
     assert stage.nothing_left(row.id)
 
@@ -342,7 +343,7 @@ def test_vm_that_never_comes_up_is_given_up(bare_stage):
     bare_stage.add_local(boot_s=100_000)
     row, task = bare_stage.request("web")
     task = bare_stage.drive(task)
-    assert task.state == operation.FAILED
+    assert task.state == OperationState.FAILED
     assert "not running" in bare_stage.vm(row.id).status_reason
     assert bare_stage.nothing_left(row.id)
 
@@ -353,7 +354,7 @@ def test_burst_vm_that_never_enrols_is_given_up(hybrid):
     hybrid.drive(task, until=lambda: hybrid.operation(task.id).phase == "enrol")
     hybrid.worlds["cloud"].say(row.id, "isthmus: cannot join: wg is missing")
     task = hybrid.drive(task)
-    assert task.state == operation.FAILED
+    assert task.state == OperationState.FAILED
     assert "did not enrol" in hybrid.vm(row.id).status_reason
     assert "its console says: cannot join: wg is missing" in hybrid.vm(row.id).status_reason
     hybrid.wait(3)
@@ -397,7 +398,7 @@ def test_guest_that_does_not_listen_is_forced_after_its_grace(stage):
     row = stage.create("web")
     stage.worlds["campus"].deafen_vm(row.id)
     began = stage.clock.now()
-    stage.finish(vm.stop(stage.broker, stage.member, row.id)[1])
+    stage.finish(power.stop(stage.broker, stage.member, row.id)[1])
     waited = (stage.clock.now() - began).total_seconds()
     assert stage.settings.timing.stop_grace_s < waited < stage.settings.timing.stop_grace_s + 60
     assert stage.vm(row.id).state == "stopped"
@@ -407,7 +408,7 @@ def test_forced_stop_waits_for_nobody(stage):
     row = stage.create("web")
     stage.worlds["campus"].deafen_vm(row.id)
     began = stage.clock.now()
-    stage.finish(vm.stop(stage.broker, stage.member, row.id, force=True)[1])
+    stage.finish(power.stop(stage.broker, stage.member, row.id, force=True)[1])
     assert (stage.clock.now() - began).total_seconds() < 5
 
 
@@ -418,7 +419,7 @@ def test_vm_can_be_deleted_in_every_phase_of_its_creation(bare_stage, phase):
     row, task = bare_stage.request("web")
     bare_stage.drive(task, until=lambda: bare_stage.operation(task.id).phase == phase)
     bare_stage.finish(vm.delete(bare_stage.broker, bare_stage.member, row.id)[1])
-    assert bare_stage.operation(task.id).state == operation.CANCELLED
+    assert bare_stage.operation(task.id).state == OperationState.CANCELLED
     assert bare_stage.vm(row.id).state == "terminated"
     assert bare_stage.nothing_left(row.id)
 
@@ -429,7 +430,7 @@ def test_burst_vm_can_be_deleted_in_every_phase_of_its_creation(stage, phase):
     row, task = stage.request("web", requirements="elastic")
     stage.drive(task, until=lambda: stage.operation(task.id).phase == phase)
     stage.finish(vm.delete(stage.broker, stage.member, row.id)[1])
-    assert stage.operation(task.id).state == operation.CANCELLED
+    assert stage.operation(task.id).state == OperationState.CANCELLED
     assert stage.nothing_left(row.id)
 
 
@@ -483,6 +484,6 @@ def test_other_project_does_not_see_an_operation(stage):
 def test_wait_answers_when_the_operation_is_over(stage):
     _, task = stage.request("web")
     stage.finish(task)
-    assert operation.wait(stage.broker, stage.member, task.id, 5).state == operation.DONE
+    assert operation.wait(stage.broker, stage.member, task.id, 5).state == OperationState.DONE
     _, waiting = stage.request("big", requirements="cpu_total > 1000")
-    assert operation.wait(stage.broker, stage.member, waiting.id, 0).state == operation.RUNNING
+    assert operation.wait(stage.broker, stage.member, waiting.id, 0).state == OperationState.RUNNING

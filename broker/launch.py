@@ -1,0 +1,333 @@
+"""Launching VMs: what a caller may ask for, checked, and written as rows and operations in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from broker import event, expression, flavor, image, keypair, network, operation, project, reservation
+from broker.actor import MEMBER, Actor
+from broker.broker import Broker
+from broker.errors import Exists, InvalidRequest, NotFound
+from broker.states import VMState
+from broker.store import NetworkRow, OperationRow, SubnetRow, VMRow
+from vpn import address as addresses
+
+_MOST_USER_DATA = 16384
+"""What EC2 takes, in bytes before base64 (RunInstances, ``UserData``)."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a VM stands in the queue, and to other VMs.
+
+    ``runtime_s``: how long it will run, as its owner says; ``deadline``: when it must have run. ``affinity``: rules as in
+    ``isthmus.schema.AffinityRule``. ``preemptible``: it may be suspended to make room for others. ``immediate``: it starts now
+    or not at all. ``reservation``: name or
+    id of the advance reservation in whose room it stands.
+    """
+
+    priority: int = 0
+    runtime_s: float | None = None
+    deadline: datetime | None = None
+    affinity: Sequence[Mapping[str, Any]] = ()
+    preemptible: bool = False
+    immediate: bool = False
+    reservation: str | None = None
+
+
+def create(
+    broker: Broker,
+    actor: Actor,
+    *,
+    name: str | None,
+    image_ref: str,
+    flavor_ref: str,
+    networks: Sequence[str] = (),
+    address: str | None = None,
+    key_pair: str | None = None,
+    user_data: str = "",
+    labels: Mapping[str, str] | None = None,
+    requirements: str | None = None,
+    rank: str | None = None,
+    wishes: Wishes = Wishes(),
+    token: str | None = None,
+) -> tuple[VMRow, OperationRow]:
+    """Ask for one VM: see ``create_many``."""
+    return create_many(
+        broker,
+        actor,
+        count=1,
+        name=name,
+        image_ref=image_ref,
+        flavor_ref=flavor_ref,
+        networks=networks,
+        address=address,
+        key_pair=key_pair,
+        user_data=user_data,
+        labels=labels,
+        requirements=requirements,
+        rank=rank,
+        wishes=wishes,
+        token=token,
+    )[0]
+
+
+def create_many(
+    broker: Broker,
+    actor: Actor,
+    *,
+    count: int,
+    name: str | None,
+    image_ref: str,
+    flavor_ref: str,
+    networks: Sequence[str] = (),
+    address: str | None = None,
+    key_pair: str | None = None,
+    user_data: str = "",
+    labels: Mapping[str, str] | None = None,
+    requirements: str | None = None,
+    rank: str | None = None,
+    wishes: Wishes = Wishes(),
+    token: str | None = None,
+) -> list[tuple[VMRow, OperationRow]]:
+    """Ask for ``count`` equal VMs, all or none, in one reservation. They are ``pending`` until a host is found.
+
+    Without a name a VM is named by its id; several with a name get ``-1``, ``-2``... Without networks it joins
+    the only network there is. The same ``token`` with the same request answers with the same VMs.
+    Raises InvalidRequest, InvalidExpression, NotFound, Exists, QuotaExceeded, TokenMismatch.
+    """
+    actor.require(MEMBER)
+    expression.check_text("requirements", requirements)
+    expression.check_text("rank", rank)
+    _check_user_data(user_data)
+    _check_wishes(broker, wishes)
+    if count < 1:
+        raise InvalidRequest(f"{count} VMs cannot be made", hint="ask for one or more")
+    if address is not None and count != 1:
+        raise InvalidRequest("an address can be asked for by one VM only", hint="ask for one VM at a time")
+    print_of_request = project.fingerprint(
+        [
+            count,
+            name,
+            image_ref,
+            flavor_ref,
+            list(networks),
+            address,
+            key_pair,
+            user_data,
+            dict(labels or {}),
+            requirements,
+            rank,
+            *_fingerprint_of(wishes),
+        ]
+    )
+    try:
+        with broker.store.transaction() as session:
+            # Locked, so that of two callers at once the second sees what the first took of the quota, or made.
+            owner = project.find(session, actor, actor.project_id, lock=True)
+            known = project.replay(session, actor.project_id, token, print_of_request)
+            if known is not None:
+                return [_with_operation(session, vm_id) for vm_id in known]
+            size = flavor.find(session, flavor_ref)
+            if wishes.preemptible and flavor.bound_by(size):
+                raise InvalidRequest(
+                    f"a VM with {flavor.bound_by(size)} cannot be preemptible: it is never suspended",
+                    hint=f"leave --preemptible out, or choose another flavor than {size.name}",
+                )
+            base = image.find(session, image_ref)
+            nets = _networks(session, networks)
+            if address is not None:
+                _check_address(nets, address)
+            if key_pair is not None:
+                keypair.find(session, actor, key_pair)
+            project.check_quota(
+                session, owner, vms=count, vcpus=count * size.vcpus, mem_mb=count * size.mem_mb
+            )
+            now = broker.clock.now()
+            booked = None
+            if wishes.reservation is not None:
+                booked = reservation.for_vm(session, actor, wishes.reservation, size)
+            request_id = broker.new_id("r")
+            made: list[tuple[VMRow, OperationRow]] = []
+            for index in range(count):
+                vm_id = broker.new_id("vm")
+                vm_name = vm_id if name is None else name if count == 1 else f"{name}-{index + 1}"
+                if session.scalar(
+                    select(VMRow.id).where(
+                        VMRow.project_id == owner.id, VMRow.name == vm_name, VMRow.state != VMState.TERMINATED
+                    )
+                ):
+                    raise Exists("vm", vm_name)
+                row = VMRow(
+                    id=vm_id,
+                    name=vm_name,
+                    project_id=owner.id,
+                    state=VMState.PENDING,
+                    status_reason="",
+                    desired=VMState.RUNNING,
+                    image_id=base.id,
+                    flavor=size.name,
+                    vcpus=size.vcpus,
+                    mem_mb=size.mem_mb,
+                    disk_gb=size.disk_gb,
+                    gpus=size.gpus,
+                    dedicated_cpus=size.dedicated_cpus,
+                    hugepages=size.hugepages,
+                    site_id=None,
+                    host_id=None,
+                    elastic=False,
+                    networks=[net.id for net in nets],
+                    wanted_address=address,
+                    public_address=None,
+                    key_pair=key_pair,
+                    sealed_user_data=broker.sealer.seal(user_data) if user_data else "",
+                    labels=dict(labels or {}),
+                    requirements=requirements,
+                    rank=rank,
+                    local_only=False,
+                    priority=wishes.priority,
+                    runtime_s=wishes.runtime_s,
+                    deadline=wishes.deadline,
+                    affinity=[dict(rule) for rule in wishes.affinity],
+                    interruptions=0,
+                    preemptible=wishes.preemptible,
+                    immediate=wishes.immediate,
+                    target_host_id=None,
+                    reservation_id=booked.id if booked is not None else None,
+                    provider_ref=None,
+                    launch=0,
+                    reservation=request_id,
+                    operation_id=None,
+                    created_at=now,
+                    state_at=now,
+                    launched_at=None,
+                    enrolled_at=None,
+                    terminated_at=None,
+                )
+                row.project, row.image, row.site, row.host = owner, base, None, None
+                session.add(row)
+                task = operation.add(broker, session, "vm.create", vm_id, phase="place", project_id=owner.id)
+                row.operation_id = task.id
+                event.record(
+                    broker,
+                    session,
+                    "vm.requested",
+                    vm_id,
+                    f"{vm_name} ({size.name}, {base.name}) requested by {actor.name}",
+                    project_id=owner.id,
+                    # What a simulation needs to know of it.
+                    project=owner.name,
+                    vcpus=size.vcpus,
+                    mem_mb=size.mem_mb,
+                    disk_gb=size.disk_gb,
+                    gpus=size.gpus,
+                    dedicated_cpus=size.dedicated_cpus,
+                    hugepages=size.hugepages,
+                    requirements=requirements,
+                    priority=wishes.priority,
+                    preemptible=wishes.preemptible,
+                    labels=dict(labels or {}),
+                )
+                session.flush()
+                session.refresh(row, ["nics"])
+                made.append((row, task))
+            project.remember(broker, session, owner.id, token, print_of_request, [row.id for row, _ in made])
+    except IntegrityError as error:
+        # Two callers at once, on PostgreSQL: the one that lost sees what the winner made.
+        if token:
+            with broker.store.transaction() as session:
+                known = project.replay(session, actor.project_id, token, print_of_request)
+                if known is not None:
+                    return [_with_operation(session, vm_id) for vm_id in known]
+        raise Exists("vm", name or "?") from error
+    broker.signals.set("place")
+    for _, task in made:
+        broker.submit(task.id)
+    broker.signals.set("policy")
+    return made
+
+
+def _with_operation(session: Session, vm_id: str) -> tuple[VMRow, OperationRow]:
+    row = session.get(VMRow, vm_id)
+    task = session.scalar(
+        select(OperationRow).where(OperationRow.target == vm_id, OperationRow.kind == "vm.create")
+    )
+    if row is None or task is None:
+        raise NotFound("vm", vm_id)
+    return row, task
+
+
+def _networks(session: Session, refs: Sequence[str]) -> list[NetworkRow]:
+    if refs:
+        found = [network.find(session, ref) for ref in refs]
+        if len({row.id for row in found}) != len(found):
+            raise InvalidRequest("the same network is named twice", hint="name each network once")
+        return found
+    every = list(session.scalars(select(NetworkRow).order_by(NetworkRow.name).limit(2)))
+    if not every:
+        raise InvalidRequest(
+            "there is no network yet", hint="an admin makes one with `isthmus network create`"
+        )
+    if len(every) > 1:
+        raise InvalidRequest("there are several networks", hint="say which with --network")
+    return every
+
+
+def _check_address(nets: Sequence[NetworkRow], address: str) -> None:
+    subnets: list[SubnetRow] = nets[0].subnets
+    try:
+        inside = any(addresses.contains(subnet.cidr, f"{address}/32") for subnet in subnets)
+    except addresses.AddressError:
+        raise InvalidRequest(f"{address!r} is not an IPv4 address", hint="such as 10.20.1.7") from None
+    if not inside:
+        cidrs = ", ".join(subnet.cidr for subnet in subnets) or "none"
+        raise InvalidRequest(
+            f"{address} is in no subnet of network {nets[0].name}", hint=f"its subnets are {cidrs}"
+        )
+
+
+def _check_wishes(broker: Broker, wishes: Wishes) -> None:
+    if wishes.immediate and wishes.reservation is not None:
+        raise InvalidRequest(
+            "a VM starts now, or in a reservation's room when that begins", hint="leave one of the two out"
+        )
+    if wishes.deadline is None:
+        return
+    if wishes.deadline.tzinfo is None:
+        raise InvalidRequest("the deadline has no time zone", hint="such as 2026-12-24T18:00:00+01:00")
+    if wishes.runtime_s is None:
+        raise InvalidRequest(
+            "a deadline needs to know how long the VM runs", hint="give runtime_s, --runtime"
+        )
+    left = (wishes.deadline - broker.clock.now()).total_seconds()
+    if left < wishes.runtime_s:
+        raise InvalidRequest(
+            f"the VM runs {wishes.runtime_s:g} s and its deadline is in {left:.0f} s",
+            hint="it cannot be met: move the deadline",
+        )
+
+
+def _fingerprint_of(wishes: Wishes) -> list[Any]:
+    """What was wished, for the fingerprint of a request; nothing when nothing was, as in requests of before."""
+    if wishes == Wishes():
+        return []
+    deadline = wishes.deadline.isoformat() if wishes.deadline else None
+    said = [wishes.priority, wishes.runtime_s, deadline, [dict(rule) for rule in wishes.affinity]]
+    if wishes.preemptible or wishes.reservation or wishes.immediate:
+        said += [wishes.preemptible, wishes.reservation, wishes.immediate]
+    return said
+
+
+def _check_user_data(text: str) -> None:
+    if len(text.encode()) > _MOST_USER_DATA:
+        raise InvalidRequest(
+            f"user data has {len(text.encode())} bytes and may have {_MOST_USER_DATA}",
+            hint="fetch the rest at boot with #include",
+        )

@@ -1,0 +1,466 @@
+"""The pool as a round sees it: every host with what is free on it, who holds room there, and who waits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.orm import Session, lazyload
+
+from broker import flavor, gateway, host, load, network, usage, vm
+from broker import policy as policies
+from broker.broker import Broker
+from broker.errors import BrokerError
+from broker.states import LIVE_RESERVATION, HostState, OperationState, VMState
+from broker.store import GatewayRow, HostRow, OperationRow, ProjectRow, ReservationRow, SubnetRow, VMRow
+from placement import burst
+from placement.budget import Ledger
+from placement.language import parse
+from placement.match import Request
+from placement.policy import Policy, Queue
+from placement.pool import Pool, Reserved, Resident, Rule, Waiting
+from placement.table import HostTable
+from providers.port import Capability
+from vpn import address as addresses
+from vpn.userdata import UserDataError, multipart
+
+Reasons = np.ndarray[tuple[int], np.dtype[np.object_]]
+"""A text or None per host."""
+
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+WAITING = (
+    select(VMRow, OperationRow)
+    .join(OperationRow, OperationRow.id == VMRow.operation_id)
+    .where(
+        or_(and_(VMRow.host_id.is_(None), VMRow.state == VMState.PENDING), VMRow.state == VMState.SUSPENDED)
+    )
+    .where(OperationRow.state == OperationState.RUNNING, OperationRow.phase == "place")
+)
+
+
+_DATED = (
+    select(VMRow.id)
+    .where(VMRow.host_id.is_not(None), VMRow.runtime_s.is_not(None), VMRow.state == VMState.RUNNING)
+    .limit(1)
+)
+
+
+BURSTING = select(func.count()).select_from(VMRow).where(VMRow.elastic, VMRow.state != VMState.TERMINATED)
+
+
+@dataclass
+class Snapshot:
+    """All that a round decides on, read in one transaction."""
+
+    hosts: list[HostRow]
+    table: HostTable
+    waiting: list[tuple[VMRow, OperationRow]]
+    policy: Policy | None
+    state: burst.BurstState
+    use: burst.CloudUse
+    """What is in clouds before this round."""
+    ledger: Ledger | None
+    """The budget, None without one."""
+    residents: list[Resident]
+    """The VMs that hold room, where anybody asks who they are."""
+    reserved: list[Reserved]
+    """Reservations that have not ended."""
+    suspends: Mask
+    """Per host: whether VMs can be suspended there."""
+    suspend_s: float
+    """How long before a reservation starts its room is made free."""
+    making_room: frozenset[str]
+    """Ids of those for whom somebody is being suspended now."""
+    used: dict[str, float]
+    """What each project used lately, in core-seconds; empty when only one waits."""
+    bursting: int
+    """How many VMs were in clouds before this round."""
+    subnets: dict[tuple[str, str], SubnetRow]
+    """By (network id, site id)."""
+    full: set[str]
+    """Ids of subnets without a free address."""
+    gateways: dict[str, str]
+    """Network id -> why its gateway cannot take a burst VM now; empty when it can."""
+    now: float
+    down: Reasons
+    """Per host: why no VM may go there, or None."""
+    groups: list[list[int]]
+    """Indexes of the hosts of each site, elastic ones apart."""
+    index: dict[str, int]
+    """Host id -> its index."""
+
+
+def snapshot(
+    broker: Broker, session: Session, *, also: VMRow | None = None, residents: bool = False
+) -> Snapshot:
+    """The pool and the queue as they are. ``also``: a VM whose own claim counts as free, to explain it; ``residents``:
+    read who is there also when nobody that waits asks for it."""
+    rows = list(session.scalars(select(HostRow).order_by(HostRow.site_id, HostRow.name)))
+    held = host.claims(session)
+    spent: dict[str, float] = {}
+    for row in rows:
+        if row.elastic:
+            spent[row.site_id] = spent.get(row.site_id, 0.0) + held.get(row.id, host.Claims()).vcpus
+    waiting = [
+        (target, task)
+        for target, task in session.execute(
+            WAITING.options(lazyload(VMRow.nics), lazyload(VMRow.host), lazyload(VMRow.site)).order_by(
+                VMRow.created_at, VMRow.id
+            )
+        ).all()
+    ]
+    subnets = {(row.network_id, row.site_id): row for row in session.scalars(select(SubnetRow))}
+    policy, state = policies.current(broker, session)
+    bursting = session.scalar(BURSTING) or 0
+    index = {row.id: number for number, row in enumerate(rows)}
+    groups = _groups(rows)
+    suspends = _suspends(broker, rows, groups)
+    reserved = [of_row(one, index) for one in live(session, broker.clock.now())]
+    known = (
+        residents
+        or bool(reserved)
+        or (policy is not None and policy.queue.preempt)
+        or any(target.affinity for target, _ in waiting)
+        or (bool(waiting) and session.scalar(_DATED) is not None)
+    )
+    return Snapshot(
+        hosts=rows,
+        table=_table(broker, list(index), [_attributes(row, held, spent, also) for row in rows]),
+        waiting=waiting,
+        policy=policy,
+        state=state,
+        bursting=bursting,
+        use=load.cloud_use(broker, session),
+        ledger=usage.ledger(broker, session, policy),
+        residents=_residents(session, index, suspends) if known else [],
+        reserved=reserved,
+        suspends=suspends,
+        suspend_s=broker.settings.timing.suspend_s,
+        making_room=_making_room(session) if known else frozenset(),
+        used=_used(broker, session, policy, waiting),
+        subnets=subnets,
+        full=network.full_subnets(broker, session),
+        gateways={
+            row.network_id: _gateway_refusal(broker, row) for row in session.scalars(select(GatewayRow))
+        },
+        now=broker.clock.now().timestamp(),
+        down=_down(rows),
+        groups=groups,
+        index=index,
+    )
+
+
+def eligible_for(seen: Snapshot, wanted: ReservationRow) -> Mask:
+    """The hosts where a reservation may find room: one's own that are up and meet its requirement and the policy's."""
+    mask: Mask = none(seen.down) & ~np.array([row.elastic for row in seen.hosts], dtype=np.bool_)
+    text = _requirement(seen, wanted.requirements)
+    if text is not None:
+        attributes = {
+            "name": wanted.name,
+            "project": wanted.project.name,
+            "flavor": wanted.flavor,
+            "vcpus": float(wanted.vcpus),
+            "mem_mb": float(wanted.mem_mb),
+            "disk_gb": float(wanted.disk_gb),
+        }
+        mask &= parse(text).truth(seen.table, attributes)
+    return mask
+
+
+def _requirement(seen: Snapshot, own: str | None) -> str | None:
+    """One's own requirement and the policy's as one."""
+    asked = [own] if own else []
+    if seen.policy is not None and seen.policy.placement.requirements is not None:
+        asked.insert(0, seen.policy.placement.requirements.text)
+    return asked[0] if len(asked) == 1 else " && ".join(f"({text})" for text in asked) if asked else None
+
+
+def request_of(seen: Snapshot, row: VMRow) -> Request:
+    """The VM as a request: its own requirement and rank, with the policy's."""
+    rank = row.rank
+    if rank is None and seen.policy is not None and seen.policy.placement.rank is not None:
+        rank = seen.policy.placement.rank.text
+    requirement = _requirement(seen, row.requirements)
+    return Request(
+        id=row.id,
+        **flavor.room(row),
+        requirement=requirement,
+        rank=rank,
+        attributes=vm.attributes(row),
+    )
+
+
+def waiting_of(seen: Snapshot, row: VMRow) -> Waiting:
+    """The VM as one that looks for a host; one that is suspended looks for room on its own."""
+    suspended = row.state == VMState.SUSPENDED
+    return Waiting(
+        request=request_of(seen, row),
+        project=row.project.name,
+        since=(row.state_at if suspended else row.created_at).timestamp(),
+        priority=row.priority,
+        preemptible=row.preemptible,
+        reservation=row.reservation_id,
+        only_host=seen.index.get(row.host_id or "") if suspended else None,
+        runtime_s=row.runtime_s,
+        deadline=row.deadline.timestamp() if row.deadline else None,
+        rules=_rules(row.affinity),
+        local_only=row.local_only,
+        interruptions=row.interruptions,
+    )
+
+
+def refusals(broker: Broker, seen: Snapshot, row: VMRow, task: OperationRow | None) -> Reasons:
+    """Per host: why it may not even be looked at for this VM, or None."""
+    found = seen.down.copy()
+    if row.state == VMState.SUSPENDED:
+        return found  # its disk, its image and its addresses are where it was
+    carries = _carries(broker, row)
+    for members in seen.groups:
+        refused = _group_refusal(seen, row, seen.hosts[members[0]], carries)
+        if refused is not None:
+            found[members] = np.where(none(found[members]), refused, found[members])
+    if task is not None:
+        for host_id, until in task.params.get("avoid", {}).items():
+            index = seen.index.get(host_id)
+            if index is not None and until > seen.now and found[index] is None:
+                found[index] = "it had no room when it was tried just now"
+    return found
+
+
+def gateway_of(session: Session, network_id: str) -> GatewayRow | None:
+    """The gateway of a network, or None."""
+    return session.scalar(select(GatewayRow).where(GatewayRow.network_id == network_id))
+
+
+def gate(seen: Snapshot) -> burst.Gate | None:
+    if seen.policy is None:
+        return None
+    return burst.Gate(seen.policy, seen.state, seen.use, seen.now, ledger=seen.ledger)
+
+
+def pool_of(seen: Snapshot, table: HostTable | None = None, *, without: str = "") -> Pool:
+    """The snapshot as ``placement`` takes it; ``without``: a VM that is left out."""
+    residents = [resident for resident in seen.residents if resident.id != without]
+    return Pool(
+        seen.table if table is None else table,
+        residents,
+        seen.reserved,
+        seen.used,
+        seen.suspends,
+        seen.suspend_s,
+        seen.making_room,
+    )
+
+
+def _down(rows: Sequence[HostRow]) -> Reasons:
+    found: Reasons = np.full(len(rows), None, dtype=np.object_)
+    for index, row in enumerate(rows):
+        if row.state != HostState.UP:
+            found[index] = f"the host is {row.state}" + (
+                f": {row.status_reason}" if row.status_reason else ""
+            )
+    return found
+
+
+def _suspends(broker: Broker, hosts: Sequence[HostRow], groups: Sequence[Sequence[int]]) -> Mask:
+    found: Mask = np.zeros(len(hosts), dtype=np.bool_)
+    for members in groups:
+        at = hosts[members[0]]
+        if at.elastic:
+            continue
+        with suppress(
+            BrokerError
+        ):  # a site whose provider cannot be made suspends nobody, and holds up nobody
+            found[list(members)] = Capability.SUSPEND in broker.providers.of(at.site).capabilities
+    return found
+
+
+def _making_room(session: Session) -> frozenset[str]:
+    """For whom VMs are being suspended now."""
+    rows = session.scalars(
+        select(OperationRow.params)
+        .join(VMRow, VMRow.operation_id == OperationRow.id)
+        .where(OperationRow.kind == "vm.preempt", OperationRow.state == OperationState.RUNNING)
+        .where(VMRow.state == VMState.SUSPENDING)
+    )
+    return frozenset(str(params.get("for")) for params in rows)
+
+
+def _residents(session: Session, index: Mapping[str, int], suspends: Mask) -> list[Resident]:
+    rows = session.execute(
+        select(
+            VMRow.id,
+            ProjectRow.name,
+            VMRow.host_id,
+            flavor.SHARED_VCPUS,
+            flavor.ORDINARY_MEM_MB,
+            VMRow.gpus,
+            VMRow.vcpus - flavor.SHARED_VCPUS,
+            VMRow.mem_mb - flavor.ORDINARY_MEM_MB,
+            VMRow.priority,
+            VMRow.affinity,
+            VMRow.elastic,
+            VMRow.state,
+            VMRow.state_at,
+            VMRow.preemptible,
+            VMRow.runtime_s,
+            VMRow.reservation_id,
+        )
+        .join(ProjectRow, ProjectRow.id == VMRow.project_id)
+        .where(VMRow.host_id.is_not(None), VMRow.state != VMState.TERMINATED)
+    )
+    return [
+        Resident(
+            vm_id,
+            owner,
+            index[at],
+            # What is suspended is near its neighbours, and takes nothing.
+            0.0 if state == VMState.SUSPENDED else float(vcpus),
+            0.0 if state == VMState.SUSPENDED else float(mem),
+            since=state_at.timestamp(),
+            priority=priority,
+            preemptible=preemptible,
+            runtime_s=runtime_s,
+            rules=_rules(rules),
+            reservation=booked,
+            elastic=elastic,
+            suspendable=state == VMState.RUNNING
+            and bool(suspends[index[at]])
+            and not (gpus or own_cpus or pages),
+            leaving=state == VMState.SUSPENDING,
+            gpus=float(gpus),
+            dedicated_cpus=float(own_cpus),
+            hugepages_mb=float(pages),
+        )
+        for vm_id, owner, at, vcpus, mem, gpus, own_cpus, pages, priority, rules, elastic, state, state_at, preemptible, runtime_s, booked in rows
+        if at in index
+    ]
+
+
+def _rules(rules: Sequence[Mapping[str, Any]]) -> tuple[Rule, ...]:
+    return tuple(Rule(**rule) for rule in rules)
+
+
+def _used(
+    broker: Broker, session: Session, policy: Policy | None, waiting: Sequence[tuple[VMRow, OperationRow]]
+) -> dict[str, float]:
+    if len({row.project_id for row, _ in waiting}) < 2:
+        return {}
+    rules = policy.queue if policy is not None else Queue()
+    return usage.decayed(broker, session, rules.half_life_s)
+
+
+def _groups(rows: Sequence[HostRow]) -> list[list[int]]:
+    groups: dict[tuple[str, bool], list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault((row.site_id, row.elastic), []).append(index)
+    return list(groups.values())
+
+
+def none(reasons: Reasons) -> Mask:
+    none: Mask = reasons == None  # noqa: E711 - of each element
+    return none
+
+
+def _table(broker: Broker, ids: list[str], rows: list[dict[str, Any]]) -> HostTable:
+    """The hosts' table. What has not changed since the last one is taken from it."""
+    known = broker.last_table
+    if known is not None and known[0] == ids:
+        table = known[2].following(known[1], rows)
+    else:
+        table = HostTable.from_rows(rows)
+    broker.last_table = (ids, rows, table)
+    return table.copy()  # a round consumes it
+
+
+def _attributes(
+    row: HostRow, held: dict[str, host.Claims], spent: dict[str, float], also: VMRow | None
+) -> dict[str, Any]:
+    mine = held.get(row.id, host.Claims())
+    if (
+        also is not None
+        and also.host_id == row.id
+        and also.state not in (VMState.TERMINATED, VMState.SUSPENDED)
+    ):
+        mine = mine.without(also)
+    values = host.view(row, mine).attributes
+    if row.elastic:
+        values["cpu_free"] = max(0.0, row.vcpus_total - spent.get(row.site_id, 0.0))
+    return values
+
+
+def _group_refusal(seen: Snapshot, row: VMRow, at: HostRow, carries: bool) -> str | None:
+    # One answer for all hosts of a site that are elastic alike.
+    for network_id in row.networks:
+        subnet = seen.subnets.get((network_id, at.site_id))
+        if subnet is None:
+            return "the site has no subnet of the VM's network"
+        if subnet.id in seen.full:
+            return f"subnet {subnet.cidr} is full"
+        if subnet.mode == network.TUNNEL:
+            refused = seen.gateways.get(network_id, "the network has no gateway")
+            if refused:
+                return refused
+            if not carries:
+                return "the VM's user data leaves no room for the script that joins the private network"
+    if row.wanted_address is not None:
+        subnet = seen.subnets[(row.networks[0], at.site_id)]
+        if not addresses.contains(subnet.cidr, f"{row.wanted_address}/32"):
+            return f"{row.wanted_address} is not of this site's subnet {subnet.cidr}"
+    if not at.elastic:
+        return None
+    if not row.image.sites.get(at.site.name):
+        return f"image {row.image.name} is not mapped to an image of this site"
+    return None
+
+
+def _carries(broker: Broker, row: VMRow) -> bool:
+    """Whether the joining script can travel with the VM's own user data."""
+    if not row.sealed_user_data:
+        return True
+    try:
+        multipart(broker.sealer.open(row.sealed_user_data), "#!/bin/sh\n" + "#" * 4096)
+    except UserDataError:
+        return False
+    return True
+
+
+def _gateway_refusal(broker: Broker, row: GatewayRow) -> str:
+    words = {
+        "up": "",
+        "new": f"no agent of gateway {row.name} has registered yet",
+        "unreachable": f"the agent of gateway {row.name} does not answer",
+    }
+    return words[gateway.state(broker, row)]
+
+
+def live(session: Session, now: datetime) -> list[ReservationRow]:
+    """Those that have not ended, by their start."""
+    query = (
+        select(ReservationRow)
+        .where(ReservationRow.state.in_(LIVE_RESERVATION), ReservationRow.end_at > now)
+        .order_by(ReservationRow.start_at, ReservationRow.id)
+    )
+    return list(session.scalars(query))
+
+
+def of_row(row: ReservationRow, index: dict[str, int]) -> Reserved:
+    """The reservation as a round sees it; ``index``: host id -> row of the table."""
+    return Reserved(
+        id=row.id,
+        project=row.project.name,
+        count=row.count,
+        **flavor.room(row),
+        start=row.start_at.timestamp(),
+        end=row.end_at.timestamp(),
+        requirement=row.requirements,
+        slots={index[host_id]: number for host_id, number in row.slots.items() if host_id in index},
+    )

@@ -1,0 +1,58 @@
+"""Signals: what wakes a waiting operation or duty before its time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Signals:
+    """Wakes what waits for a name: an operation, or a duty such as ``policy``. Losing a signal only costs time."""
+
+    _MOST = 10_000
+    """How many names are remembered; the one that was signalled longest ago is forgotten first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Condition()
+        self._last = 0
+        self._counts: dict[str, int] = {}
+        self._listeners: dict[str, set[Callable[[], None]]] = {}
+
+    def count(self, name: str) -> int:
+        """A number that grows whenever ``name`` is signalled; 0 for a name that is not known."""
+        with self._lock:
+            return self._counts.get(name, 0)
+
+    def set(self, name: str) -> None:
+        """Wake all that wait for ``name``."""
+        with self._lock:
+            # One counter for all names, so that a forgotten name never counts back.
+            self._last += 1
+            self._counts.pop(name, None)
+            self._counts[name] = self._last
+            if len(self._counts) > self._MOST:
+                del self._counts[next(iter(self._counts))]
+            listeners = list(self._listeners.get(name, ()))
+            self._lock.notify_all()
+        for listener in listeners:
+            listener()
+
+    def wait(self, name: str, seen: int, timeout_s: float) -> int:
+        """Wait until the count of ``name`` is beyond ``seen``, or the time is up; the count then."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._counts.get(name, 0) > seen, timeout_s)
+            return self._counts.get(name, 0)
+
+    def listen(self, name: str, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call ``listener`` (quick, from any thread) at each signal; returns what ends it."""
+        with self._lock:
+            self._listeners.setdefault(name, set()).add(listener)
+
+        def end() -> None:
+            with self._lock:
+                listeners = self._listeners.get(name, set())
+                listeners.discard(listener)
+                if not listeners:
+                    self._listeners.pop(name, None)
+
+        return end

@@ -1,0 +1,79 @@
+"""The states of every noun: the words that the store, the faces and the documentation share. Nothing stands below this file."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class VMState(StrEnum):
+    """A VM on the wire. What goes on inside a state is the phase of its operation."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    SUSPENDING = "suspending"
+    SUSPENDED = "suspended"
+    MIGRATING = "migrating"
+    SHUTTING_DOWN = "shutting-down"
+    TERMINATED = "terminated"
+    ERROR = "error"
+
+
+class OperationState(StrEnum):
+    """A durable change: under way, or over in one of three ways."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class HostState(StrEnum):
+    """A host, as the last inventory of its site found it."""
+
+    UP = "up"
+    UNREACHABLE = "unreachable"
+    MAINTENANCE = "maintenance"
+
+
+class SiteState(StrEnum):
+    """A site, as its last inventory found it."""
+
+    NEW = "new"
+    UP = "up"
+    UNREACHABLE = "unreachable"
+
+
+class ReservationState(StrEnum):
+    """An advance reservation: ahead, begun, over, or given back."""
+
+    SCHEDULED = "scheduled"
+    ACTIVE = "active"
+    ENDED = "ended"
+    CANCELLED = "cancelled"
+
+
+LIVE_RESERVATION = (ReservationState.SCHEDULED, ReservationState.ACTIVE)
+"""States in which a reservation holds room."""
+
+
+class PeerState(StrEnum):
+    """A burst VM's end of a tunnel, from its bootstrap key to its removal."""
+
+    BOOTSTRAP = "bootstrap"
+    ENROLLED = "enrolled"
+    EXPIRED = "expired"
+    REMOVED = "removed"
+
+
+LIVE_PEER = (PeerState.BOOTSTRAP, PeerState.ENROLLED)
+"""States in which a gateway knows, or is to know, a peer."""
+
+
+class BurstWord(StrEnum):
+    """Whether VMs may go to clouds now; ``off`` without a policy that says when."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    OFF = "off"
