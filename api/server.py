@@ -45,7 +45,7 @@ def serve(settings: Settings, ready: Callable[[Mapping[str, str]], None] | None 
 
     Raises ListenError, broker.store.StoreError, broker.sealing.SealError.
     """
-    from broker.engine.dbos import DbosEngine
+    from broker.engine import choice
     from broker.store import Store
 
     configure_logging(settings.log.level, settings.log.format)
@@ -55,7 +55,7 @@ def serve(settings: Settings, ready: Callable[[Mapping[str, str]], None] | None 
         store.own(settings.data_dir / "lock")
         store.upgrade()
         broker = Broker(settings, store=store)
-        engine = DbosEngine(broker)
+        engine = choice.engine_for(broker)
         serving.start(broker, engine)
     except BaseException:
         store.close()

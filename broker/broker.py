@@ -17,7 +17,7 @@ from broker.providers import Kinds, Providers, installed_kinds
 from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.signals import Signals
-from broker.store import MetaRow, Store
+from broker.store import MetaRow, OperationRow, Store
 from placement.table import HostTable
 
 log = structlog.get_logger()
@@ -71,11 +71,11 @@ class Broker:
         """Where the catalogue's files lie."""
         return self.settings.data_dir / "images"
 
-    def submit(self, operation_id: str) -> None:
-        """Hand an operation to the engine. Without an engine the sweep of one that starts later finds it."""
-        self.signals.set(operation_id)
+    def submit(self, task: OperationRow) -> None:
+        """Hand an operation to the engine. Without an engine one that starts later finds it."""
+        self.signals.set(task.id)
         if self.engine is not None:
-            self.engine.submit(operation_id)
+            self.engine.submit(task.id, task.site_id)
 
     def close(self) -> None:
         """Drop providers and connections."""

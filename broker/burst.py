@@ -2,111 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from broker import host, usage, vm
 from broker import policy as policies
 from broker.broker import Broker
-from broker.states import HostState, VMState
-from broker.store import HostRow, VMRow
+from broker.states import HostState, OperationState, VMState
+from broker.store import HostRow, OperationRow, VMRow
 from placement import burst as rules
-from placement.budget import Ledger
 from placement.policy import Policy
 
+T = TypeVar("T")
 
-def homegoers(
+_BATCH = 20
+"""VMs that leave in one transaction: nobody waits long for it."""
+
+
+def leaving(
     broker: Broker, session: Session, policy: Policy, state: rules.BurstState
 ) -> Sequence[tuple[VMRow, rules.Leaver]]:
     """Who would leave its cloud now under a policy, and why."""
-    rows = {
-        row.id: row
-        for row in session.scalars(select(VMRow).where(VMRow.elastic, VMRow.state == VMState.RUNNING))
-        if vm.busy(session, row) is None
-    }
-    now = broker.clock.now().timestamp()
     ledger = usage.ledger(broker, session, policy)
-    leavers = rules.leavers(policy, state, [_burst_vm(row) for row in rows.values()], now, ledger=ledger)
+    now = broker.clock.now().timestamp()
+    leavers = rules.leavers(policy, state, _at_rest(session), now, ledger=ledger)
+    going = select(VMRow).where(VMRow.id.in_([leaver.id for leaver in leavers]))
+    rows = {row.id: row for row in session.scalars(going)}
     return [(rows[leaver.id], leaver) for leaver in leavers]
 
 
 def tick(broker: Broker) -> None:
-    """Evaluate the policy: open or close the burst, and send home whose time has come."""
+    """Evaluate the policy: open or close the burst, and send home whose time has come. Again changes nothing."""
     policies.reload_file(broker)
     with broker.store.transaction() as session:
         policy, _ = policies.current(broker, session)
         if policy is None:
             return
         decision = policies.evaluate(broker, session, policy)
-        started = _send_home(broker, session, policy, decision.state, broker.clock.now())
-    for operation_id in started:
-        broker.submit(operation_id)
     if decision.changed:
         broker.signals.set("place")
-
-
-def _send_home(
-    broker: Broker, session: Session, policy: Policy, state: rules.BurstState, now: datetime
-) -> list[str]:
-    rows = {
-        row.id: row
-        for row in session.scalars(
-            select(VMRow).where(VMRow.elastic, VMRow.state == VMState.RUNNING).with_for_update(of=VMRow)
+    with broker.store.reading() as session:
+        at_rest = _at_rest(session)
+        ledger = usage.ledger(broker, session, policy)
+        resting = {one.id for one in at_rest}
+        unpaid = [pair for pair in (ledger.leavers() if ledger is not None else ()) if pair[0] not in resting]
+        now = broker.clock.now().timestamp()
+        leavers = (
+            rules.leavers(policy, decision.state, at_rest, now, _room(session), ledger) if at_rest else []
         )
-        if vm.busy(session, row) is None
+    _in_batches(broker, unpaid, _end_unpaid)
+    _in_batches(broker, leavers, _send_home)
+
+
+def _in_batches(
+    broker: Broker, every: Sequence[T], begin: Callable[[Broker, Session, Sequence[T]], list[OperationRow]]
+) -> None:
+    for first in range(0, len(every), _BATCH):
+        with broker.store.transaction() as session:
+            begun = begin(broker, session, every[first : first + _BATCH])
+        for task in begun:
+            broker.submit(task)
+
+
+def _at_rest(session: Session) -> list[rules.BurstVM]:
+    """The VMs that run in clouds and on which nothing is under way."""
+    prices = {
+        host_id: attributes.get("price_hour")
+        for host_id, attributes in session.execute(
+            select(HostRow.id, HostRow.attributes).where(
+                HostRow.elastic,
+                HostRow.id.in_(select(VMRow.host_id).where(VMRow.elastic, VMRow.state == VMState.RUNNING)),
+            )
+        )
     }
-    candidates = [_burst_vm(row) for row in rows.values()]
-    ledger = usage.ledger(broker, session, policy)
-    started = _broke(broker, session, ledger, rows)
-    if not candidates:
-        return started
+    rows = session.execute(
+        select(VMRow.id, VMRow.host_id, VMRow.launched_at, VMRow.vcpus, VMRow.mem_mb)
+        .outerjoin(OperationRow, OperationRow.id == VMRow.operation_id)
+        .where(VMRow.elastic, VMRow.state == VMState.RUNNING)
+        .where(or_(OperationRow.id.is_(None), OperationRow.state != OperationState.RUNNING))
+    )
+    found: list[rules.BurstVM] = []
+    for vm_id, host_id, launched_at, vcpus, mem_mb in rows:
+        price = prices.get(host_id)
+        found.append(
+            rules.BurstVM(
+                id=vm_id,
+                launched_at=launched_at.timestamp() if launched_at else None,
+                vcpus=float(vcpus),
+                price_hour=float(price) if isinstance(price, int | float) else None,
+                mem_mb=float(mem_mb),
+            )
+        )
+    return found
+
+
+def _room(session: Session) -> float:
+    """The vCPUs that are free on hosts of our own."""
     held = host.claims(session)
-    room = sum(
+    return sum(
         host.view(row, held.get(row.id, host.Claims())).vcpus_free
         for row in session.scalars(
             select(HostRow).where(HostRow.elastic.is_(False), HostRow.state == HostState.UP)
         )
     )
-    for leaver in rules.leavers(policy, state, candidates, now.timestamp(), room, ledger):
-        row = rows[leaver.id]
+
+
+def _send_home(broker: Broker, session: Session, leavers: Sequence[rules.Leaver]) -> list[OperationRow]:
+    """Begin the way home of those of them that are still at rest."""
+    begun: list[OperationRow] = []
+    for leaver in leavers:
+        row = session.get(VMRow, leaver.id, with_for_update={"of": VMRow})
+        if (
+            row is None
+            or not row.elastic
+            or row.state != VMState.RUNNING
+            or vm.busy(session, row) is not None
+        ):
+            continue
         if leaver.how == "drain":
-            task = vm.begin_delete(broker, session, row, reason=f"drained: {leaver.reason}", graceful=True)
+            reason = f"drained: {leaver.reason}"
+            begun.append(vm.begin_delete(broker, session, row, reason=reason, graceful=True))
         else:
-            task = vm.begin_return(broker, session, row, reason=leaver.reason)
-        started.append(task.id)
-    return started
+            begun.append(vm.begin_return(broker, session, row, reason=leaver.reason))
+    return begun
 
 
-def _broke(
-    broker: Broker, session: Session, ledger: Ledger | None, at_rest: Mapping[str, VMRow]
-) -> list[str]:
+def _end_unpaid(broker: Broker, session: Session, unpaid: Sequence[tuple[str, str]]) -> list[OperationRow]:
     """Delete those that the budget no longer carries and that are in the middle of something, such as a launch."""
-    started: list[str] = []
-    for vm_id, reason in ledger.leavers() if ledger is not None else ():
-        row = session.get(VMRow, vm_id, with_for_update={"of": VMRow}) if vm_id not in at_rest else None
+    begun: list[OperationRow] = []
+    for vm_id, reason in unpaid:
+        row = session.get(VMRow, vm_id, with_for_update={"of": VMRow})
         if (
             row is not None
             and row.elastic
             and row.desired != VMState.TERMINATED
             and row.state != VMState.STOPPING
         ):
-            started.append(vm.begin_delete(broker, session, row, reason=reason).id)
-    return started
-
-
-def _burst_vm(row: VMRow) -> rules.BurstVM:
-    return rules.BurstVM(
-        id=row.id,
-        launched_at=row.launched_at.timestamp() if row.launched_at else None,
-        vcpus=float(row.vcpus),
-        price_hour=_price(row),
-        mem_mb=float(row.mem_mb),
-    )
-
-
-def _price(row: VMRow) -> float | None:
-    value = row.host.attributes.get("price_hour") if row.host is not None else None
-    return float(value) if isinstance(value, int | float) else None
+            begun.append(vm.begin_delete(broker, session, row, reason=reason))
+    return begun

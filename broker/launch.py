@@ -213,7 +213,9 @@ def create_many(
                 )
                 row.project, row.image, row.site, row.host = owner, base, None, None
                 session.add(row)
-                task = operation.add(broker, session, "vm.create", vm_id, phase="place", project_id=owner.id)
+                task = operation.add(
+                    broker, session, "vm.create", vm_id, phase="place", project_id=owner.id, waits=True
+                )
                 row.operation_id = task.id
                 event.record(
                     broker,
@@ -248,8 +250,6 @@ def create_many(
                     return [_with_operation(session, vm_id) for vm_id in known]
         raise Exists("vm", name or "?") from error
     broker.signals.set("place")
-    for _, task in made:
-        broker.submit(task.id)
     broker.signals.set("policy")
     return made
 

@@ -71,9 +71,14 @@ def migrate(
             last = session.get(OperationRow, row.operation_id) if row.operation_id else None
             if last is not None:
                 return row, last
-        desk = _Desk(broker, session)
+        movable = _MovablePool(broker, session)
         plan = planner.only(
-            desk.pool(), desk.residents[row.id], desk.seen.now, desk.open_to(wanted), _ALL, desk.seen.policy
+            movable.pool(),
+            movable.residents[row.id],
+            movable.seen.now,
+            movable.open_to(wanted),
+            _ALL,
+            movable.seen.policy,
         )
         if not plan.moves:
             where = f"host {wanted.name}" if wanted is not None else "another host"
@@ -81,9 +86,9 @@ def migrate(
                 f"{row.name} cannot move to {where}: {plan.stuck[0][1]}",
                 hint=f"`isthmus vm why {row.name}` says what it asks for",
             )
-        task = desk.begin(plan.moves[0], f"asked by {actor.name}")
+        task = movable.begin(plan.moves[0], f"asked by {actor.name}")
         session.flush()
-    broker.submit(task.id)
+    broker.submit(task)
     return row, task
 
 
@@ -102,12 +107,17 @@ def drain(broker: Broker, actor: Actor, ref: str) -> PlanView:
                 f"{row.name} is a cloud's, where nothing is migrated",
                 hint="delete its VMs, or let them return",
             )
-        desk = _Desk(broker, session)
+        movable = _MovablePool(broker, session)
         plan = planner.drain(
-            desk.pool(), desk.seen.index[row.id], desk.seen.now, desk.open_to(None), _ALL, desk.seen.policy
+            movable.pool(),
+            movable.seen.index[row.id],
+            movable.seen.now,
+            movable.open_to(None),
+            _ALL,
+            movable.seen.policy,
         )
-        view = desk.view("drain", plan, f"host {row.name} is drained by {actor.name}", apply=True)
-    return _submit(broker, view)
+        view = movable.view("drain", plan, f"host {row.name} is drained by {actor.name}", apply=True)
+    return _submitted(broker, movable, view)
 
 
 def rebalance(broker: Broker, actor: Actor, *, goal: Goal, limits: Limits, apply: bool) -> PlanView:
@@ -117,25 +127,25 @@ def rebalance(broker: Broker, actor: Actor, *, goal: Goal, limits: Limits, apply
         raise InvalidRequest(f"{goal!r} is no goal", hint="pack or balance")
     if not apply:
         with broker.store.reading() as session:
-            desk = _Desk(broker, session)
+            movable = _MovablePool(broker, session)
         plan = planner.PLANNERS[goal](
-            desk.pool(), desk.seen.now, desk.open_to(None), limits, desk.seen.policy
+            movable.pool(), movable.seen.now, movable.open_to(None), limits, movable.seen.policy
         )
-        return desk.view(goal, plan, "", apply=False)
+        return movable.view(goal, plan, "", apply=False)
     with broker.store.transaction() as session:
         session.get(MetaRow, "broker_id", with_for_update=True)
-        desk = _Desk(broker, session)
+        movable = _MovablePool(broker, session)
         plan = planner.PLANNERS[goal](
-            desk.pool(), desk.seen.now, desk.open_to(None), limits, desk.seen.policy
+            movable.pool(), movable.seen.now, movable.open_to(None), limits, movable.seen.policy
         )
-        view = desk.view(goal, plan, f"to {goal} the hosts", apply=True)
-    return _submit(broker, view)
+        view = movable.view(goal, plan, f"to {goal} the hosts", apply=True)
+    return _submitted(broker, movable, view)
 
 
 _ALL = Limits(max_moves=100_000, max_cost_s=float("inf"))
 
 
-class _Desk:
+class _MovablePool:
     """The pool with what may move in it."""
 
     def __init__(self, broker: Broker, session: Session) -> None:
@@ -147,6 +157,7 @@ class _Desk:
             .where(VMRow.state == VMState.RUNNING, VMRow.host_id.is_not(None), ~VMRow.elastic)
             .where(or_(OperationRow.id.is_(None), OperationRow.state != OperationState.RUNNING))
         )
+        self.begun: list[OperationRow] = []
         self.rows = {row.id: row for row in rows}
         named = session.execute(select(VMRow.id, VMRow.name).where(VMRow.host_id.is_not(None)))
         self.names = {found.id: found.name for found in named}
@@ -196,6 +207,7 @@ class _Desk:
             f"{row.name} moves to {target.name}: {reason}",
             project_id=row.project_id,
         )
+        self.begun.append(task)
         return task
 
     def view(self, goal: Goal, plan: Plan, reason: str, *, apply: bool) -> PlanView:
@@ -262,8 +274,7 @@ def _migrates(broker: Broker, at: HostRow) -> bool:
     return False
 
 
-def _submit(broker: Broker, view: PlanView) -> PlanView:
-    for move in view.moves:
-        if move.operation is not None:
-            broker.submit(move.operation)
+def _submitted(broker: Broker, movable: _MovablePool, view: PlanView) -> PlanView:
+    for task in movable.begun:
+        broker.submit(task)
     return view

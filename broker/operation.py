@@ -14,6 +14,10 @@ from broker.errors import NotFound
 from broker.states import OperationState
 from broker.store import OperationRow
 
+SETTLE = "settle"
+"""The phase before an operation's first: the engine waits until no earlier one on the target can be in the middle of a
+call to a provider."""
+
 
 def add(
     broker: Broker,
@@ -21,17 +25,21 @@ def add(
     kind: str,
     target: str,
     *,
-    phase: str,
+    phase: str = SETTLE,
     project_id: str | None = None,
+    site_id: str | None = None,
     params: dict[str, Any] | None = None,
+    waits: bool = False,
 ) -> OperationRow:
-    """Write a new operation in the caller's transaction. Submit its id after the commit."""
+    """Write a new operation in the caller's transaction. Submit it after the commit, unless it ``waits`` for somebody who
+    will."""
     now = broker.clock.now()
     row = OperationRow(
         id=broker.new_id("op"),
         kind=kind,
         target=target,
         project_id=project_id,
+        site_id=site_id,
         state=OperationState.RUNNING,
         phase=phase,
         message="",
@@ -40,7 +48,7 @@ def add(
         params=params or {},
         claim_token=None,
         claim_until=None,
-        next_at=now,
+        next_at=None if waits else now,
         phase_at=now,
         created_at=now,
         ended_at=None,

@@ -146,7 +146,7 @@ def _change(
             f"{verb} of {row.name} asked by {actor.name}",
             project_id=row.project_id,
         )
-    broker.submit(task.id)
+    broker.submit(task)
     return row, task
 
 

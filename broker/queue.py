@@ -85,15 +85,17 @@ def _round(broker: Broker) -> bool:
     decided, queue = decide(broker, seen)
     decisions, reasons = decided.decisions, decided.reasons
     placed, lost = _claim(broker, seen, decisions)
-    for task_id in (*placed, *_suspend(broker, decided.suspensions)):
-        broker.submit(task_id)
-    _tell_waiting(broker, seen, queue, decisions, reasons)
+    told = _tell_waiting(broker, seen, queue, decisions, reasons)
+    for task in (*placed, *told, *_suspend(broker, decided.suspensions)):
+        broker.submit(task)
     return not lost
 
 
-def _claim(broker: Broker, seen: pool.Snapshot, decisions: Sequence[Decision]) -> tuple[list[str], bool]:
+def _claim(
+    broker: Broker, seen: pool.Snapshot, decisions: Sequence[Decision]
+) -> tuple[list[OperationRow], bool]:
     """Write the round's claims: (operations to wake, whether any was lost to somebody else)."""
-    placed: list[str] = []
+    placed: list[OperationRow] = []
     lost = False
     chosen = {seen.hosts[decision.host].id for decision in decisions if decision.host is not None}
     if not chosen:
@@ -122,7 +124,7 @@ def _claim(broker: Broker, seen: pool.Snapshot, decisions: Sequence[Decision]) -
             if target.state == VMState.SUSPENDED:
                 usage.begin(broker, session, target, at)
                 vm.set_state(broker, target, VMState.PENDING, "resuming")
-                placed.append(task.id)
+                placed.append(task)
                 continue
             try:
                 leases.lease(target, at.site_id)
@@ -130,6 +132,7 @@ def _claim(broker: Broker, seen: pool.Snapshot, decisions: Sequence[Decision]) -
                 target.status_reason = f"{at.site.name}: {error}"
                 continue
             target.host_id, target.site_id, target.elastic = at.id, at.site_id, at.elastic
+            task.site_id = at.site_id
             target.launch += 1
             target.status_reason = ""
             usage.begin(broker, session, target, at)
@@ -150,19 +153,36 @@ def _claim(broker: Broker, seen: pool.Snapshot, decisions: Sequence[Decision]) -
                 runner_up=second or None,
                 runner_up_rank=decision.runner_up_rank,
             )
-            placed.append(task.id)
+            placed.append(task)
+        _wake(broker, session, placed)
     return placed, lost
 
 
-def _suspend(broker: Broker, suspensions: Sequence[rounds.Suspend]) -> list[str]:
+def _wake(broker: Broker, session: Session, tasks: Sequence[OperationRow]) -> None:
+    """Make operations due that wait for the matchmaker, in the transaction that decides about them: whoever finds them
+    first takes them up, also when this process dies before it submits them."""
+    if not tasks:
+        return
+    session.execute(
+        update(OperationRow)
+        .where(OperationRow.id.in_([task.id for task in tasks]), OperationRow.state == OperationState.RUNNING)
+        .values(
+            next_at=broker.clock.now(),
+            site_id=select(VMRow.site_id).where(VMRow.operation_id == OperationRow.id).scalar_subquery(),
+        ),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def _suspend(broker: Broker, suspensions: Sequence[rounds.Suspend]) -> list[OperationRow]:
     """Begin to suspend those that make room: operations to wake. One that is busy, or gone, is looked at again later."""
-    begun: list[str] = []
+    begun: list[OperationRow] = []
     for one in suspensions:
         with broker.store.transaction() as session:
             row = session.get(VMRow, one.id, with_for_update={"of": VMRow})
             if row is None or row.state != VMState.RUNNING or vm.busy(session, row) is not None:
                 continue
-            begun.append(vm.begin_preempt(broker, session, row, for_id=one.for_id, reason=one.reason).id)
+            begun.append(vm.begin_preempt(broker, session, row, for_id=one.for_id, reason=one.reason))
     return begun
 
 
@@ -211,7 +231,8 @@ def _tell_waiting(
     queue: Sequence[Waiting],
     decisions: Sequence[Decision],
     reasons: Sequence[pool.Reasons],
-) -> None:
+) -> list[OperationRow]:
+    """Write why who waits still does; the operations of those that do not wait any longer."""
     told: dict[str, tuple[str, bool]] = {}
     explained = 0
     explainer = Explainer(seen.table)
@@ -234,7 +255,9 @@ def _tell_waiting(
         if (text, unplaceable) != (row.status_reason, row.unplaceable):
             told[row.id] = text, unplaceable
     if not told:
-        return
+        return []
+    ending: list[OperationRow] = []
+    tasks = {row.id: task for row, task in seen.waiting}
     with broker.store.transaction() as session:
         query = select(VMRow).options(lazyload("*")).where(VMRow.id.in_(told)).order_by(VMRow.id)
         for target in session.scalars(query):
@@ -252,3 +275,10 @@ def _tell_waiting(
                         project_id=target.project_id,
                     )
                 target.status_reason = text
+                session.execute(
+                    update(OperationRow).where(OperationRow.id == target.operation_id).values(message=text)
+                )
+                if target.immediate and not target.interruptions:
+                    ending.append(tasks[target.id])
+        _wake(broker, session, ending)
+    return ending

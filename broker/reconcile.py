@@ -268,7 +268,7 @@ def _lost(broker: Broker, at: SiteRow, seen: VMRow) -> None:
             vm.set_state(broker, row, VMState.PENDING, "its definition was removed by hand; making it again")
         else:
             return
-    broker.submit(task.id)
+    broker.submit(task)
 
 
 def _comes_again(broker: Broker, session: Session, row: VMRow, why: str) -> bool:

@@ -44,7 +44,7 @@ def rehearse(broker: Broker, actor: Actor, text: str, name: str = "policy.yaml")
         seen.ledger = usage.ledger(broker, session, tried)
         steps = [
             Step(row.name, "leave", row.host.name if row.host else None, leaver.reason)
-            for row, leaver in burst.homegoers(broker, session, tried, decision.state)
+            for row, leaver in burst.leaving(broker, session, tried, decision.state)
         ]
     decided, waiting = queue.decide(broker, seen)
     for wanted, found, reasons, (row, _) in zip(

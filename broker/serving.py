@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from broker import burst, queue, reconcile, reservation
+from datetime import timedelta
+
+from broker import burst, project, queue, reconcile, reservation
 from broker.broker import Broker
 from broker.engine.port import Engine
 
+_KEEP_KEYS = timedelta(days=7)
 _PLACE_S = 10.0
 """How often the queue is looked at without a signal: another broker on the same database signals in its own process."""
 
@@ -17,6 +20,7 @@ def start(broker: Broker, engine: Engine) -> None:
     engine.schedule("policy", timing.policy_s, lambda: burst.tick(broker))
     engine.schedule("reservation", _PLACE_S, lambda: reservation.tick(broker))
     engine.schedule("place", _PLACE_S, lambda: queue.place_pending(broker))
+    engine.schedule("retention", 3600.0, lambda: project.forget_idempotency_keys(broker, _KEEP_KEYS))
     engine.start()
     broker.providers.watch()
 

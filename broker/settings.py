@@ -51,7 +51,9 @@ class Timing(_Section):
         15, gt=0, description="How often every site is compared with what it should be."
     )
     policy_s: float = Field(2, gt=0, description="How often the burst policy is evaluated.")
-    sweep_s: float = Field(10, gt=0, description="How often operations without a driver are picked up again.")
+    sweep_s: float = Field(
+        1, gt=0, description="How often operations are looked for that are due and that nobody drives."
+    )
     provider_call_s: float = Field(30, gt=0, description="Deadline of one call to a host or cloud.")
     stop_grace_s: float = Field(
         60, gt=0, description="How long a guest may take to shut down before it is forced."

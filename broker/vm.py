@@ -131,8 +131,8 @@ def begin(
         session,
         kind,
         row.id,
-        phase="settle",
         project_id=row.project_id,
+        site_id=row.site_id,
         params=dict(params or {}),
     )
     row.operation_id = task.id
@@ -163,7 +163,7 @@ def delete(broker: Broker, actor: Actor, ref: str, *, reason: str = "") -> tuple
         task = begin_delete(broker, session, row, reason=reason or f"deleted by {actor.name}")
     if ended:
         broker.signals.set(f"{ended}.over")
-    broker.submit(task.id)
+    broker.submit(task)
     return row, task
 
 

@@ -1,153 +1,190 @@
-"""One step of one operation: look at reality, do one idempotent action, write what came of it.
+"""Moves one operation on: look at reality, do one idempotent action, write what came of it, until it has to wait.
 
 Every write is guarded by the claim that was taken before the action: a driver that was frozen and thawed
-finds its claim gone and writes nothing. A claim is renewed while its action runs (``Claims``), and runs out
-by itself when its process dies.
+finds its claim gone and writes nothing. A claim is kept from phase to phase and renewed while an action runs
+(``Claims``); it runs out by itself when its process dies.
 """
 
 from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from broker import event
 from broker.broker import Broker
+from broker.engine.declaration import (
+    SETTLE,
+    Done,
+    Fail,
+    GiveUp,
+    Next,
+    Settled,
+    Step,
+    Superseded,
+    Wait,
+)
+from broker.engine.registry import OPERATIONS
 from broker.sealing import SealError
 from broker.states import OperationState
-from broker.store import OperationRow, VMRow
+from broker.store import DutyRow, OperationRow, Row
 from providers.port import ProviderError
 
 log = structlog.get_logger()
 
-CLAIM_S = 15.0
-"""How long a claim outlives its process."""
-
-ABANDON = "abandon"
-"""The phase that puts things right after an error that no repetition mends; it ends the operation as failed."""
+CLAIM_S = 9.0
+"""How long a claim outlives its process, in seconds."""
 
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-
-
-@dataclass(frozen=True)
-class Next:
-    """Go to another phase at once. ``params`` are merged into the operation's."""
-
-    phase: str
-    message: str = ""
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Stay in this phase; look again after ``seconds``, or as soon as one of ``signals`` is set."""
-
-    seconds: float
-    message: str = ""
-    signals: tuple[str, ...] = ()
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Done:
-    """The operation is over and did what it should."""
-
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class Fail:
-    """The operation is over and did not. The phase has left things as they should be."""
-
-    error: str
-
-
-Outcome = Next | Wait | Done | Fail
+_LOOK_AGAIN_S = 1.0
+"""A phase that took longer than this has the target read anew for the next one."""
+_UNKNOWN_S = 60.0
 
 
 @dataclass(frozen=True)
 class Pause:
-    """What ``advance`` leaves to its driver: call again after ``seconds``, or when a signal is set."""
+    """What ``advance`` leaves to its driver: call again after ``seconds``, or when a signal is set. None: when it is
+    submitted again."""
 
-    seconds: float
+    seconds: float | None
     signals: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a phase works with. ``operation`` and ``vm`` are as they were when the step began."""
+@dataclass
+class Held:
+    """An operation that this process has claimed."""
 
-    broker: Broker
-    operation: OperationRow
-    vm: VMRow
-
-    @property
-    def age_s(self) -> float:
-        """Seconds since this phase began."""
-        return (self.broker.clock.now() - self.operation.phase_at).total_seconds()
-
-
-Phase = Callable[[Step], Outcome]
-
-
-class Superseded(Exception):
-    """The operation was cancelled, or another driver has it: write nothing more."""
+    step: Step[Row]
+    token: str
+    next_at: datetime | None
+    """When it was due as it was claimed: somebody who moves it meanwhile changes that."""
 
 
 class Claims:
-    """Renews the claims that this process holds, from one thread, until they are given back."""
+    """The claims that this process holds on operations and duties: renewed from one thread, until they are given back."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, holder: str = "local") -> None:
+        self.holder = holder
         self._broker = broker
         self._lock = threading.Lock()
         self._held: dict[str, str] = {}
+        self._duties: set[str] = set()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def take(self, operation_id: str) -> tuple[OperationRow, VMRow, str] | None:
-        """Claim a running operation that nobody drives now: (operation, VM, token), or None."""
+    def take(self, operation_id: str) -> Held | Pause | None:
+        """Claim a running operation that nobody drives now; when it may not begin yet, how long to wait for that."""
         broker = self._broker
         token = secrets.token_hex(8)
         now = broker.clock.now()
         with broker.store.transaction() as session:
-            taken = session.execute(
+            row = session.scalar(
                 update(OperationRow)
                 .where(OperationRow.id == operation_id, OperationRow.state == OperationState.RUNNING)
                 .where((OperationRow.claim_until.is_(None)) | (OperationRow.claim_until < now))
                 .values(claim_token=token, claim_until=now + timedelta(seconds=CLAIM_S))
+                .returning(OperationRow)
             )
-            if taken.rowcount != 1:  # type: ignore[attr-defined]
+            if row is None:
                 return None
-            row = session.get_one(OperationRow, operation_id)
-            target = session.get_one(VMRow, row.target)
+            declaration = OPERATIONS.get(row.kind)
+            target = session.get(declaration.target, row.target) if declaration is not None else None
+            if declaration is None or target is None:
+                why = (
+                    "this version of the broker does not know such operations" if declaration is None else ""
+                )
+                return self._leave(row, why or "its target is gone", _UNKNOWN_S)
+            if row.phase == SETTLE:
+                if self._unsettled(session, row):
+                    signals = {f"{row.target}.seen": broker.signals.count(f"{row.target}.seen")}
+                    return self._leave(row, "waiting for an earlier step to end", 1.0, signals)
+                row.phase, row.phase_at = declaration.phases[0].word, now
+        held = Held(Step(broker, declaration, row, target), token, row.next_at)
+        self._keep(operation_id, token)
+        return held
+
+    def _leave(
+        self, row: OperationRow, message: str, seconds: float, signals: Mapping[str, int] | None = None
+    ) -> Pause:
+        row.claim_token = row.claim_until = None
+        row.message, row.next_at = message, self._broker.clock.now() + timedelta(seconds=seconds)
+        return Pause(seconds, {row.id: self._broker.signals.count(row.id), **(signals or {})})
+
+    def _unsettled(self, session: Session, row: OperationRow) -> bool:
+        """Whether a driver of an earlier operation on the target may still be in the middle of a call to a provider."""
+        others = select(OperationRow.id).where(
+            OperationRow.target == row.target,
+            OperationRow.id != row.id,
+            OperationRow.claim_until > self._broker.clock.now(),
+        )
+        return session.scalar(others.limit(1)) is not None
+
+    def _keep(self, operation_id: str, token: str) -> None:
         with self._lock:
             self._held[operation_id] = token
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._renew, name="isthmus-claims", daemon=True)
-                self._thread.start()
-        return row, target, token
+        self._begin_renewing()
 
     def give_back(self, operation_id: str) -> None:
         """Stop renewing."""
         with self._lock:
             self._held.pop(operation_id, None)
 
+    def on_duty(self, name: str) -> bool:
+        """Take a periodic duty, when no other broker has it; it is kept until ``stop``."""
+        now = self._broker.clock.now()
+        with self._broker.store.transaction() as session:
+            row = session.get(DutyRow, name, with_for_update=True)
+            if row is None:
+                row = DutyRow(name=name, holder=self.holder, until=now)
+                session.add(row)
+            elif row.holder != self.holder and row.until > now:
+                with self._lock:
+                    self._duties.discard(name)
+                return False
+            row.holder, row.until = self.holder, now + timedelta(seconds=CLAIM_S)
+        with self._lock:
+            self._duties.add(name)
+        self._begin_renewing()
+        return True
+
+    def holds(self, name: str) -> bool:
+        """Whether the duty is held here as far as this process knows."""
+        with self._lock:
+            return name in self._duties
+
     def stop(self) -> None:
-        """End the thread; claims that are held run out."""
+        """End the thread and give the duties up; claims on operations that are held run out."""
         self._wake.set()
+        with self._lock:
+            duties, self._duties = self._duties, set()
+        if duties:
+            with suppress(Exception), self._broker.store.transaction() as session:
+                session.execute(
+                    update(DutyRow)
+                    .where(DutyRow.name.in_(duties), DutyRow.holder == self.holder)
+                    .values(until=self._broker.clock.now())
+                )
+
+    def _begin_renewing(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._wake.is_set():
+                self._thread = threading.Thread(target=self._renew, name="isthmus-claims", daemon=True)
+                self._thread.start()
 
     def _renew(self) -> None:
         while not self._wake.wait(CLAIM_S / 3):
             with self._lock:
-                held = dict(self._held)
-            if not held:
+                held, duties = dict(self._held), set(self._duties)
+            if not held and not duties:
                 continue
             until = self._broker.clock.now() + timedelta(seconds=CLAIM_S)
             try:
@@ -158,65 +195,78 @@ class Claims:
                             .where(OperationRow.id == operation_id, OperationRow.claim_token == token)
                             .values(claim_until=until)
                         )
+                    if duties:
+                        session.execute(
+                            update(DutyRow)
+                            .where(DutyRow.name.in_(duties), DutyRow.holder == self.holder)
+                            .values(until=until)
+                        )
             except Exception:
                 log.exception("claims.renew_failed")
 
 
-def advance(
-    broker: Broker, claims: Claims, phases: Mapping[str, Mapping[str, Phase]], operation_id: str
-) -> Pause | None:
-    """Do one step. None when the operation is over (or is no more ours to drive), else when to call again."""
-    taken = claims.take(operation_id)
-    if taken is None:
+def advance(broker: Broker, claims: Claims, operation_id: str, *, most: int = 1) -> Pause | None:
+    """Move an operation on by at most so many phases. None when it is over (or is no more ours to drive), else when to
+    call again."""
+    held = claims.take(operation_id)
+    if held is None:
         return _when_free(broker, operation_id)
-    row, target, token = taken
-    written = False
+    if isinstance(held, Pause):
+        return held
+    step, done, left = held.step, False, most
     try:
-        counts = {name: broker.signals.count(name) for name in _signal_names(row)}
-        outcome = _act(broker, phases, row, target)
-        broker.trace(operation_id, row.phase, "after")
-        pause = _write(broker, row, token, outcome, counts)
-        written = True
-        return pause
+        while True:
+            left -= 1
+            counts = {name: broker.signals.count(name) for name in _signal_names(step.operation)}
+            began = time.monotonic()
+            outcome = _act(step)
+            broker.trace(operation_id, step.operation.phase, "after")
+            written = _write(
+                held, outcome, counts, keep=left > 0, fresh=time.monotonic() - began > _LOOK_AGAIN_S
+            )
+            if not isinstance(written, Row):
+                done = True
+                return written
+            step = held.step = replace(step, target=written)
     except Superseded:
         return None
     finally:
         claims.give_back(operation_id)
-        if not written:
+        if not done:
             with suppress(Exception):
-                _release(broker, operation_id, token)
+                _release(broker, operation_id, held.token)
 
 
-def _act(
-    broker: Broker, phases: Mapping[str, Mapping[str, Phase]], row: OperationRow, target: VMRow
-) -> Outcome:
-    broker.trace(row.id, row.phase, "before")
+def _act(step: Step[Any]) -> Settled:
+    row = step.operation
+    step.broker.trace(row.id, row.phase, "before")
+    again_s = _BACKOFF_S[min(row.attempt, len(_BACKOFF_S) - 1)]
     try:
-        return phases[row.kind][row.phase](Step(broker, row, target))
+        outcome = step.declaration.phase(row.phase).run(step)
+        if isinstance(outcome, GiveUp):
+            return _give_up(step, outcome.why, again_s)
+        if isinstance(outcome, Next):
+            step.declaration.after(row.phase, outcome.to)
+        return outcome
     except ProviderError as error:
         if error.retryable:
-            return Wait(
-                _BACKOFF_S[min(row.attempt, len(_BACKOFF_S) - 1)], str(error), params={"_retry": True}
-            )
-        return _give_up(phases, row, str(error))
+            return Wait(again_s, str(error), retry=True)
+        return _give_up(step, str(error), again_s)
     except SealError as error:
-        return Wait(30.0, str(error), params={"_retry": True})
+        return Wait(30.0, str(error), retry=True)
     except Superseded:
         raise
     except Exception as error:
         log.exception("operation.step_failed", operation=row.id, phase=row.phase)
-        return Wait(
-            _BACKOFF_S[min(row.attempt, len(_BACKOFF_S) - 1)],
-            f"internal error, trying again: {type(error).__name__}: {error}",
-            params={"_retry": True},
-        )
+        return Wait(again_s, f"internal error, trying again: {type(error).__name__}: {error}", retry=True)
 
 
-def _give_up(phases: Mapping[str, Mapping[str, Phase]], row: OperationRow, why: str) -> Outcome:
-    # A kind with an "abandon" phase has something to put right first. In that phase itself there is only patience.
-    if row.phase == ABANDON or ABANDON not in phases[row.kind]:
-        return Wait(_BACKOFF_S[min(row.attempt, len(_BACKOFF_S) - 1)], why, params={"_retry": True})
-    return Next(ABANDON, why, params={"why": why})
+def _give_up(step: Step[Any], why: str, again_s: float) -> Settled:
+    # A kind that can be abandoned has something to put right first. In that phase itself there is only patience.
+    abandon = step.declaration.abandon
+    if abandon is None or abandon.word == step.operation.phase:
+        return Wait(again_s, why, retry=True)
+    return Next(abandon.run, why, params={"why": why})
 
 
 def _signal_names(row: OperationRow) -> tuple[str, ...]:
@@ -225,72 +275,86 @@ def _signal_names(row: OperationRow) -> tuple[str, ...]:
 
 
 def _write(
-    broker: Broker, row: OperationRow, token: str, outcome: Outcome, counts: Mapping[str, int]
-) -> Pause | None:
+    held: Held, outcome: Settled, counts: Mapping[str, int], *, keep: bool, fresh: bool
+) -> Row | Pause | None:
+    """Write an outcome: the target for the next phase when it goes on at once (``keep``), else when to call again.
+
+    Raises Superseded, and LookupError for a successor that was not declared.
+    """
+    step, row, broker = held.step, held.step.operation, held.step.broker
     now = broker.clock.now()
     over = isinstance(outcome, Done | Fail)
-    values: dict[str, Any] = {"claim_token": None, "claim_until": None}
-    if isinstance(outcome, Next):
-        values |= {
-            "phase": outcome.phase,
-            "phase_at": now,
-            "message": outcome.message,
-            "attempt": 0,
-            "next_at": now,
-        }
-        values["params"] = {**row.params, **outcome.params}
-    elif isinstance(outcome, Wait):
-        params = dict(outcome.params)
-        retry = params.pop("_retry", False)
-        values |= {
-            "message": outcome.message,
-            "attempt": row.attempt + 1 if retry else row.attempt,
-            "next_at": now + timedelta(seconds=outcome.seconds),
-        }
-        if params:
-            values["params"] = {**row.params, **params}
-    elif isinstance(outcome, Done):
-        values |= {"state": OperationState.DONE, "message": outcome.message, "ended_at": now}
+    goes_on = isinstance(outcome, Next) and keep
+    values = _values(step, outcome, now)
+    if goes_on:
+        values["claim_until"] = now + timedelta(seconds=CLAIM_S)
     else:
-        values |= {
-            "state": OperationState.FAILED,
-            "error": outcome.error,
-            "message": outcome.error,
-            "ended_at": now,
-        }
+        values |= {"claim_token": None, "claim_until": None}
+    target = step.target
+    guarded = (
+        update(OperationRow)
+        .where(OperationRow.id == row.id, OperationRow.claim_token == held.token)
+        .where(OperationRow.state == OperationState.RUNNING)
+    )
     with broker.store.transaction() as session:
-        written = session.execute(
-            update(OperationRow)
-            .where(OperationRow.id == row.id, OperationRow.claim_token == token)
-            .where(OperationRow.state == OperationState.RUNNING)
-            .values(**values)
-        )
-        if written.rowcount != 1:  # type: ignore[attr-defined]
+        if outcome.write is not None or over or fresh or (isinstance(outcome, Wait) and outcome.retry):
+            target = step.own(session)
+        if outcome.write is not None:
+            outcome.write(session, target)
+        parks = isinstance(outcome, Wait) and outcome.seconds is None
+        if parks:
+            # Whoever it waits for may have moved it while it looked: then it looks again at once.
+            unmoved = guarded.where(OperationRow.next_at.is_not_distinct_from(held.next_at)).values(**values)
+            if session.execute(unmoved).rowcount != 1:  # type: ignore[attr-defined]
+                parks, values["next_at"] = False, now
+        if not parks and session.execute(guarded.values(**values)).rowcount != 1:  # type: ignore[attr-defined]
             raise Superseded
-        if isinstance(outcome, Wait) and values["attempt"] > row.attempt:
-            target = session.get(VMRow, row.target)
-            if target is not None:
-                target.status_reason = outcome.message
-        if over:
-            kind, said = (
-                ("failed", outcome.error) if isinstance(outcome, Fail) else ("done", str(values["message"]))
-            )
-            event.record(
-                broker,
-                session,
-                f"{row.kind}.{kind}",
-                row.target,
-                said or f"{row.kind} {kind}",
-                project_id=row.project_id,
-                operation=row.id,
-            )
+        if isinstance(outcome, Wait) and outcome.retry and hasattr(target, "status_reason"):
+            target.status_reason = outcome.message
+        if isinstance(outcome, Done | Fail):
+            _tell(broker, session, row, outcome)
     if over:
         broker.signals.set(f"{row.id}.over")
         return None
+    for name, value in values.items():
+        setattr(row, name, value)
+    if goes_on:
+        return target
     if isinstance(outcome, Wait):
         names = {name: counts.get(name, 0) for name in (*outcome.signals, row.id)}
-        return Pause(outcome.seconds, names)
+        return Pause(None if parks else outcome.seconds or 0.0, names)
     return Pause(0.0, {})
+
+
+def _values(step: Step[Any], outcome: Settled, now: datetime) -> dict[str, Any]:
+    """The columns of the operation that an outcome changes."""
+    row = step.operation
+    if isinstance(outcome, Done):
+        return {"state": OperationState.DONE, "message": outcome.message, "ended_at": now, "next_at": None}
+    if isinstance(outcome, Fail):
+        failed = {"state": OperationState.FAILED, "error": outcome.error, "message": outcome.error}
+        return {**failed, "ended_at": now, "next_at": None}
+    values: dict[str, Any] = {"message": outcome.message}
+    if outcome.params:
+        values["params"] = {**row.params, **outcome.params}
+    if isinstance(outcome, Next):
+        word = step.declaration.after(row.phase, outcome.to).word
+        return {**values, "phase": word, "phase_at": now, "attempt": 0, "next_at": now}
+    due = None if outcome.seconds is None else now + timedelta(seconds=outcome.seconds)
+    return {**values, "attempt": row.attempt + 1 if outcome.retry else row.attempt, "next_at": due}
+
+
+def _tell(broker: Broker, session: Session, row: OperationRow, outcome: Done | Fail) -> None:
+    kind, said = ("failed", outcome.error) if isinstance(outcome, Fail) else ("done", outcome.message)
+    event.record(
+        broker,
+        session,
+        f"{row.kind}.{kind}",
+        row.target,
+        said or f"{row.kind} {kind}",
+        project_id=row.project_id,
+        operation=row.id,
+    )
 
 
 def _release(broker: Broker, operation_id: str, token: str) -> None:

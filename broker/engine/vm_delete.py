@@ -1,4 +1,4 @@
-"""vm.delete: settle -> [shutdown] -> peer -> terminate -> gone.
+"""vm.delete: [shutdown] -> peer -> terminate -> gone.
 
 The peer goes first, so that no packet of a VM that is on its way out reaches the private network; then the
 VM at the provider; then, when it is certainly gone, its address and its room. Nothing here is ever given
@@ -7,84 +7,74 @@ up: a VM that cannot be deleted now is tried again until it can.
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from broker import event, network, peer, usage, vm
-from broker.engine.advance import Done, Next, Outcome, Phase, Step, Wait
-from broker.engine.vm_create import own, placed
+from broker.engine.declaration import Declaration, Done, Next, Outcome, Phase, Step, Wait
+from broker.engine.spec import placed
 from broker.states import VMState
-from broker.store import HostRow, OperationRow
+from broker.store import HostRow, VMRow
 from providers import port
 
-
-def settle(step: Step) -> Outcome:
-    """Wait until no driver of an earlier operation can still be in the middle of a call to the provider."""
-    broker = step.broker
-    with broker.store.reading() as session:
-        other = session.scalar(
-            select(OperationRow.id).where(
-                OperationRow.target == step.vm.id,
-                OperationRow.id != step.operation.id,
-                OperationRow.claim_until > broker.clock.now(),
-            )
-        )
-    if other is not None:
-        return Wait(1.0, "waiting for an earlier step to end", signals=(f"{step.vm.id}.seen",))
-    if step.vm.host_id is None:
-        return Next("gone")
-    return Next("shutdown" if step.operation.params.get("graceful") else "peer")
+UNDONE = "a VM that is on its way out does not come back"
 
 
-def shutdown(step: Step) -> Outcome:
-    """Let the guest end its work, for as long as the grace lasts. Asking again does no harm."""
-    row = step.vm
+def shutdown(step: Step[VMRow]) -> Outcome:
+    """Where it was asked for, let the guest end its work."""
+    if step.target.host_id is None:
+        return Next(gone)
+    return let_end(step) if step.operation.params.get("graceful") else Next()
+
+
+def let_end(step: Step[VMRow]) -> Outcome:
+    """Let the guest end its work, for as long as the grace lasts, and go on. Asking again does no harm."""
+    row = step.target
     host, site = placed(row)
     provider = step.broker.providers.of(site)
     report = provider.observe_vm(host, row.id, row.provider_ref or "")
     if report is None or report.state not in (port.VMState.RUNNING, port.VMState.STOPPING):
-        return Next("peer")
+        return Next()
     if step.age_s > step.broker.settings.timing.stop_grace_s:
-        return Next("peer", "the guest did not shut down in time")
+        return Next(message="the guest did not shut down in time")
     if not step.operation.params.get("asked") and port.Capability.STOP in provider.capabilities:
         provider.stop_vm(host, report.ref)
         return Wait(0.5, "shutting down", signals=(f"{row.id}.seen",), params={"asked": True})
     return Wait(0.5, "shutting down", signals=(f"{row.id}.seen",))
 
 
-def remove_peer(step: Step) -> Outcome:
+def remove_peer(step: Step[VMRow]) -> Outcome:
     """Take the peer from the gateway, and wait until the gateway has done so, unless it does not answer at all."""
     broker = step.broker
-    with broker.store.transaction() as session:
-        own(step, session)
-        entry = peer.end(broker, session, step.vm.id)
+    with step.transaction() as (session, row):
+        entry = peer.end(broker, session, row.id)
         gate = entry.gateway if entry is not None else None
         if gate is not None:
             session.refresh(gate)
     broker.signals.set("gateways")
     if entry is None or gate is None or gate.applied_generation >= entry.generation:
-        return Next("terminate")
+        return Next()
     if step.age_s > broker.settings.timing.gateway_s:
         # A gateway that is away goes on with its last document; it drops the peer when it is back, and the
         # address rests until then is over (network.release). Not terminating would only cost money.
-        return Next("terminate", f"gateway {gate.name} does not answer")
+        return Next(message=f"gateway {gate.name} does not answer")
     return Wait(1.0, f"waiting for gateway {gate.name} to drop the peer", signals=("applied",))
 
 
-def terminate(step: Step) -> Outcome:
+def terminate(step: Step[VMRow]) -> Outcome:
     """Delete the VM at the provider. Idempotent: deleting what is gone succeeds."""
-    _, site = placed(step.vm)
+    _, site = placed(step.target)
     for host in _hosts(step):
-        step.broker.providers.of(site).delete_vm(host, step.vm.id, step.vm.provider_ref or "")
-    return Next("gone")
+        step.broker.providers.of(site).delete_vm(host, step.target.id, step.target.provider_ref or "")
+    return Next()
 
 
-def gone(step: Step) -> Outcome:
+def gone(step: Step[VMRow]) -> Outcome:
     """When the provider no longer has it, give back what it held and write the end."""
-    broker, row = step.broker, step.vm
+    broker = step.broker
     if not is_gone(step):
-        return Wait(min(0.5 + step.age_s / 10, 5.0), "terminating", signals=(f"{row.id}.seen",))
-    with broker.store.transaction() as session:
-        row = own(step, session)
+        return Wait(min(0.5 + step.age_s / 10, 5.0), "terminating", signals=(f"{step.target.id}.seen",))
+
+    def write(session: Session, row: VMRow) -> None:
         network.release(broker, session, row.id)
         usage.end(broker, session, row.id)
         row.target_host_id = None
@@ -98,14 +88,13 @@ def gone(step: Step) -> Outcome:
                 f"{row.name} is terminated",
                 project_id=row.project_id,
             )
-    broker.signals.set("place")
-    broker.signals.set("policy")
-    return Done("terminated")
+
+    return Done("terminated", write)
 
 
-def is_gone(step: Step) -> bool:
+def is_gone(step: Step[VMRow]) -> bool:
     """Whether the provider certainly has it no more."""
-    row = step.vm
+    row = step.target
     if row.host is None or row.site is None:
         return True
     provider = step.broker.providers.of(row.site)
@@ -113,20 +102,23 @@ def is_gone(step: Step) -> bool:
     return all(report is None or report.state == port.VMState.TERMINATED for report in reports)
 
 
-def _hosts(step: Step) -> list[str]:
+def _hosts(step: Step[VMRow]) -> list[str]:
     """Where it is: one that was on its way to another host may be on either."""
-    host, _ = placed(step.vm)
-    if step.vm.target_host_id is None:
+    host, _ = placed(step.target)
+    if step.target.target_host_id is None:
         return [host]
     with step.broker.store.reading() as session:
-        target = session.get(HostRow, step.vm.target_host_id)
+        target = session.get(HostRow, step.target.target_host_id)
     return [host] if target is None else [host, target.name]
 
 
-PHASES: dict[str, Phase] = {
-    "settle": settle,
-    "shutdown": shutdown,
-    "peer": remove_peer,
-    "terminate": terminate,
-    "gone": gone,
-}
+DELETE = Declaration(
+    "vm.delete",
+    VMRow,
+    (
+        Phase(shutdown, to=(remove_peer, gone), undo=UNDONE, calls=("observe_vm", "stop_vm")),
+        Phase(remove_peer, name="peer", to=(terminate,), undo=UNDONE),
+        Phase(terminate, to=(gone,), undo=UNDONE, calls=("delete_vm",)),
+        Phase(gone, undo=UNDONE, calls=("observe_vm",)),
+    ),
+)

@@ -1,32 +1,31 @@
-"""vm.start, vm.stop and vm.reboot: settle -> act -> done, or abandon."""
+"""vm.start, vm.stop and vm.reboot: one phase each, and one that puts things right."""
 
 from __future__ import annotations
 
+from sqlalchemy.orm import Session
+
 from broker import event, vm
-from broker.engine import vm_delete
-from broker.engine.advance import Done, Fail, Next, Outcome, Phase, Step, Wait
-from broker.engine.vm_create import now_running, own, placed, spec_of
+from broker.engine.declaration import Declaration, Done, Fail, GiveUp, Outcome, Phase, Step, Wait
+from broker.engine.spec import placed, spec_of
+from broker.engine.vm_create import now_running
 from broker.states import VMState
+from broker.store import VMRow
 from providers import port
 
-
-def settle(step: Step) -> Outcome:
-    """As in vm.delete: nobody else may be in the middle of a call."""
-    outcome = vm_delete.settle(step)
-    return Next("act") if isinstance(outcome, Next) else outcome
+START_CALLS = ("observe_vm", "start_vm", "ensure_image", "ensure_network", "ensure_vm")
 
 
-def start(step: Step) -> Outcome:
+def start(step: Step[VMRow]) -> Outcome:
     """Start it; one whose definition was removed by hand is made again around its disk. Starting twice starts once."""
-    broker, row = step.broker, step.vm
+    broker, row = step.broker, step.target
     host, site = placed(row)
     provider = broker.providers.of(site)
     report = provider.observe_vm(host, row.id, row.provider_ref or "")
     if report is None or report.state == port.VMState.TERMINATED:
         if row.elastic:
-            return Next("abandon", params={"why": "it no longer exists at the provider"})
+            return GiveUp("it no longer exists at the provider")
         with broker.store.reading() as session:
-            spec = spec_of(step, session)
+            spec = spec_of(broker, session, row)
         # What removed the VM may have removed what it stands on.
         provider.ensure_image(host, spec.image)
         for nic in spec.nics:
@@ -37,31 +36,23 @@ def start(step: Step) -> Outcome:
         report = provider.observe_vm(host, row.id, report.ref)
     if report is None or report.state != port.VMState.RUNNING:
         if step.age_s > broker.settings.timing.boot_s:
-            return Next("abandon", params={"why": f"not running {step.age_s:.0f} s after its start"})
+            return GiveUp(f"not running {step.age_s:.0f} s after its start")
         return Wait(min(0.25 + step.age_s / 10, 5.0), "starting", signals=(f"{row.id}.seen",))
-    with broker.store.transaction() as session:
-        now_running(step, session, own(step, session), report)
-    return Done("running")
+    return _runs(step, report, "running")
 
 
-def stop(step: Step) -> Outcome:
+def stop(step: Step[VMRow]) -> Outcome:
     """Ask the guest; when the grace is over, or ``force`` was asked for, pull the plug. Twice is as once."""
-    broker, row = step.broker, step.vm
+    broker, row = step.broker, step.target
     host, site = placed(row)
     provider = broker.providers.of(site)
     report = provider.observe_vm(host, row.id, row.provider_ref or "")
     if report is None or report.state == port.VMState.TERMINATED:
-        return Next("abandon", params={"why": "it no longer exists at the provider"})
+        return GiveUp("it no longer exists at the provider")
     if report.state == port.VMState.SUSPENDED:
-        return Next("abandon", params={"why": "it was suspended outside Isthmus"})
+        return GiveUp("it was suspended outside Isthmus")
     if report.state == port.VMState.STOPPED:
-        with broker.store.transaction() as session:
-            owned = own(step, session)
-            vm.set_state(broker, owned, VMState.STOPPED)
-            event.record(
-                broker, session, "vm.stopped", row.id, f"{row.name} is stopped", project_id=row.project_id
-            )
-        return Done("stopped")
+        return Done("stopped", lambda session, owned: _now_stopped(step, session, owned))
     asked = step.operation.params.get("asked")
     forced = step.operation.params.get("force") or step.age_s > broker.settings.timing.stop_grace_s
     if forced:
@@ -72,9 +63,9 @@ def stop(step: Step) -> Outcome:
     return Wait(0.25, message, signals=(f"{row.id}.seen",), params={"asked": True})
 
 
-def reboot(step: Step) -> Outcome:
+def reboot(step: Step[VMRow]) -> Outcome:
     """Reboot it once; a process that dies in between may reboot it a second time, which a reboot's caller bears."""
-    broker, row = step.broker, step.vm
+    broker, row = step.broker, step.target
     host, site = placed(row)
     provider = broker.providers.of(site)
     if not step.operation.params.get("asked"):
@@ -83,22 +74,43 @@ def reboot(step: Step) -> Outcome:
     report = provider.observe_vm(host, row.id, row.provider_ref or "")
     if report is None or report.state != port.VMState.RUNNING:
         if step.age_s > broker.settings.timing.boot_s:
-            return Next("abandon", params={"why": "not running again after its reboot"})
+            return GiveUp("not running again after its reboot")
         return Wait(0.5, "rebooting", signals=(f"{row.id}.seen",))
-    with broker.store.transaction() as session:
-        now_running(step, session, own(step, session), report)
-    return Done("rebooted")
+    return _runs(step, report, "rebooted")
 
 
-def abandon(step: Step) -> Outcome:
+def abandon(step: Step[VMRow]) -> Outcome:
     """Say why it did not work; the reconciler writes the state that it finds the VM in."""
-    why = str(step.operation.params.get("why", "given up"))
-    with step.broker.store.transaction() as session:
-        vm.set_state(step.broker, own(step, session), VMState.ERROR, why)
     step.broker.signals.set("reconcile")
-    return Fail(why)
+    return Fail(step.why, lambda _, row: vm.set_state(step.broker, row, VMState.ERROR, step.why))
 
 
-START: dict[str, Phase] = {"settle": settle, "act": start, "abandon": abandon}
-STOP: dict[str, Phase] = {"settle": settle, "act": stop, "abandon": abandon}
-REBOOT: dict[str, Phase] = {"settle": settle, "act": reboot, "abandon": abandon}
+def _runs(step: Step[VMRow], report: port.VMReport, message: str) -> Done:
+    return Done(message, lambda session, row: now_running(step.broker, session, row, report))
+
+
+def _now_stopped(step: Step[VMRow], session: Session, row: VMRow) -> None:
+    vm.set_state(step.broker, row, VMState.STOPPED)
+    event.record(
+        step.broker, session, "vm.stopped", row.id, f"{row.name} is stopped", project_id=row.project_id
+    )
+
+
+_ABANDON = Phase(abandon, undo="it only writes")
+_OWNERS = "it is what its owner asked for"
+
+START = Declaration(
+    "vm.start", VMRow, (Phase(start, name="act", undo=_OWNERS, calls=START_CALLS),), abandon=_ABANDON
+)
+STOP = Declaration(
+    "vm.stop",
+    VMRow,
+    (Phase(stop, name="act", undo=_OWNERS, calls=("observe_vm", "stop_vm")),),
+    abandon=_ABANDON,
+)
+REBOOT = Declaration(
+    "vm.reboot",
+    VMRow,
+    (Phase(reboot, name="act", undo=_OWNERS, calls=("reboot_vm", "observe_vm")),),
+    abandon=_ABANDON,
+)

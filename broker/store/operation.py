@@ -12,15 +12,24 @@ from broker.store.base import Row
 
 
 class OperationRow(Row):
-    """A durable change. ``claim_token`` and ``claim_until`` fence its driver; ``params`` holds no secrets."""
+    """A durable change. ``claim_token`` and ``claim_until`` fence its driver; ``params`` holds no secrets.
+
+    ``next_at``: when to look at it again; None when nobody's clock moves it, but what it waits for. ``site_id``: the site whose
+    machines it works on, as far as that is known.
+    """
 
     __tablename__ = "operation"
-    __table_args__ = (Index("ix_operation_live", "state", "claim_until"),)
+    __table_args__ = (
+        Index("ix_operation_live", "state", "claim_until"),
+        Index("ix_operation_due", "state", "next_at"),
+        Index("ix_operation_over", "ended_at"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     kind: Mapped[str]
     target: Mapped[str] = mapped_column(index=True)
     project_id: Mapped[str | None]
+    site_id: Mapped[str | None]
     state: Mapped[str]
     phase: Mapped[str]
     message: Mapped[str] = mapped_column(default="")
@@ -29,7 +38,7 @@ class OperationRow(Row):
     params: Mapped[dict[str, Any]]
     claim_token: Mapped[str | None]
     claim_until: Mapped[datetime | None]
-    next_at: Mapped[datetime]
+    next_at: Mapped[datetime | None]
     phase_at: Mapped[datetime]
     created_at: Mapped[datetime] = mapped_column(index=True)
     ended_at: Mapped[datetime | None]

@@ -6,11 +6,8 @@ Everything is reached through the ``stage`` fixture, so that tests import nothin
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
-import subprocess
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,34 +15,38 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import structlog
 from sqlalchemy import select
 
-from broker import flavor, gateway, image, launch, network, operation, peer, policy, project, site, token, vm
+from broker import (
+    flavor,
+    gateway,
+    image,
+    launch,
+    network,
+    operation,
+    peer,
+    policy,
+    project,
+    queue,
+    site,
+    token,
+    vm,
+)
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
 from broker.clock import ManualClock
-from broker.engine.drive import Driver
+from broker.engine.lease import LeaseEngine
 from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.states import OperationState
 from broker.store import HostRow, LeaseRow, OperationRow, PeerRow, Store, VMRow
+from lab.postgresql import PostgreSQL
 from providers.simulated import SimulatedProvider, World
 from vpn import keys
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
-
-POSTGRES_SETTINGS = {
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-    "autovacuum": "off",
-    "shared_buffers": "32MB",
-    "max_connections": "100",
-    "listen_addresses": "",
-}
 
 OPEN = """\
 version: 1
@@ -58,80 +59,6 @@ burst:
 
 
 # -- databases --------------------------------------------------------------------------------------
-
-
-class PostgreSQL:
-    """A server of our own, on a socket in a directory of our own; each test gets a database of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.numbers = itertools.count(1)
-        self._server: subprocess.Popen[bytes] | None = None
-        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parts[4]))
-        if not found:
-            pytest.fail("no PostgreSQL server in /usr/lib/postgresql/*/bin: run `make setup`")
-        self._bin = found[-1].parent
-
-    def start(self) -> None:
-        data = self.folder / "data"
-        # The server refuses to run as root. It dies with this process, also when that is killed.
-        become = ["--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-        if become:
-            shutil.chown(self.folder, "postgres", "postgres")
-        run_as = ["setpriv", *become, "--pdeathsig", "QUIT"]
-        subprocess.run(
-            [*run_as, self._bin / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"],
-            check=True,
-            capture_output=True,
-            cwd="/",
-        )
-        settings = {**POSTGRES_SETTINGS, "unix_socket_directories": str(self.folder)}
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        with (self.folder / "log").open("wb") as log:
-            self._server = subprocess.Popen(
-                [*run_as, self._bin / "postgres", "-D", data, *options], stdout=log, stderr=log, cwd="/"
-            )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                self.execute("SELECT 1")
-                break
-            except psycopg.OperationalError:
-                if time.monotonic() > deadline or self._server.poll() is not None:
-                    pytest.fail(f"PostgreSQL did not start: {(self.folder / 'log').read_text()[-2000:]}")
-                time.sleep(0.05)
-        self.execute("CREATE DATABASE template_isthmus")
-        store = Store(self.url("template_isthmus"))
-        store.upgrade()
-        store.close()
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.terminate()
-            try:
-                self._server.wait(5)
-            except subprocess.TimeoutExpired:
-                self._server.kill()
-                self._server.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def execute(self, statement: str) -> None:
-        where = f"host={self.folder} user=postgres dbname=postgres"
-        with psycopg.connect(where, autocommit=True) as connection:
-            connection.execute(statement.encode())
-
-    def url(self, name: str) -> str:
-        return f"postgresql+psycopg://postgres@/{name}?host={self.folder}"
-
-    def database(self, *, empty: bool = False) -> str:
-        """The URL of a new database, with the schema unless ``empty``."""
-        name = f"test_{next(self.numbers)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else 'template_isthmus'}")
-        return self.url(name)
-
-    def drop(self, url: str) -> None:
-        name = url.split("?")[0].rsplit("/", 1)[1]
-        self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -151,6 +78,10 @@ def postgresql() -> Iterator[PostgreSQL]:
     server = PostgreSQL(Path(tempfile.mkdtemp(prefix="isthmus-postgresql-")))
     try:
         server.start()
+        server.execute("CREATE DATABASE template_isthmus")
+        store = Store(server.url("template_isthmus"))
+        store.upgrade()
+        store.close()
         yield server
     finally:
         server.stop()
@@ -178,7 +109,7 @@ def empty_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> 
         yield f"sqlite:///{tmp_path / 'empty.sqlite3'}"
         return
     server: PostgreSQL = request.getfixturevalue("postgresql")
-    url = server.database(empty=True)
+    url = server.database()
     yield url
     server.drop(url)
 
@@ -192,7 +123,7 @@ def url(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
         yield f"sqlite:///{path}"
         return
     server: PostgreSQL = request.getfixturevalue("postgresql")
-    url = server.database()
+    url = server.database(template="template_isthmus")
     yield url
     server.drop(url)
 
@@ -289,14 +220,14 @@ class Stage:
         self._made = [*getattr(self, "_made", []), made]
         return made
 
-    def driver_of(self, broker: Broker) -> Driver:
-        driver = Driver(broker, holder=f"driver-{len(self._made)}")
+    def driver_of(self, broker: Broker) -> LeaseEngine:
+        driver = LeaseEngine(broker, holder=f"driver-{len(self._made)}")
         self._drivers = [*getattr(self, "_drivers", []), driver]
         return driver
 
     def close(self) -> None:
         for driver in self._drivers:
-            driver.stop()
+            driver.claims.stop()
         for broker in self._made:
             broker.close()
         SimulatedProvider.forget_worlds()
@@ -382,7 +313,8 @@ class Stage:
 
     # How it goes on
 
-    def step(self, task: OperationRow | str, *, driver: Driver | None = None) -> Any:
+    def step(self, task: OperationRow | str, *, driver: LeaseEngine | None = None) -> Any:
+        queue.place_pending(self.broker)
         return (driver or self.driver).step(task if isinstance(task, str) else task.id)
 
     def drive(
@@ -394,15 +326,16 @@ class Stage:
         for _ in range(2000):
             if until is not None and until():
                 break
+            queue.place_pending(self.broker)
             pause = self.driver.step(task_id)
             if pause is None:
                 break
             for agent in self.agents:
                 agent.turn()
-            if pause.seconds > 0:
+            if pause.seconds != 0:
                 self.broker.signals.set("place")
                 # No longer than an agent sleeps: a gateway that was seen stays up.
-                self.wait(min(pause.seconds, 60.0))
+                self.wait(min(pause.seconds or 30.0, 60.0))
             if (self.clock.now() - began).total_seconds() > most_s:
                 break
         return self.operation(task_id)

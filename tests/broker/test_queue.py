@@ -206,7 +206,7 @@ def new_stage(request, tmp_path_factory, sqlite_template, database):
             shutil.copyfile(sqlite_template, folder / "isthmus.sqlite3")
             url = f"sqlite:///{folder / 'isthmus.sqlite3'}"
         else:
-            url = request.getfixturevalue("postgresql").database()
+            url = request.getfixturevalue("postgresql").database(template="template_isthmus")
         stages.append(of(folder, url))
         return stages[-1]
 
@@ -263,8 +263,9 @@ def act(stage, action, names):
                     task.id for task in operation.list_operations(stage.broker, stage.admin, state="running")
                 ]
                 chosen = live if kind == "run" else live[rest[1] % len(live) :][:1] if live else []
+                queue.place_pending(stage._made[rest[0]])
                 for task in chosen:
-                    stage._drivers[rest[0]].run_until_idle(task, 20)
+                    stage._drivers[rest[0]].step(task, most=20)
             case "wait":
                 stage.wait(rest[0])
                 stage.broker.signals.set("place")

@@ -41,7 +41,7 @@ def pass_time(stage, minutes):
         stage.broker.signals.set("place")
         queue.place_pending(stage.broker)
         for task in operation.list_operations(stage.broker, stage.admin, state="running"):
-            stage.driver.run_until_idle(task.id)
+            stage.driver.step(task.id, most=20)
 
 
 def state(stage, row):

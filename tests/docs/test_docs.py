@@ -15,8 +15,7 @@ import typer
 
 from api.native.metrics import Requests, _gauges
 from broker import errors
-from broker.engine.advance import ABANDON
-from broker.engine.phases import PHASES
+from broker.engine.registry import OPERATIONS
 from broker.settings import Settings
 from broker.states import HostState, PeerState, SiteState
 from broker.status import StatusView
@@ -225,12 +224,20 @@ def test_reference_has_every_error_code() -> None:
     assert sorted(codes - set(rows(REFERENCE / "errors.md"))) == []
 
 
+def test_reference_of_operations_is_what_the_declarations_say() -> None:
+    from broker.engine.reference import write
+
+    assert (REFERENCE / "operations.md").read_text() == write() + "\n", (
+        "run `python -m broker.engine.reference > docs/reference/operations.md`"
+    )
+
+
 # -- events ----------------------------------------------------------------------------------------------------------
 
 COMPUTED = {
     "{kind}.requested": {f"vm.{verb}.requested" for verb in ("start", "stop", "reboot", "suspend", "resume")},
-    "{row.kind}.{kind}": {f"{kind}.done" for kind in PHASES}
-    | {f"{kind}.failed" for kind, phases in PHASES.items() if ABANDON in phases},
+    "{row.kind}.{kind}": {f"{kind}.done" for kind in OPERATIONS}
+    | {f"{kind}.failed" for kind, declaration in OPERATIONS.items() if declaration.abandon is not None},
     "host.{state}": {
         f"host.{state}" for state in (HostState.UP, HostState.UNREACHABLE, HostState.MAINTENANCE)
     },

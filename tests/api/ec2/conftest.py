@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +21,7 @@ from api.ec2 import create_app
 from broker import accesskey, flavor, image, keypair, network, project, queue, site
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
-from broker.engine.drive import Driver
+from broker.engine.lease import LeaseEngine
 from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.store import Store
@@ -31,43 +29,6 @@ from providers.simulated import SimulatedProvider
 
 REGION = "lab-1"
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDMmqOD3D8j3yqXBEVAhcYSg4+sZaMS8uQd+pZ0Q0F0g me@example"
-
-
-class Loop:
-    """An engine without durability: drives what is submitted, in an event loop of its own."""
-
-    def __init__(self, broker: Broker) -> None:
-        self._driver = Driver(broker)
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_default_executor(ThreadPoolExecutor(8))
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        placing = self._driver.duty("place", 10.0, lambda: queue.place_pending(broker))
-        asyncio.run_coroutine_threadsafe(placing, self._loop)
-
-    def submit(self, operation_id: str) -> None:
-        asyncio.run_coroutine_threadsafe(self._driver.drive(operation_id, 600), self._loop)
-
-    def schedule(self, name: str, every_s: float, duty: Callable[[], None]) -> None:
-        raise NotImplementedError
-
-    def start(self) -> None:
-        raise NotImplementedError
-
-    def stop(self) -> None:
-        self._driver.stop()
-
-        async def cancel() -> None:
-            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-            await asyncio.get_running_loop().shutdown_default_executor()
-
-        asyncio.run_coroutine_threadsafe(cancel(), self._loop).result(30)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
 
 @dataclass
@@ -127,8 +88,9 @@ def face(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Face]:
     row = image.create(broker, SYSTEM, name="tiny", path=str(disk), format="raw")
     keypair.create(broker, actor, name="me", public_key=PUBLIC_KEY)
     key, secret = accesskey.create(broker, actor, role="member")
-    engine = Loop(broker)
-    broker.engine = engine
+    engine = LeaseEngine(broker)
+    engine.schedule("place", 10.0, lambda: queue.place_pending(broker))
+    engine.start()
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     port = listening.getsockname()[1]
@@ -188,5 +150,5 @@ def until() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def engine_of() -> Callable[[Broker], Loop]:
-    return Loop
+def engine_of() -> Callable[[Broker], LeaseEngine]:
+    return LeaseEngine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,47 +16,10 @@ from api.native import create_app
 from broker import project, queue, token
 from broker.actor import ADMIN, SYSTEM, Actor
 from broker.broker import Broker
-from broker.engine.drive import Driver
+from broker.engine.lease import LeaseEngine
 from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.store import Store
-
-
-class Threaded:
-    """An engine without durability: every submitted operation is driven in one background loop."""
-
-    def __init__(self, broker: Broker) -> None:
-        self.driver = Driver(broker)
-        self._stopped = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        placing = self.driver.duty("place", 10.0, lambda: queue.place_pending(broker))
-        asyncio.run_coroutine_threadsafe(placing, self._loop)
-
-    def submit(self, operation_id: str) -> None:
-        if not self._stopped.is_set() and not self.driver.is_driving(operation_id):
-            asyncio.run_coroutine_threadsafe(self.driver.drive(operation_id, 60), self._loop)
-
-    def schedule(self, name: str, every_s: float, duty: Callable[[], None]) -> None:
-        raise AssertionError("no other duties in these tests")
-
-    def start(self) -> None:
-        raise AssertionError("runs already")
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self.driver.stop()
-        asyncio.run_coroutine_threadsafe(self._drain(), self._loop).result(20)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    async def _drain(self) -> None:
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass
@@ -104,8 +66,9 @@ def worlds(folder: Path) -> Iterator[World]:
     store = Store(settings.database_url)
     store.upgrade()
     broker = Broker(settings, store=store)
-    engine = Threaded(broker)
-    broker.engine = engine
+    engine = LeaseEngine(broker)
+    engine.schedule("place", 10.0, lambda: queue.place_pending(broker))
+    engine.start()
     home = project.create(broker, SYSTEM, name="default")
     other = project.create(broker, SYSTEM, name="other")
     first = Actor(project_id=home.id, role=ADMIN, name="first")

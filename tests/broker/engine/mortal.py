@@ -29,6 +29,7 @@ from broker import (
     operation,
     peer,
     policy,
+    power,
     project,
     serving,
     site,
@@ -37,7 +38,7 @@ from broker import (
 )
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
-from broker.engine.dbos import DbosEngine
+from broker.engine.choice import engine_for
 from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.states import LIVE_PEER, PeerState, VMState
@@ -146,7 +147,7 @@ class Mortal:
     def live(self) -> None:
         """The whole plan."""
         threading.Thread(target=self.be_the_gateway, daemon=True).start()
-        engine = DbosEngine(self.broker)
+        engine = engine_for(self.broker)
         serving.start(self.broker, engine)
         if watched := self.plan.get("finishes"):
             self.until(lambda: self.over(watched), 60)
@@ -156,8 +157,12 @@ class Mortal:
             self.create(name, "elastic")
         for name in self.plan.get("locals", []):
             self.create(name, "!elastic")
-        if self.plan.get("bursts") or self.plan.get("locals"):
-            self.until_idle()
+        self.until_idle()
+        for name in self.plan.get("stopped", []):
+            power.stop(self.broker, self.admin, name)
+        for name in self.plan.get("suspended", []):
+            power.suspend(self.broker, self.admin, name)
+        self.until_idle()
         self.ask()
         if self.holds:
             time.sleep(60)
@@ -172,20 +177,25 @@ class Mortal:
             if kind == "vm.migrate":
                 migration.migrate(self.broker, self.admin, name)
                 continue
+            if kind.removeprefix("vm.") in ("start", "stop", "reboot", "suspend", "resume"):
+                getattr(power, kind.removeprefix("vm."))(self.broker, self.admin, name)
+                continue
             with self.broker.store.transaction() as session:
                 row = vm.find(session, self.admin, name, lock=True)
                 if kind == "vm.preempt":
                     task = vm.begin_preempt(self.broker, session, row, for_id="another", reason="for another")
-                    self.broker.submit(task.id)
+                    self.broker.submit(task)
                     continue
-                row.requirements = None
-                if kind == "vm.return":
+                if kind == "vm.relaunch":
+                    task = vm.begin_relaunch(self.broker, session, row, reason="taken back")
+                elif kind == "vm.return":
+                    row.requirements = None
                     task = vm.begin_return(self.broker, session, row, reason="home")
                 else:
                     task = vm.begin_delete(
                         self.broker, session, row, reason="go", graceful=phase == "shutdown"
                     )
-            self.broker.submit(task.id)
+            self.broker.submit(task)
 
     def create(self, name: str, requirements: str) -> None:
         launch.create(

@@ -106,15 +106,16 @@ def test_claim_is_given_back_when_a_step_fails(stage, monkeypatch):
 
 
 def test_bug_in_a_step_is_tried_again_and_said(stage, monkeypatch):
-    from broker import queue
+    from broker import image
 
     row, task = stage.request("web")
+    stage.step(task)
 
-    def broken(_broker):
+    def broken(_row, _site):
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(queue, "place_pending", broken)
+        patch.setattr(image, "spec", broken)
         pause = stage.step(task)
     assert pause.seconds > 0
     assert "a bug" in stage.vm(row.id).status_reason
@@ -128,7 +129,7 @@ def test_claim_of_a_step_that_takes_long_is_renewed(stage, monkeypatch):
     claims = advance.Claims(stage.broker)
     taken = claims.take(task.id)
     assert taken is not None
-    began = taken[0].claim_until
+    began = taken.step.operation.claim_until
     stage.wait(100)
     try:
         deadline = threading.Event()
@@ -194,28 +195,56 @@ def test_delete_waits_for_a_driver_in_the_middle_of_a_call(stage):
     assert stage.nothing_left(row.id)
 
 
-def test_operations_nobody_drives_are_found(stage):
+def test_operations_that_are_due_are_found_by_whoever_looks(stage):
+    _, waiting = stage.request("big", requirements="cpu_total > 1000")
     _, task = stage.request("web")
-    assert stage.driver.stranded(at_start=True) == [task.id]
-    assert stage.driver.stranded() == []
-    stage.wait(60)
-    assert stage.driver.stranded() == [task.id]
+    stage.drive(task, until=lambda: stage.operation(task.id).phase == "image")
+    other = stage.driver_of(stage.another())
+    assert other.due(10) == [(task.id, stage.sites["campus"])]
     claims = advance.Claims(stage.broker)
     claims.take(task.id)
-    assert stage.driver.stranded() == []
-    stage.wait(60)
-    assert stage.driver.stranded() == [task.id]
+    assert other.due(10) == []
+    stage.wait(advance.CLAIM_S + 1)
+    assert other.due(10) == [(task.id, stage.sites["campus"])]
     claims.stop()
     stage.driver.forget_claims()
     with stage.broker.store.reading() as session:
-        assert session.scalars(select(OperationRow.claim_token)).all() == [None]
+        assert session.scalars(select(OperationRow.claim_token)).all() == [None, None]
+    assert stage.operation(waiting.id).next_at is None
+
+
+def test_operation_that_is_moved_while_it_is_put_to_rest_is_looked_at_again(stage):
+    """The matchmaker places a VM at the very moment at which its operation finds that it has to wait."""
+    from broker import queue
+
+    _, task = stage.request("web")
+    placed = []
+
+    def place_now(_operation, phase, point):
+        if (phase, point) == ("place", "after") and not placed:
+            placed.append(queue.place_pending(stage.broker))
+
+    stage.broker.trace = place_now
+    pause = stage.driver.step(task.id)
+    assert placed
+    assert pause.seconds == 0
+    assert stage.operation(task.id).next_at is not None
+    stage.finish(task)
 
 
 def test_duty_is_done_by_one_broker_at_a_time(stage):
-    other = stage.driver_of(stage.another())
-    assert stage.driver.on_duty("reconcile", 30)
-    assert not other.on_duty("reconcile", 30)
-    assert stage.driver.on_duty("reconcile", 30)
-    stage.wait(31)
-    assert other.on_duty("reconcile", 30)
-    assert not stage.driver.on_duty("reconcile", 30)
+    mine, other = stage.driver.claims, stage.driver_of(stage.another()).claims
+    assert mine.on_duty("reconcile")
+    assert not other.on_duty("reconcile")
+    assert mine.on_duty("reconcile")
+    stage.wait(advance.CLAIM_S + 1)
+    assert other.on_duty("reconcile")
+    assert not mine.on_duty("reconcile")
+
+
+def test_duty_is_free_at_once_when_its_broker_stops(stage):
+    mine, other = stage.driver.claims, stage.driver_of(stage.another()).claims
+    assert mine.on_duty("reconcile")
+    assert not other.on_duty("reconcile")
+    mine.stop()
+    assert other.on_duty("reconcile")

@@ -12,6 +12,7 @@ from collections import Counter
 import pytest
 
 from broker import migration, operation, power, vm
+from broker.engine.registry import OPERATIONS
 from broker.states import OperationState
 
 
@@ -159,6 +160,19 @@ END = {
     "bring_home": ("running", LOCAL),
 }
 
+SELDOM = {
+    # A launch that is given up, and one that says nothing.
+    "vm.create": {"delete_vm", "console_log"},
+    "vm.return": {"console_log"},
+    "vm.relaunch": {"console_log", "ensure_network"},
+    # A VM whose definition was removed by hand (tests/broker/test_reconcile.py).
+    "vm.start": {"ensure_image", "ensure_network", "ensure_vm"},
+    "vm.resume": {"ensure_image", "ensure_network", "ensure_vm"},
+    "vm.preempt": {"ensure_image", "ensure_network", "ensure_vm"},
+    "vm.migrate": {"observe_vm"},
+}
+"""What an operation calls only when something is amiss: the tests of that are elsewhere in this folder, or named here."""
+
 RETRYABLE = ("ProviderError", "Unreachable", "OutOfCapacity", "QuotaExceeded")
 FINAL = ("AuthenticationFailed", "InvalidSpec", "Conflict", "Unsupported")
 
@@ -190,6 +204,15 @@ def heal_everywhere(stage):
         world.heal()
 
 
+def test_every_kind_of_operation_has_a_scene(hybrid):
+    tasks = {scene: SCENES[scene](hybrid, scene.replace("_", "-"))[1] for scene in SCENES}
+    assert {task.kind for task in tasks.values()} == set(OPERATIONS)
+    for kind, declaration in OPERATIONS.items():
+        made = {call for scene, task in tasks.items() if task.kind == kind for call in CALLS[scene]}
+        declared = {call for phase in declaration.every for call in phase.calls}
+        assert (kind, made | SELDOM.get(kind, set())) == (kind, declared)
+
+
 @pytest.mark.parametrize("scene", SCENES)
 def test_each_operation_makes_exactly_the_calls_it_is_tested_with(hybrid, scene):
     _, task = SCENES[scene](hybrid, "web")
@@ -217,7 +240,7 @@ def test_every_step_run_twice_changes_nothing_more(hybrid, scene):
 
     hybrid.broker.trace = lose_every_other_outcome
     hybrid.finish(task)
-    assert next(turns) >= 4
+    assert next(turns) >= 2
     state, holdings = END[scene]
     assert hybrid.vm(row.id).state == state
     assert hybrid.holdings(row.id) == holdings
@@ -303,7 +326,7 @@ def test_launch_moves_on_when_a_host_has_no_room_after_all(stage):
 
 @pytest.mark.parametrize("phase", ["image", "launch", "boot"])
 def test_launch_taken_back_by_a_broker_that_died_right_then_goes_on(hybrid, phase):
-    """The VM has let go of its host, and the operation does not know it yet."""
+    """What it had taken back at the provider is not written: the VM still holds its room."""
     method, error = {"image": ("ensure_image", "NotFound"), "launch": ("ensure_vm", "OutOfCapacity")}.get(
         phase, (None, None)
     )
@@ -322,7 +345,8 @@ def test_launch_taken_back_by_a_broker_that_died_right_then_goes_on(hybrid, phas
 
     hybrid.broker.trace = die_once
     hybrid.step(task)
-    assert hybrid.vm(row.id).host is None
+    assert lost
+    assert hybrid.vm(row.id).host is not None
     assert hybrid.operation(task.id).phase == phase
     hybrid.finish(task)
     assert hybrid.holdings(row.id) == LOCAL

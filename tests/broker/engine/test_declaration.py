@@ -1,0 +1,151 @@
+"""Declarations of operations: what does not fit together is refused when it is made, and any row can be a target."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker import operation
+from broker.engine.declaration import Declaration, Done, Fail, GiveUp, Next, Phase, Wait
+from broker.engine.registry import OPERATIONS
+from broker.states import OperationState
+from broker.store import ImageRow
+from providers.port import Provider
+
+
+def first(step):
+    return Next(message="on to the second")
+
+
+def second(step):
+    if "looked" not in step.operation.params:
+        return Wait(1.0, "not yet", params={"looked": True})
+    return Done("done", lambda _session, image: setattr(image, "status_reason", "touched"))
+
+
+def hopeless(step):
+    return GiveUp("it is hopeless")
+
+
+def mend(step):
+    return Fail(step.why, lambda _session, image: setattr(image, "status_reason", step.why))
+
+
+def lost(step):
+    return Done()
+
+
+def operation_of(*phases, **more):
+    return Declaration("image.touch", ImageRow, phases, **more)
+
+
+@pytest.fixture
+def declared(monkeypatch):
+    def declare(declaration):
+        monkeypatch.setitem(OPERATIONS, declaration.kind, declaration)
+        return declaration
+
+    return declare
+
+
+def asked_on_image(stage, declaration):
+    with stage.broker.store.transaction() as session:
+        image = session.query(ImageRow).one()
+        return operation.add(
+            stage.broker,
+            session,
+            declaration.kind,
+            image.id,
+            phase=declaration.begins,
+            project_id=stage.owner.id,
+        )
+
+
+def image_of(stage):
+    with stage.broker.store.reading() as session:
+        return session.query(ImageRow).one()
+
+
+def test_successor_that_is_no_phase_of_the_operation_is_refused():
+    with pytest.raises(ValueError, match="first goes to lost, which is no phase of it"):
+        operation_of(Phase(first, to=(second, lost), undo="none"), Phase(second, undo="none"))
+
+
+def test_phase_that_nobody_goes_to_is_refused():
+    with pytest.raises(ValueError, match="no phase goes to lost"):
+        operation_of(
+            Phase(first, to=(second,), undo="none"), Phase(second, undo="none"), Phase(lost, undo="none")
+        )
+
+
+def test_effect_that_nobody_takes_back_is_refused():
+    with pytest.raises(ValueError, match="second has neither an undo nor a reason"):
+        operation_of(Phase(first, to=(second,), undo="none"), Phase(second))
+
+
+def test_two_phases_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="names of their own"):
+        operation_of(Phase(first, to=(second,), undo="none"), Phase(second, name="first", undo="none"))
+
+
+def test_operation_on_an_image_is_driven_like_one_on_a_vm(stage, declared):
+    declaration = declared(operation_of(Phase(first, to=(second,), undo="none"), Phase(second, undo="none")))
+    task = stage.finish(asked_on_image(stage, declaration))
+    assert task.message == "done"
+    assert image_of(stage).status_reason == "touched"
+    assert "image.touch.done" in stage.events(target=task.target)
+
+
+def test_operation_that_is_given_up_puts_things_right_and_says_why(stage, declared):
+    declaration = declared(operation_of(Phase(hopeless, undo="none"), abandon=Phase(mend, undo="none")))
+    task = stage.drive(asked_on_image(stage, declaration))
+    assert (task.state, task.error) == (OperationState.FAILED, "it is hopeless")
+    assert image_of(stage).status_reason == "it is hopeless"
+
+
+def test_way_that_was_not_declared_is_not_taken(stage, declared):
+    def astray(step):
+        return Next(lost)
+
+    declaration = declared(operation_of(Phase(astray, to=(second,), undo="none"), Phase(second, undo="none")))
+    task = asked_on_image(stage, declaration)
+    stage.step(task)
+    task = stage.operation(task.id)
+    assert (task.phase, task.attempt) == ("astray", 1)
+    assert "astray may not go to lost" in task.message
+
+
+def test_operation_of_a_kind_that_this_version_does_not_know_waits_and_says_so(stage):
+    with stage.broker.store.transaction() as session:
+        task = operation.add(stage.broker, session, "vm.of-tomorrow", "vm-1", phase="act")
+    pause = stage.step(task)
+    task = stage.operation(task.id)
+    assert pause.seconds >= 60
+    assert "does not know" in task.message
+    assert task.claim_token is None
+
+
+def test_several_phases_are_gone_through_under_one_claim(stage, declared):
+    seen = []
+
+    def look(step):
+        seen.append(stage.operation(step.operation.id).claim_token)
+        return Next()
+
+    def look_again(step):
+        seen.append(stage.operation(step.operation.id).claim_token)
+        return Done()
+
+    declaration = declared(
+        operation_of(Phase(look, to=(look_again,), undo="none"), Phase(look_again, undo="none"))
+    )
+    assert stage.driver.step(asked_on_image(stage, declaration).id, most=10) is None
+    assert seen[0] is not None
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("kind", OPERATIONS)
+def test_calls_that_are_declared_are_methods_of_providers(kind):
+    assert OPERATIONS[kind].kind == kind
+    for phase in OPERATIONS[kind].every:
+        for call in phase.calls:
+            assert hasattr(Provider, call), call
