@@ -36,9 +36,9 @@ from placement import burst
 from placement import round as rounds
 from placement.budget import Ledger
 from placement.language import parse
-from placement.match import Decision, Request
 from placement.policy import Policy, Queue
 from placement.pool import Pool, Reserved, Resident, Rule, Waiting
+from placement.request import Decision, Request
 from placement.table import HostTable
 from placement.why import Explainer, Explanation, explain
 from providers.port import Capability

@@ -20,10 +20,11 @@ from placement.burst import BurstState, CloudUse, Gate
 from placement.column import Bools, Floats
 from placement.language import ExpressionError, parse
 from placement.lease import Backfilling, Book
-from placement.match import Decision, Matcher
+from placement.match import Matcher
 from placement.order import order
 from placement.policy import Policy, Queue
 from placement.pool import Pool, Waiting
+from placement.request import Decision
 from placement.table import HostTable
 
 Reasons = NDArray[np.object_]

@@ -22,9 +22,9 @@ import numpy as np
 from placement import burst
 from placement.budget import Charge, Ledger, Settled
 from placement.burst import BurstState, BurstVM, CloudUse, Gate, Load
-from placement.match import Request
 from placement.policy import Policy
 from placement.pool import Pool, Resident, Rule, Waiting
+from placement.request import Request
 from placement.round import could_ever, run
 from placement.table import HostTable
 

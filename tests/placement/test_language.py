@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from placement import language
 from placement.language import FUNCTIONS, Expression, ExpressionError, parse, unknown_names
-from placement.match import Request, match
+from placement.match import match
 from placement.program import Program
+from placement.request import Request
 from placement.show import show
 from placement.table import HostTable
 from placement.value import truth_of
