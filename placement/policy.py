@@ -17,8 +17,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from placement import tree
-from placement.language import Expression, ExpressionError, nearest, unknown_names
+from placement.language import Expression, ExpressionError, unknown_names
 from placement.language import parse as parse_expression
+from placement.reader import nearest
 
 VERSION = 1
 
