@@ -9,8 +9,8 @@ from threading import Lock
 from lark import Lark, Token, Transformer, v_args
 
 from placement import tree
+from placement.node import Node
 from placement.reader import Mistake, build, checked, end_of, nearest, spanning, start_of, text_of
-from placement.tree import Node
 
 _ARITY: dict[str, tuple[int, int | None]] = {
     "min": (1, None),

@@ -17,9 +17,9 @@ import numpy as np
 from placement import opennebula, tree
 from placement.column import Bools, Floats, Mask
 from placement.grammar import grammar
+from placement.node import Columns, Node, Scope
 from placement.program import Program, spread
 from placement.reader import MAX_DEPTH, MAX_LENGTH, ExpressionError, nearest, text_of
-from placement.tree import Columns, Node, Scope
 from placement.value import Value
 
 __all__ = ["Dialect", "Expression", "ExpressionError", "Shape", "Term", "parse", "unknown_names"]

@@ -11,7 +11,7 @@ from typing import Any
 from lark import Lark, Token, UnexpectedInput
 from lark.exceptions import VisitError
 
-from placement.tree import Node
+from placement.node import Node
 
 MAX_LENGTH = 8192
 """The longest expression, in characters."""

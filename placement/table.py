@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from placement.column import Column, Floats
+from placement.node import CONSUMED, Kept
 from placement.request import Request
-from placement.tree import CONSUMED, Kept
 from placement.value import AttributeValue, Value
 
 __all__ = ["CONSUMED", "AttributeValue", "HostTable"]
