@@ -24,7 +24,8 @@ from typing import Any
 
 from bench._pool import FORMAT, generate
 from placement.language import ExpressionError
-from placement.match import Decision, Matcher, Request
+from placement.match import Matcher
+from placement.request import Decision, Request
 from placement.table import HostTable
 from placement.why import Explainer
 

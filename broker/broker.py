@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from broker.clock import Clock, SystemClock
-from broker.engine.port import Engine
+from broker.engine_port import Engine
 from broker.ids import Ids, random_id
 from broker.providers import Kinds, Providers, installed_kinds
 from broker.sealing import Sealer

@@ -21,9 +21,9 @@ from broker.store import GatewayRow, HostRow, OperationRow, ProjectRow, Reservat
 from placement import burst
 from placement.budget import Ledger
 from placement.language import parse
-from placement.match import Request
 from placement.policy import Policy, Queue
 from placement.pool import Pool, Reserved, Resident, Rule, Waiting
+from placement.request import Request
 from placement.table import HostTable
 from providers.port import Capability
 from vpn import address as addresses

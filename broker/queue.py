@@ -24,8 +24,8 @@ from broker.store import (
     VMRow,
 )
 from placement import round as rounds
-from placement.match import Decision
 from placement.pool import Waiting
+from placement.request import Decision
 from placement.why import Explainer
 from vpn import address as addresses
 

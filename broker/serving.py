@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from broker import burst, project, queue, reconcile, reservation
 from broker.broker import Broker
-from broker.engine.port import Engine
+from broker.engine_port import Engine
 
 _KEEP_KEYS = timedelta(days=7)
 _PLACE_S = 10.0

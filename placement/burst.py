@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from placement.budget import Charge, Ledger
 from placement.column import Bools, Floats
 from placement.language import Expression
-from placement.policy import Burst, Condition, Policy, show_duration
+from placement.policy import Burst, Condition, Policy
+from placement.policy.duration import show_duration
 from placement.pool import Waiting
 from placement.table import HostTable
 from placement.value import Value, show, truth_of

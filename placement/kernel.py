@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placement.column import Bools
+from placement.node import CONSUMED, Scope, keep
 from placement.program import OPERANDS, VM, Literals, Postfix, Program, Unfit, evaluated, is_atom
 from placement.size import CAPACITY
 from placement.table import HostTable
-from placement.tree import CONSUMED, Scope, keep
 
 LIBRARY = Path(__file__).with_name("_kernel.so")
 

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placement.column import Floats
-from placement.policy import Backfill, show_duration
+from placement.policy import Backfill
+from placement.policy.duration import show_duration
 from placement.pool import Reserved, Resident, Waiting
 from placement.size import CAPACITY, Size, amounts
 from placement.table import HostTable

@@ -14,8 +14,8 @@ from importlib import resources
 from lark import Lark, Token, Transformer, v_args
 
 from placement import tree
-from placement.language import TOKEN, ExpressionError, build, checked, end_of, spanning, start_of
-from placement.tree import Node
+from placement.node import Node
+from placement.reader import TOKEN, ExpressionError, build, checked, end_of, spanning, start_of
 
 _HUNDREDTHS = 100.0
 _KIB = 1024.0

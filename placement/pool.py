@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from placement.match import Request
+from placement.request import Request
 from placement.table import HostTable
 
 Kind = Literal["affinity", "anti-affinity", "spread"]

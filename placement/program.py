@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from placement import tree
 from placement.column import Column, Floats, Mask
-from placement.tree import CONSUMED, Columns, Kept, Node, Scope, keep
+from placement.node import CONSUMED, Columns, Kept, Node, Scope, Truth, keep
 
 Indices = NDArray[np.intp]
 Result = Any
@@ -319,7 +319,7 @@ class Postfix:
             condition, yes, no = node.children
             true, false = self.write(condition, "true"), self.write(condition, "false")
             return _choice(true, self.write(yes, "number"), false, self.write(no, "number"))
-        if isinstance(node, tree.Truth):
+        if isinstance(node, Truth):
             return _choice(self.write(node, "true"), [("one", 0)], self.write(node, "false"), [("zero", 0)])
         raise Unfit
 
@@ -340,7 +340,7 @@ class Postfix:
             true, false = self.write(condition, "true"), self.write(condition, "false")
             yes_code, no_code = self.write(yes, meaning), self.write(no, meaning)
             return [*true, *yes_code, ("&", 0), *false, *no_code, ("&", 0), ("|", 0)]
-        if isinstance(node, tree.Truth) or not (_is_number(node) or isinstance(node, tree.HostName)):
+        if isinstance(node, Truth) or not (_is_number(node) or isinstance(node, tree.HostName)):
             raise Unfit
         return [*self._number(node), (meaning, 0)]
 
@@ -380,7 +380,7 @@ def _is_number(node: Node) -> bool:
         return node.name in CONSUMED
     if isinstance(node, tree.Choose):
         return all(_is_number(child) for child in node.children[1:])
-    return isinstance(node, tree.Arithmetic | tree.Call | tree.Size | tree.Truth)
+    return isinstance(node, tree.Arithmetic | tree.Call | tree.Size | Truth)
 
 
 def evaluated(node: Node, meaning: Meaning, scope: Scope) -> Result:

@@ -80,68 +80,68 @@ def only(
     policy: Policy | None = None,
 ) -> Plan:
     """Move one VM to the best host for it."""
-    desk = _Desk(pool, now, open_to, limits, policy)
-    why = desk.move(resident, None, rest=False)
+    planner = _Planner(pool, now, open_to, limits, policy)
+    why = planner.move(resident, None, rest=False)
     if why:
-        desk.plan.stuck.append((resident.id, why))
-    return desk.done()
+        planner.plan.stuck.append((resident.id, why))
+    return planner.done()
 
 
 def drain(
     pool: Pool, host: int, now: float, open_to: Open, limits: Limits, policy: Policy | None = None
 ) -> Plan:
     """Empty a host: each VM goes where its own rank says. Who cannot move is ``stuck``, with the reason."""
-    desk = _Desk(pool, now, open_to, limits, policy)
-    for resident in sorted(desk.on(host), key=lambda one: (-one.cpu, -one.mem_mb, one.id)):
-        why = desk.move(resident, None, rest=False)
+    planner = _Planner(pool, now, open_to, limits, policy)
+    for resident in sorted(planner.on(host), key=lambda one: (-one.cpu, -one.mem_mb, one.id)):
+        why = planner.move(resident, None, rest=False)
         if why:
-            desk.plan.stuck.append((resident.id, why))
-    return desk.done()
+            planner.plan.stuck.append((resident.id, why))
+    return planner.done()
 
 
 def pack(pool: Pool, now: float, open_to: Open, limits: Limits, policy: Policy | None = None) -> Plan:
     """Empty as many hosts as may be, the least loaded first, on to fuller ones. A host is emptied whole or left alone."""
-    desk = _Desk(pool, now, open_to, limits, policy)
+    planner = _Planner(pool, now, open_to, limits, policy)
     emptied: set[int] = set()
-    for host in desk.by_load():
-        here = desk.on(host)
+    for host in planner.by_load():
+        here = planner.on(host)
         if not here or any(not one.movable for one in here):
             continue
-        mark = desk.mark()
-        used = np.array([bool(desk.on(index)) for index in range(len(pool.table))])
+        mark = planner.mark()
+        used = np.array([bool(planner.on(index)) for index in range(len(pool.table))])
         used[list({host, *emptied})] = False
-        if all(not desk.move(one, _TIGHTEST, among=used) for one in here):
+        if all(not planner.move(one, _TIGHTEST, among=used) for one in here):
             emptied.add(host)
         else:
-            desk.back_to(mark)
-    return desk.done()
+            planner.back_to(mark)
+    return planner.done()
 
 
 def balance(pool: Pool, now: float, open_to: Open, limits: Limits, policy: Policy | None = None) -> Plan:
     """Move VMs from the fullest hosts to the emptiest, as long as that makes their loads more even."""
-    desk = _Desk(pool, now, open_to, limits, policy)
+    planner = _Planner(pool, now, open_to, limits, policy)
     stays: set[str] = set()
     while True:
-        for host in reversed(desk.by_load()):
+        for host in reversed(planner.by_load()):
             candidates = sorted(
-                (one for one in desk.on(host) if one.movable and one.id not in stays),
-                key=lambda one: (desk.cost_s(one), one.id),
+                (one for one in planner.on(host) if one.movable and one.id not in stays),
+                key=lambda one: (planner.cost_s(one), one.id),
             )
             for resident in candidates:
-                load, need = desk.loads(), desk.share(resident)
+                load, need = planner.loads(), planner.share(resident)
                 # Less loaded afterwards, by more than it gains itself, than the host that it leaves was.
                 among = load + need <= load[host] - limits.min_gain
-                if among.any() and not desk.move(resident, _EMPTIEST, among=among):
+                if among.any() and not planner.move(resident, _EMPTIEST, among=among):
                     break
                 stays.add(resident.id)
             else:
                 continue
             break
         else:
-            return desk.done()
+            return planner.done()
 
 
-class _Desk:
+class _Planner:
     """The pool as it is after the moves so far."""
 
     def __init__(self, pool: Pool, now: float, open_to: Open, limits: Limits, policy: Policy | None) -> None:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from placement.column import Bools
 from placement.language import ExpressionError, parse
-from placement.match import Decision, Request, feasible
+from placement.match import feasible
 from placement.pool import Waiting
+from placement.request import Decision, Request
 from placement.size import CAPACITY
 from placement.table import HostTable
 

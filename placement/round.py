@@ -20,10 +20,11 @@ from placement.burst import BurstState, CloudUse, Gate
 from placement.column import Bools, Floats
 from placement.language import ExpressionError, parse
 from placement.lease import Backfilling, Book
-from placement.match import Decision, Matcher
+from placement.match import Matcher
 from placement.order import order
 from placement.policy import Policy, Queue
 from placement.pool import Pool, Waiting
+from placement.request import Decision
 from placement.table import HostTable
 
 Reasons = NDArray[np.object_]
@@ -70,21 +71,21 @@ def run(
     ``gate``: what may burst; without it nothing does.
     """
     rules = Queue() if policy is None else policy.queue
-    desk = _Desk(pool, queue, now, rules, gate, refusals)
+    decider = _Decider(pool, queue, now, rules, gate, refusals)
     found = order(queue, now, rules, pool.usage)
     decisions = [Decision("", None)] * len(queue)
     reasons: list[Reasons] = [_NO_REASONS] * len(queue)
     for index in found:
-        decisions[index], reasons[index] = desk.decide(queue[index])
+        decisions[index], reasons[index] = decider.decide(queue[index])
     left = [index for index in found if decisions[index].host is None and not decisions[index].error]
-    if left and rules.repair and not desk.leased:
+    if left and rules.repair and not decider.leased:
         # Who stands in a relation to others stays where it is; and nobody moves where room is promised for later.
         plain = [
             not (waiting.rules or waiting.reservation or waiting.only_host is not None) for waiting in queue
         ]
-        repair.repair(pool.table, queue, decisions, reasons, left, desk.local, plain, rules.repair)
+        repair.repair(pool.table, queue, decisions, reasons, left, decider.local, plain, rules.repair)
         left = [index for index in left if decisions[index].host is None]
-    suspensions = desk.for_reservations()
+    suspensions = decider.for_reservations()
     if left and rules.preempt:
         leaving = {one.id for one in suspensions}
         stay = [resident for resident in pool.residents if resident.id not in leaving]
@@ -92,7 +93,7 @@ def run(
             waiting = queue[index]
             if waiting.preemptible or waiting.request.id in pool.making_room:
                 continue
-            victims = preempt.victims(pool.table, waiting, stay, desk.open_to(waiting, reasons[index]))
+            victims = preempt.victims(pool.table, waiting, stay, decider.open_to(waiting, reasons[index]))
             gone = {victim.id for victim in victims}
             stay = [resident for resident in stay if resident.id not in gone]
             name = waiting.request.attributes.get("name", waiting.request.id)
@@ -118,7 +119,7 @@ def could_ever(table: HostTable, waiting: Waiting, policy: Policy | None, now: f
 _NO_REASONS: Reasons = np.full(0, None, dtype=np.object_)
 
 
-class _Desk:
+class _Decider:
     """What one round knows, and how it decides for one VM."""
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from placement import tree
-from placement.tree import Node
+from placement.node import Node
 
 _CHOOSE, _OR, _AND, _EQUALITY, _COMPARE, _SUM, _PRODUCT, _UNARY, _ATOM = range(9)
 _OPERATORS = {

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from placement.column import Column, Floats
-from placement.tree import CONSUMED, Kept
+from placement.node import CONSUMED, Kept
+from placement.request import Request
 from placement.value import AttributeValue, Value
-
-if TYPE_CHECKING:
-    from placement.match import Request
 
 __all__ = ["CONSUMED", "AttributeValue", "HostTable"]
 

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from placement import tree
 from placement.column import Bools, Floats
 from placement.language import Expression, parse
-from placement.match import Decision, Request
+from placement.node import Scope
 from placement.program import Indices, Rows
+from placement.request import Decision, Request
 from placement.size import LIMITS, TOTALS, amounts
 from placement.table import HostTable
-from placement.tree import Scope
 from placement.value import Value, show
 
 Counts = NDArray[np.int64]

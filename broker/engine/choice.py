@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.broker import Broker
 from broker.engine.lease import LeaseEngine
-from broker.engine.port import Engine
+from broker.engine_port import Engine
 
 
 def engine_for(broker: Broker) -> Engine:

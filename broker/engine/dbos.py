@@ -47,7 +47,7 @@ def _drive(operation_id: str, drive_id: str) -> None:
 
 
 class DbosEngine(LeaseEngine):
-    """``broker.engine.port.Engine`` on DBOS."""
+    """``broker.engine_port.Engine`` on DBOS."""
 
     def __init__(self, broker: Broker) -> None:
         # Each start of a process is an executor of its own: DBOS must never take another's live work for its own.

@@ -40,7 +40,7 @@ _DUTY_TRY_S = 3.0
 
 
 class LeaseEngine:
-    """``broker.engine.port.Engine`` as a plain loop over leases on rows."""
+    """``broker.engine_port.Engine`` as a plain loop over leases on rows."""
 
     def __init__(self, broker: Broker, *, holder: str = "local") -> None:
         self.broker = broker

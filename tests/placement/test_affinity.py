@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.match import Request
 from placement.pool import Pool, Resident, Rule, Waiting
+from placement.request import Request
 from placement.round import run
 from placement.table import HostTable
 

@@ -9,7 +9,8 @@ import pytest
 
 from placement.kernel import KERNEL
 from placement.language import parse
-from placement.match import Matcher, Request, match
+from placement.match import Matcher, match
+from placement.request import Request
 from placement.table import HostTable
 
 HOSTS = 700

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from placement.kernel import KERNEL, Kernel
 from placement.language import parse
-from placement.match import Decision, Matcher, Request, feasible, match
+from placement.match import Matcher, feasible, match
+from placement.request import Decision, Request
 from placement.table import HostTable
 from placement.value import truth_of
 

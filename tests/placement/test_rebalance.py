@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.match import Request
 from placement.pool import Pool, Reserved, Resident, Rule
 from placement.rebalance import Limits, balance, drain, pack
+from placement.request import Request
 from placement.table import HostTable
 
 ANY = Limits(rest_s=0)

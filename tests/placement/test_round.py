@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.lease import Book
-from placement.match import Request, feasible
+from placement.match import feasible
 from placement.order import order
 from placement.policy import Policy, Queue, parse
 from placement.pool import Pool, Reserved, Resident, Waiting
+from placement.request import Request
 from placement.round import run
 from placement.table import HostTable
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.language import parse
-from placement.match import Request
+from placement.request import Request
 from placement.table import HostTable
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.match import Request, feasible, match
+from placement.match import feasible, match
+from placement.request import Request
 from placement.table import HostTable
 from placement.why import Explanation, SiteExplanation, Term, explain
 

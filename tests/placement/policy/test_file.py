@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.policy import METRICS, Policy, PolicyError, Problem, duration, parse, show_duration
+from placement.policy import METRICS, Policy, PolicyError, Problem, parse
 
 HEAD = "version: 1\nburst:\n  to: [cloud]\n"
 OPEN = "  open: {any: ['local.cpu_used > 0.9']}\n"
@@ -41,15 +41,6 @@ def test_the_example_parses_and_means_what_it_says(pytestconfig: pytest.Config) 
 def test_policy_without_burst_is_valid() -> None:
     policy = parse("version: 1\n")
     assert policy == Policy(1, policy.placement, None, "version: 1\n", "policy.yaml")
-
-
-def test_vm_gets_the_policys_requirement_and_keeps_its_own_rank() -> None:
-    policy = parse("version: 1\nplacement: {requirements: 'a || b', rank: 'cpu_free'}\n")
-    assert policy.requirement_for("c || d") == "(c || d) && (a || b)"
-    assert policy.requirement_for(None) == "a || b"
-    assert (policy.rank_for(None), policy.rank_for("-price_hour")) == ("cpu_free", "-price_hour")
-    bare = parse("version: 1\n")
-    assert (bare.requirement_for(None), bare.requirement_for("x"), bare.rank_for(None)) == (None, "x", None)
 
 
 @pytest.mark.parametrize(
@@ -268,15 +259,6 @@ def test_error_shows_file_line_column_message_and_mend() -> None:
     )
 
 
-def test_open_and_close_of_all_clauses_may_overlap_where_another_metric_keeps_them_apart() -> None:
-    text = (
-        HEAD
-        + "  open: {all: ['local.cpu_used > 0.5', 'queue.length > 5']}\n"
-        + "  close: {all: ['local.cpu_used < 0.9', 'queue.length == 0']}\n"
-    )
-    assert parse(text).burst is not None
-
-
 @given(st.text(max_size=60))
 def test_any_text_is_a_policy_or_a_list_of_problems_inside_it(text: str) -> None:
     try:
@@ -284,11 +266,6 @@ def test_any_text_is_a_policy_or_a_list_of_problems_inside_it(text: str) -> None
     except PolicyError as error:
         assert error.problems  # noqa: PT017
         assert all(problem.line >= 1 and problem.column >= 1 for problem in error.problems)  # noqa: PT017
-
-
-@given(st.integers(0, 10_000_000))
-def test_shown_duration_reads_back_as_itself(seconds: int) -> None:
-    assert duration(show_duration(seconds)) == seconds
 
 
 def test_the_documentation_names_every_metric_and_key(pytestconfig: pytest.Config) -> None:

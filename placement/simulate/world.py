@@ -1,169 +1,28 @@
-"""The simulator: a policy over a workload, with the very code that decides in a broker.
-
-Pure: ``round.run`` places, ``burst.decide`` opens and closes, ``burst.leavers`` sends home, ``budget.Ledger`` counts. What
-is simulated is only the world around them: VMs arrive, boot, run and end. Times are seconds from the start of the
-workload; with one seed equal input gives equal output.
-
-What the world is simpler in than the real one: every VM boots in the same time, hosts do not fail, who is suspended makes room at once,
-nothing is reserved, images are there already, and what a VM does is over when its runtime is.
-"""
+"""The world around the decisions: VMs arrive, boot, run and end."""
 
 from __future__ import annotations
 
 import heapq
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from placement import burst
 from placement.budget import Charge, Ledger, Settled
 from placement.burst import BurstState, BurstVM, CloudUse, Gate, Load
-from placement.match import Request
 from placement.policy import Policy
-from placement.pool import Pool, Resident, Rule, Waiting
+from placement.pool import Pool, Resident, Waiting
+from placement.request import Request
 from placement.round import could_ever, run
+from placement.simulate.data import DAY_S, Result, Sample, Setting, Tally, Task
+from placement.simulate.usage import Usage
 from placement.table import HostTable
 
-DAY_S = 86400.0
 Progress = Callable[[float], None]
 """Called with the part that is done, 0 to 1."""
 
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A VM of a workload: asked for at ``at``, and done when it has run for ``runtime_s``; sizes as in ``Request``."""
-
-    id: str
-    project: str
-    at: float
-    runtime_s: float
-    cpu: float
-    mem_mb: float
-    disk_gb: float = 0.0
-    gpus: float = 0.0
-    requirement: str | None = None
-    priority: int = 0
-    deadline: float | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    rules: tuple[Rule, ...] = ()
-    preemptible: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """The world of a simulation. ``interruptions_hour``: how often in an hour a cloud takes a VM on spare capacity back, on
-    average; the moments are drawn from ``seed``. ``boot_s`` and ``cloud_boot_s``: from placement until a VM works; ``tick_s``: how often
-    the policy is looked at while anything may change; ``drain_s``: how long a VM takes to leave a cloud.
-
-    ``epoch``: the moment at which the workload begins, in seconds since the Unix epoch: months are counted by it.
-    """
-
-    boot_s: float = 10.0
-    cloud_boot_s: float = 90.0
-    tick_s: float = 60.0
-    drain_s: float = 60.0
-    interruptions_hour: float = 0.05
-    seed: int = 1
-    epoch: float = 1_767_225_600.0
-
-
-@dataclass(slots=True)
-class Tally:
-    """What came of the tasks of one project, or of all. Hours are VM hours; ``cost`` is in the policy's currency.
-
-    ``drained`` were sent away by the policy before they were done; ``interrupted`` counts how often a cloud took one back, ``suspended``
-    how often one was suspended for others; ``missed`` were done after their deadline, or never.
-    """
-
-    tasks: int = 0
-    placed: int = 0
-    burst: int = 0
-    drained: int = 0
-    interrupted: int = 0
-    suspended: int = 0
-    with_deadline: int = 0
-    missed: int = 0
-    cost: float = 0.0
-    burst_hours: float = 0.0
-    waits: list[float] = field(default_factory=list)
-
-    def wait(self, percent: float) -> float:
-        """Seconds that so many percent of the tasks waited at most; those that never started waited to the end."""
-        return float(np.percentile(self.waits, percent)) if self.waits else 0.0
-
-    def figures(self) -> dict[str, float]:
-        """All of it in plain numbers."""
-        return {
-            "tasks": self.tasks,
-            "placed": self.placed,
-            "unplaced": self.tasks - self.placed,
-            "burst": self.burst,
-            "drained": self.drained,
-            "interrupted": self.interrupted,
-            "suspended": self.suspended,
-            "deadlines": self.with_deadline,
-            "deadlines_missed": self.missed,
-            "cost": self.cost,
-            "burst_hours": self.burst_hours,
-            "wait_p50_s": self.wait(50),
-            "wait_p95_s": self.wait(95),
-            "wait_p99_s": self.wait(99),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """The world at a moment."""
-
-    time: float
-    queue: int
-    local_used: float
-    burst_vms: int
-    cost: float
-    open: bool
-
-
-@dataclass(slots=True)
-class Result:
-    """What a policy did with a workload. ``flips``: the moments at which the burst opened or closed."""
-
-    total: Tally
-    projects: dict[str, Tally]
-    flips: list[float]
-    days: float
-    peak_queue: int
-    samples: list[Sample]
-
-    @property
-    def flips_per_day(self) -> float:
-        """On average over the workload."""
-        return len(self.flips) / self.days if self.days else 0.0
-
-    @property
-    def most_flips_a_day(self) -> int:
-        """In the worst 24 hours."""
-        most = first = 0
-        for last, time in enumerate(self.flips):
-            while self.flips[first] <= time - DAY_S:
-                first += 1
-            most = max(most, last - first + 1)
-        return most
-
-    def figures(self) -> dict[str, Any]:
-        """All of it in plain numbers, for JSON."""
-        return {
-            **self.total.figures(),
-            "days": self.days,
-            "flips": len(self.flips),
-            "flips_per_day": self.flips_per_day,
-            "most_flips_a_day": self.most_flips_a_day,
-            "peak_queue": self.peak_queue,
-            "projects": {name: tally.figures() for name, tally in sorted(self.projects.items())},
-        }
+_DEFAULT_SETTING = Setting()
 
 
 @dataclass(slots=True)
@@ -190,7 +49,7 @@ def simulate(
     policy: Policy,
     hosts: Sequence[Mapping[str, Any]],
     tasks: Sequence[Task],
-    setting: Setting = Setting(),
+    setting: Setting = _DEFAULT_SETTING,
     progress: Progress | None = None,
 ) -> Result:
     """Run the workload under the policy. ``hosts``: their attributes; those with ``elastic`` are of a cloud."""
@@ -219,7 +78,7 @@ class _World:
         self.ends: list[tuple[float, str]] = []
         self.waiting: dict[str, tuple[Waiting, Task]] = {}
         self.suspended: dict[str, _Suspended] = {}
-        self.usage = _Usage(policy.queue.half_life_s)
+        self.usage = Usage(policy.queue.half_life_s)
         # Who holds the hosts is of interest only to who may take it from him, or has to stay near him.
         self.residents: dict[str, Resident] = {}
         self.looks_around = policy.queue.preempt or any(task.rules for task in tasks)
@@ -575,27 +434,3 @@ class _World:
         self.samples.append(
             Sample(now, len(self.waiting), used, len(self.bursting), self.cost, self.state.open)
         )
-
-
-class _Usage:
-    """Core-seconds that each project held; what was held a half-life ago counts half."""
-
-    def __init__(self, half_life_s: float) -> None:
-        self._rate = math.log(2) / half_life_s
-        self._held: dict[str, tuple[float, float, float]] = {}
-        """Project -> what it used, the cores that it holds, and as of when."""
-
-    def add(self, project: str, cores: float, now: float) -> None:
-        """From now on it holds so many cores more."""
-        used = self._used(project, now)
-        self._held[project] = (used, self._held.get(project, (0.0, 0.0, now))[1] + cores, now)
-
-    def at(self, now: float) -> dict[str, float]:
-        """What each project used until now."""
-        return {project: self._used(project, now) for project in self._held}
-
-    def _used(self, project: str, now: float) -> float:
-        used, cores, since = self._held.get(project, (0.0, 0.0, now))
-        # d used / dt = cores - rate * used
-        left = math.exp(-self._rate * (now - since))
-        return used * left + cores * (1.0 - left) / self._rate
