@@ -1,4 +1,4 @@
-"""One process, all faces: the native API and EC2 Query, each on a port of its own, over one broker."""
+"""One process, all faces, each on a port of its own, over one broker."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import structlog
@@ -22,6 +23,8 @@ from broker.settings import Settings
 
 log = structlog.get_logger()
 
+FACES = ("native", "ec2")
+"""Each is the package ``api.NAME`` with its ``create_app(broker)``, and listens at the setting ``listen.NAME_port``."""
 _DRAIN_S = 5
 """How long requests under way may take when the process is asked to stop."""
 _FIRST_PASSED_FD = 3
@@ -76,9 +79,7 @@ async def _serve(
     sockets: Mapping[str, list[socket.socket]],
     ready: Callable[[Mapping[str, str]], None] | None,
 ) -> None:
-    from api import ec2, native
-
-    apps = {"native": native.create_app(broker), "ec2": ec2.create_app(broker)}
+    apps = {face: import_module(f"api.{face}").create_app(broker) for face in FACES}
     tls: dict[str, Any] = {}
     if settings.listen.tls_cert:
         tls = {"ssl_certfile": settings.listen.tls_cert, "ssl_keyfile": settings.listen.tls_key}
@@ -148,10 +149,7 @@ def _sockets(settings: Settings) -> dict[str, list[socket.socket]]:
             f"listen.host is {listen.host}, which others can reach, and TLS is off: set listen.tls_cert and "
             "listen.tls_key (`isthmus init --tls-name NAME` makes them), or listen on 127.0.0.1"
         )
-    sockets: dict[str, list[socket.socket]] = {
-        "native": [_bind(listen.host, listen.native_port)],
-        "ec2": [_bind(listen.host, listen.ec2_port)],
-    }
+    sockets = {face: [_bind(listen.host, getattr(listen, f"{face}_port"))] for face in FACES}
     for face, passed in _passed_sockets().items():
         address = passed.getsockname()
         if not listen.tls_cert and not (isinstance(address, str) or _is_loopback(address[0])):
@@ -159,9 +157,11 @@ def _sockets(settings: Settings) -> dict[str, list[socket.socket]]:
                 f"the socket passed for {face} listens on {address[0]}, which others can reach, and TLS is off"
             )
         sockets.setdefault(face, []).append(passed)
-    unknown = set(sockets) - {"native", "ec2"}
+    unknown = set(sockets) - set(FACES)
     if unknown:
-        raise ListenError(f"sockets were passed for {', '.join(sorted(unknown))}; faces are native and ec2")
+        raise ListenError(
+            f"sockets were passed for {', '.join(sorted(unknown))}; faces are {' and '.join(FACES)}"
+        )
     return sockets
 
 

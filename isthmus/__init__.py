@@ -10,160 +10,75 @@
     print(vm.address, vm.why().summary)
     vm.delete().wait()
 
-The names below are the public ones; each is loaded when it is first used (PEP 562), so that importing the
-package costs next to nothing.
+The names below and those that nouns export (``isthmus.nouns``) are the public ones; each is loaded when it is first
+used (PEP 562), so that importing the package costs next to nothing.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from isthmus import nouns
+
 if TYPE_CHECKING:
-    from isthmus._version import __version__
-    from isthmus.client._client import Client
-    from isthmus.client._errors import (
-        APIError,
-        ConfigurationError,
-        Conflict,
-        ConnectionFailed,
-        Forbidden,
-        InternalError,
-        InvalidRequest,
-        IsthmusError,
-        NotFound,
-        OperationFailed,
-        OperationTimeout,
-        Unauthenticated,
-        Unavailable,
-        UnexpectedAnswer,
-    )
-    from isthmus.client.accesskey import AccessKey, AccessKeyCreated
-    from isthmus.client.flavor import Flavor
-    from isthmus.client.gateway import Gateway, GatewayCreated
-    from isthmus.client.host import Host
-    from isthmus.client.image import Image
-    from isthmus.client.keypair import KeyPair
-    from isthmus.client.network import Network
-    from isthmus.client.operation import Operation
-    from isthmus.client.project import Project
-    from isthmus.client.reservation import Reservation
-    from isthmus.client.site import Site
-    from isthmus.client.token import Token, TokenCreated
-    from isthmus.client.vm import VM
-    from isthmus.schema import (
-        Event,
-        OperationState,
-        Peer,
-        Policy,
-        PolicyCheck,
-        Role,
-        Status,
-        Subnet,
-        VMState,
-        Why,
-    )
+    from isthmus._version import __version__ as __version__
+    from isthmus.client._client import Client as Client
+    from isthmus.client._errors import APIError as APIError
+    from isthmus.client._errors import ConfigurationError as ConfigurationError
+    from isthmus.client._errors import Conflict as Conflict
+    from isthmus.client._errors import ConnectionFailed as ConnectionFailed
+    from isthmus.client._errors import Forbidden as Forbidden
+    from isthmus.client._errors import InternalError as InternalError
+    from isthmus.client._errors import InvalidRequest as InvalidRequest
+    from isthmus.client._errors import IsthmusError as IsthmusError
+    from isthmus.client._errors import NotFound as NotFound
+    from isthmus.client._errors import OperationFailed as OperationFailed
+    from isthmus.client._errors import OperationTimeout as OperationTimeout
+    from isthmus.client._errors import Unauthenticated as Unauthenticated
+    from isthmus.client._errors import Unavailable as Unavailable
+    from isthmus.client._errors import UnexpectedAnswer as UnexpectedAnswer
+    from isthmus.nouns import *  # noqa: F403 - what nouns export; a test holds it to the table
+    from isthmus.schema import Status as Status
 
 _HOME = {
     "__version__": "_version",
     "Client": "client._client",
-    "APIError": "client._errors",
-    "ConfigurationError": "client._errors",
-    "Conflict": "client._errors",
-    "ConnectionFailed": "client._errors",
-    "Forbidden": "client._errors",
-    "InternalError": "client._errors",
-    "InvalidRequest": "client._errors",
-    "IsthmusError": "client._errors",
-    "NotFound": "client._errors",
-    "OperationFailed": "client._errors",
-    "OperationTimeout": "client._errors",
-    "Unauthenticated": "client._errors",
-    "Unavailable": "client._errors",
-    "UnexpectedAnswer": "client._errors",
-    "AccessKey": "client.accesskey",
-    "AccessKeyCreated": "client.accesskey",
-    "Flavor": "client.flavor",
-    "Gateway": "client.gateway",
-    "GatewayCreated": "client.gateway",
-    "Host": "client.host",
-    "Image": "client.image",
-    "KeyPair": "client.keypair",
-    "Network": "client.network",
-    "Operation": "client.operation",
-    "Project": "client.project",
-    "Reservation": "client.reservation",
-    "Site": "client.site",
-    "Token": "client.token",
-    "TokenCreated": "client.token",
-    "VM": "client.vm",
-    "Event": "schema",
-    "OperationState": "schema",
-    "Peer": "schema",
-    "Policy": "schema",
-    "PolicyCheck": "schema",
-    "Role": "schema",
     "Status": "schema",
-    "Subnet": "schema",
-    "VMState": "schema",
-    "Why": "schema",
 }
-
-__all__ = [
-    "VM",
+_ERRORS = (
     "APIError",
-    "AccessKey",
-    "AccessKeyCreated",
-    "Client",
     "ConfigurationError",
     "Conflict",
     "ConnectionFailed",
-    "Event",
-    "Flavor",
     "Forbidden",
-    "Gateway",
-    "GatewayCreated",
-    "Host",
-    "Image",
     "InternalError",
     "InvalidRequest",
     "IsthmusError",
-    "KeyPair",
-    "Network",
     "NotFound",
-    "Operation",
     "OperationFailed",
-    "OperationState",
     "OperationTimeout",
-    "Peer",
-    "Policy",
-    "PolicyCheck",
-    "Project",
-    "Reservation",
-    "Role",
-    "Site",
-    "Status",
-    "Subnet",
-    "Token",
-    "TokenCreated",
     "Unauthenticated",
     "Unavailable",
     "UnexpectedAnswer",
-    "VMState",
-    "Why",
-    "__version__",
-]
+)
+_HOME |= dict.fromkeys(_ERRORS, "client._errors")
+
+if not TYPE_CHECKING:  # type checkers cannot read the table: they have the imports above
+    __all__ = sorted({*_HOME, *nouns.EXPORTS})
 
 
 def __getattr__(name: str) -> object:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module 'isthmus' has no attribute {name!r}")
-    from importlib import import_module
+    if name in nouns.EXPORTS:
+        value = nouns.load(name)
+    elif name in _HOME:
+        from importlib import import_module
 
-    value = getattr(import_module(f"isthmus.{home}"), name)
+        value = getattr(import_module(f"isthmus.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module 'isthmus' has no attribute {name!r}")
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOME, *nouns.EXPORTS})

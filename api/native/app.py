@@ -1,64 +1,18 @@
-"""The ASGI app of the native API."""
+"""The ASGI app of the native API: the routes of every noun of the table, and of what is no noun."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from api.native import (
-    accesskey,
-    agent,
-    event,
-    expression,
-    flavor,
-    gateway,
-    host,
-    image,
-    keypair,
-    metrics,
-    migration,
-    network,
-    operation,
-    peer,
-    policy,
-    project,
-    reservation,
-    site,
-    status,
-    token,
-    usage,
-    vm,
-)
+from api.native import agent, metrics, status
 from api.native.body import BodyLimit
 from api.native.errors import REFUSALS, install
 from broker.broker import Broker
-
-_NOUNS = (
-    status,
-    vm,
-    site,
-    host,
-    flavor,
-    image,
-    keypair,
-    reservation,
-    migration,
-    network,
-    gateway,
-    peer,
-    policy,
-    expression,
-    operation,
-    event,
-    project,
-    usage,
-    token,
-    accesskey,
-    agent,
-    metrics,
-)
+from isthmus.nouns import NOUNS
 
 
 def create_app(broker: Broker) -> FastAPI:
@@ -76,8 +30,11 @@ def create_app(broker: Broker) -> FastAPI:
     )
     app.state.broker = broker
     app.state.requests = metrics.Requests()
-    for noun in _NOUNS:
-        app.include_router(noun.router)
+    app.include_router(status.router)
+    for noun in NOUNS:
+        app.include_router(import_module(f"api.native.{noun.name}").router)
+    for other in (agent, metrics):
+        app.include_router(other.router)
     install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(metrics.Counting, requests=app.state.requests)

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from isthmus import nouns
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, exactly as the API answers it.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")]
 Timeout = Annotated[
@@ -21,9 +23,10 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name or id.")]
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="A name: a-z, 0-9, dot and hyphen, up to 63.")]
 
 
-def noun(help: str) -> typer.Typer:
-    """The command group of one noun."""
-    return typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+def noun(command: str) -> typer.Typer:
+    """The command group of one noun of the table, by its word in the shell."""
+    line = next(row.line for row in nouns.NOUNS if row.command == command)
+    return typer.Typer(help=line, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, str]:

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from isthmus.cli._options import Json, noun
-from isthmus.cli._output import age, note, put, put_json, put_list
+from isthmus.cli._output import age, note, put, put_json
 from isthmus.cli._session import client_of
+from isthmus.cli._verbs import add_list
 
-app = noun("Access keys of the EC2 face.")
+app = noun("accesskey")
 
 _COLUMNS: dict[str, Any] = {
     "ID": lambda key: key.id,
@@ -37,15 +38,13 @@ def create(
         put(f"AWS_SECRET_ACCESS_KEY={created.secret}")
 
 
-@app.command("list")
-def list_accesskeys(ctx: typer.Context, json: Json = False) -> None:
-    """List access keys, without their secrets."""
-    put_list(
-        client_of(ctx).accesskeys.list(),
-        _COLUMNS,
-        json,
-        "no access keys; `isthmus accesskey create` makes one",
-    )
+add_list(
+    app,
+    "accesskeys",
+    _COLUMNS,
+    "List access keys, without their secrets.",
+    "no access keys; `isthmus accesskey create` makes one",
+)
 
 
 @app.command()

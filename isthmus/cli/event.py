@@ -11,7 +11,7 @@ from isthmus.cli._options import Json, noun
 from isthmus.cli._output import cell, put, put_json_line, put_list
 from isthmus.cli._session import client_of
 
-app = noun("What happened, and what the broker decided.")
+app = noun("event")
 
 Target = Annotated[str | None, typer.Option("--target", help="Only about that thing: an id.")]
 Kind = Annotated[str | None, typer.Option("--kind", help="Only of that kind, e.g. vm.placed.")]

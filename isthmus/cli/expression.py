@@ -11,7 +11,7 @@ from isthmus.cli._options import Json, noun
 from isthmus.cli._output import cell, put, put_json, put_table
 from isthmus.cli._session import client_of
 
-app = noun("Requirements and ranks, looked at before they are used.")
+app = noun("expression")
 
 
 class Dialect(StrEnum):

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli._options import Json, Name, NewName, noun
-from isthmus.cli._output import put, put_json, put_list, put_record
+from isthmus.cli._options import Json, NewName, noun
+from isthmus.cli._output import put, put_json
 from isthmus.cli._session import client_of
+from isthmus.cli._verbs import add_delete, add_list, add_show
 
-app = noun("Sizes of VMs.")
+app = noun("flavor")
 
 _COLUMNS: dict[str, Any] = {
     "NAME": lambda flavor: flavor.name,
@@ -64,32 +65,20 @@ def create(
         put(f"{flavor.name} is added")
 
 
-@app.command("list")
-def list_flavors(ctx: typer.Context, json: Json = False) -> None:
-    """List flavors."""
-    put_list(client_of(ctx).flavors.list(), _COLUMNS, json, "no flavors; `isthmus flavor create` adds one")
+add_list(app, "flavors", _COLUMNS, "List flavors.", "no flavors; `isthmus flavor create` adds one")
 
 
-@app.command()
-def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
-    """Show one flavor."""
-    flavor = client_of(ctx).flavors.get(name)
-    if json:
-        put_json(flavor)
-    else:
-        put_record(
-            {
-                "name": flavor.name,
-                "vcpus": flavor.vcpus,
-                "memory MiB": flavor.mem_mb,
-                "disk GiB": flavor.disk_gb,
-                "hardware": _hardware(flavor),
-            }
-        )
+def _record(flavor: Any) -> dict[str, Any]:
+    return {
+        "name": flavor.name,
+        "vcpus": flavor.vcpus,
+        "memory MiB": flavor.mem_mb,
+        "disk GiB": flavor.disk_gb,
+        "hardware": _hardware(flavor),
+    }
 
 
-@app.command()
-def delete(ctx: typer.Context, name: Name) -> None:
-    """Remove a flavor. VMs that were made with it keep their size."""
-    client_of(ctx).flavors.delete(name)
-    put(f"{name} is deleted")
+add_show(app, "flavors", _record, "Show one flavor.")
+
+
+add_delete(app, "flavors", "Remove a flavor. VMs that were made with it keep their size.")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from isthmus.cli._options import Json, Name, NewName, noun
-from isthmus.cli._output import age, note, put, put_json, put_list, put_record
+from isthmus.cli._output import age, note, put, put_json
 from isthmus.cli._session import client_of
+from isthmus.cli._verbs import add_delete, add_list, add_show
 
 if TYPE_CHECKING:
     from isthmus.client.gateway import GatewayCreated
 
-app = noun("Gateways: where sites meet the tunnels.")
+app = noun("gateway")
 
 _COLUMNS: dict[str, Any] = {
     "NAME": lambda gateway: gateway.name,
@@ -73,41 +74,29 @@ def renew_token(
         note("hint: put it into the agent's --token-file on that machine, and start the agent again")
 
 
-@app.command("list")
-def list_gateways(ctx: typer.Context, json: Json = False) -> None:
-    """List gateways."""
-    put_list(client_of(ctx).gateways.list(), _COLUMNS, json, "no gateways; `isthmus gateway create` adds one")
+add_list(app, "gateways", _COLUMNS, "List gateways.", "no gateways; `isthmus gateway create` adds one")
 
 
-@app.command()
-def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
-    """Show one gateway."""
-    gateway = client_of(ctx).gateways.get(name)
-    if json:
-        put_json(gateway)
-        return
-    put_record(
-        {
-            "name": gateway.name,
-            "id": gateway.id,
-            "site": gateway.site,
-            "network": gateway.network,
-            "endpoint": gateway.endpoint,
-            "state": gateway.state,
-            "public key": gateway.public_key,
-            "generation": f"{gateway.applied_generation} applied of {gateway.generation}",
-            "peers": gateway.peers,
-            "seen": gateway.seen_at,
-            "created": gateway.created_at,
-        }
-    )
+def _record(gateway: Any) -> dict[str, Any]:
+    return {
+        "name": gateway.name,
+        "id": gateway.id,
+        "site": gateway.site,
+        "network": gateway.network,
+        "endpoint": gateway.endpoint,
+        "state": gateway.state,
+        "public key": gateway.public_key,
+        "generation": f"{gateway.applied_generation} applied of {gateway.generation}",
+        "peers": gateway.peers,
+        "seen": gateway.seen_at,
+        "created": gateway.created_at,
+    }
 
 
-@app.command()
-def delete(ctx: typer.Context, name: Name) -> None:
-    """Remove a gateway. Refused while VMs are reached through it."""
-    client_of(ctx).gateways.delete(name)
-    put(f"{name} is deleted")
+add_show(app, "gateways", _record, "Show one gateway.")
+
+
+add_delete(app, "gateways", "Remove a gateway. Refused while VMs are reached through it.")
 
 
 def _put_token(created: GatewayCreated, words: str, token_file: str | None, json: bool) -> bool:

@@ -12,7 +12,7 @@ from isthmus.cli._output import cell, put, put_json, put_list, put_record
 from isthmus.cli._session import client_of
 from isthmus.cli.rebalance import put_plan
 
-app = noun("Hosts of the sites.")
+app = noun("host")
 
 _COLUMNS: dict[str, Any] = {
     "NAME": lambda host: host.name,

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from isthmus.cli._options import Json, Name, NewName, noun, pairs
-from isthmus.cli._output import age, put, put_json, put_list, put_record, size
+from isthmus.cli._output import age, put, put_json, put_record, size
 from isthmus.cli._progress import Progress
 from isthmus.cli._session import client_of
+from isthmus.cli._verbs import add_delete, add_list, add_show
 
-app = noun("Disk images.")
+app = noun("image")
 
 _COLUMNS: dict[str, Any] = {
     "NAME": lambda image: image.name,
@@ -63,36 +64,28 @@ def create(
         put(f"{image.name} is {image.state} ({image.id})")
 
 
-@app.command("list")
-def list_images(ctx: typer.Context, json: Json = False) -> None:
-    """List images."""
-    put_list(client_of(ctx).images.list(), _COLUMNS, json, "no images; `isthmus image create` imports one")
+add_list(app, "images", _COLUMNS, "List images.", "no images; `isthmus image create` imports one")
 
 
-@app.command()
-def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
-    """Show one image."""
-    image = client_of(ctx).images.get(name)
-    if json:
-        put_json(image)
-        return
-    put_record(
-        {
-            "name": image.name,
-            "id": image.id,
-            "project": image.project,
-            "state": image.state,
-            "reason": image.status_reason,
-            "format": image.format,
-            "size": size(image.size_bytes),
-            "sha256": image.sha256,
-            "architecture": image.architecture,
-            "direct kernel": image.direct_kernel,
-            "cmdline": image.cmdline,
-            "sites": image.sites,
-            "created": image.created_at,
-        }
-    )
+def _record(image: Any) -> dict[str, Any]:
+    return {
+        "name": image.name,
+        "id": image.id,
+        "project": image.project,
+        "state": image.state,
+        "reason": image.status_reason,
+        "format": image.format,
+        "size": size(image.size_bytes),
+        "sha256": image.sha256,
+        "architecture": image.architecture,
+        "direct kernel": image.direct_kernel,
+        "cmdline": image.cmdline,
+        "sites": image.sites,
+        "created": image.created_at,
+    }
+
+
+add_show(app, "images", _record, "Show one image.")
 
 
 @app.command()
@@ -116,8 +109,4 @@ def map(
         put_record({image.name: [f"{key}: {value}" for key, value in image.sites.items()]})
 
 
-@app.command()
-def delete(ctx: typer.Context, name: Name) -> None:
-    """Remove an image. Refused while VMs use it."""
-    client_of(ctx).images.delete(name)
-    put(f"{name} is deleted")
+add_delete(app, "images", "Remove an image. Refused while VMs use it.")

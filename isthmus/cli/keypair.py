@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli._options import Json, Name, NewName, noun, read_text
-from isthmus.cli._output import age, put, put_json, put_list, put_record
+from isthmus.cli._options import Json, NewName, noun, read_text
+from isthmus.cli._output import age, put, put_json
 from isthmus.cli._session import client_of
+from isthmus.cli._verbs import add_delete, add_list, add_show
 
-app = noun("SSH public keys that VMs let in.")
+app = noun("keypair")
 
 _COLUMNS: dict[str, Any] = {
     "NAME": lambda keypair: keypair.name,
@@ -42,34 +43,20 @@ def create(
         put(f"{keypair.name} is added ({keypair.fingerprint})")
 
 
-@app.command("list")
-def list_keypairs(ctx: typer.Context, json: Json = False) -> None:
-    """List key pairs."""
-    put_list(
-        client_of(ctx).keypairs.list(), _COLUMNS, json, "no key pairs; `isthmus keypair create` adds one"
-    )
+add_list(app, "keypairs", _COLUMNS, "List key pairs.", "no key pairs; `isthmus keypair create` adds one")
 
 
-@app.command()
-def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
-    """Show one key pair."""
-    keypair = client_of(ctx).keypairs.get(name)
-    if json:
-        put_json(keypair)
-        return
-    put_record(
-        {
-            "name": keypair.name,
-            "project": keypair.project,
-            "fingerprint": keypair.fingerprint,
-            "public key": keypair.public_key,
-            "created": keypair.created_at,
-        }
-    )
+def _record(keypair: Any) -> dict[str, Any]:
+    return {
+        "name": keypair.name,
+        "project": keypair.project,
+        "fingerprint": keypair.fingerprint,
+        "public key": keypair.public_key,
+        "created": keypair.created_at,
+    }
 
 
-@app.command()
-def delete(ctx: typer.Context, name: Name) -> None:
-    """Remove a key pair. VMs that have it keep it."""
-    client_of(ctx).keypairs.delete(name)
-    put(f"{name} is deleted")
+add_show(app, "keypairs", _record, "Show one key pair.")
+
+
+add_delete(app, "keypairs", "Remove a key pair. VMs that have it keep it.")

@@ -3,7 +3,7 @@
 Exit codes: 0 done; 1 the broker refused, or the operation failed; 2 the command or its configuration is wrong;
 3 the broker cannot be reached; 4 the time is over and it still goes on; 130 interrupted.
 
-Nothing is imported before it is needed: the list of commands is a table here, and the module of a noun is loaded
+Nothing is imported before it is needed: the list of commands is a table, and the module of a noun is loaded
 when the noun is typed. Commands of other packages (``serve``, ``agent``, ``lab``) come in through the entry-point
 group ``isthmus.commands``; a value of it is a ``typer.Typer`` or a function.
 """
@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from isthmus import nouns
 from isthmus.cli._session import Session
 from isthmus.client._errors import (
     APIError,
@@ -32,27 +33,9 @@ REFUSED, USAGE, UNREACHABLE, TIMEOUT = 1, 2, 3, 4
 
 NOUNS = {
     "status": "The broker: version, counts, whether bursts are open.",
-    "vm": "Virtual machines.",
-    "site": "Sites: KVM hosts, or a cloud's region.",
-    "host": "Hosts of the sites.",
-    "reservation": "Reservations: room that is kept for a time.",
-    "rebalance": "Plan live migrations that pack or balance the hosts.",
-    "flavor": "Sizes of VMs.",
-    "image": "Disk images.",
-    "keypair": "SSH public keys that VMs let in.",
-    "network": "Private networks and their subnets.",
-    "gateway": "Gateways: where sites meet the tunnels.",
-    "peer": "Burst VMs' ends of the tunnels.",
-    "policy": "The burst policy.",
-    "expression": "Requirements and ranks, looked at before they are used.",
-    "operation": "Long-running changes.",
-    "event": "What happened, and what the broker decided.",
-    "project": "Projects and their quotas.",
-    "usage": "What projects used, and what it cost.",
-    "token": "Tokens of the native API.",
-    "accesskey": "Access keys of the EC2 face.",
+    **{row.command: row.line for row in nouns.NOUNS},
 }
-"""The nouns, each in the module of its name."""
+"""What asks a broker: itself, and each noun of the table, each in the module of its name."""
 
 EXTRAS = {
     "init": ("Make a broker's data directory, its first admin and token.", "server"),

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from isthmus.cli._options import Json, Name, NewName, noun
-from isthmus.cli._output import cell, put, put_json, put_list, put_record, put_table
+from isthmus.cli._output import cell, put, put_json, put_record, put_table
 from isthmus.cli._session import client_of
+from isthmus.cli._verbs import add_delete, add_list
 
-app = noun("Private networks and their subnets.")
+app = noun("network")
 
 _COLUMNS: dict[str, Any] = {
     "NAME": lambda network: network.name,
@@ -39,10 +40,7 @@ def create(
         put(f"{network.name} is added ({network.id}); `isthmus network add-subnet` gives each site its part")
 
 
-@app.command("list")
-def list_networks(ctx: typer.Context, json: Json = False) -> None:
-    """List networks."""
-    put_list(client_of(ctx).networks.list(), _COLUMNS, json, "no networks; `isthmus network create` adds one")
+add_list(app, "networks", _COLUMNS, "List networks.", "no networks; `isthmus network create` adds one")
 
 
 @app.command()
@@ -75,11 +73,7 @@ def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
         )
 
 
-@app.command()
-def delete(ctx: typer.Context, name: Name) -> None:
-    """Remove a network. Refused while it is in use."""
-    client_of(ctx).networks.delete(name)
-    put(f"{name} is deleted")
+add_delete(app, "networks", "Remove a network. Refused while it is in use.")
 
 
 @app.command("add-subnet")

@@ -11,7 +11,7 @@ from isthmus.cli._output import age, put, put_json, put_list, put_record
 from isthmus.cli._progress import Progress
 from isthmus.cli._session import client_of
 
-app = noun("Long-running changes.")
+app = noun("operation")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The operation's id.")]
 

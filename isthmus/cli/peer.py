@@ -10,7 +10,7 @@ from isthmus.cli._options import Json, noun
 from isthmus.cli._output import age, put_list, size
 from isthmus.cli._session import client_of
 
-app = noun("Burst VMs' ends of the tunnels.")
+app = noun("peer")
 
 _COLUMNS: dict[str, Any] = {
     "VM": lambda peer: peer.vm_name or peer.vm,

@@ -16,7 +16,7 @@ from isthmus.cli._session import client_of
 if TYPE_CHECKING:
     from isthmus import schema
 
-app = noun("The burst policy.")
+app = noun("policy")
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A policy file; - for standard input.")]
 

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli._options import Json, Name, NewName, noun
-from isthmus.cli._output import age, put, put_json, put_list, put_record
+from isthmus.cli._options import Json, NewName, noun
+from isthmus.cli._output import age, put, put_json
 from isthmus.cli._session import client_of
+from isthmus.cli._verbs import add_delete, add_list, add_show
 
-app = noun("Projects and their quotas.")
+app = noun("project")
 
 _COLUMNS: dict[str, Any] = {
     "NAME": lambda project: project.name,
@@ -43,34 +44,22 @@ def create(
         )
 
 
-@app.command("list")
-def list_projects(ctx: typer.Context, json: Json = False) -> None:
-    """List projects."""
-    put_list(client_of(ctx).projects.list(), _COLUMNS, json, "no projects")
+add_list(app, "projects", _COLUMNS, "List projects.", "no projects")
 
 
-@app.command()
-def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
-    """Show one project."""
-    project = client_of(ctx).projects.get(name)
-    if json:
-        put_json(project)
-        return
-    put_record(
-        {
-            "name": project.name,
-            "id": project.id,
-            "account": project.account,
-            "vms at most": project.quota.vms,
-            "vcpus at most": project.quota.vcpus,
-            "MiB at most": project.quota.mem_mb,
-            "created": project.created_at,
-        }
-    )
+def _record(project: Any) -> dict[str, Any]:
+    return {
+        "name": project.name,
+        "id": project.id,
+        "account": project.account,
+        "vms at most": project.quota.vms,
+        "vcpus at most": project.quota.vcpus,
+        "MiB at most": project.quota.mem_mb,
+        "created": project.created_at,
+    }
 
 
-@app.command()
-def delete(ctx: typer.Context, name: Name) -> None:
-    """Remove a project. Refused while it has VMs."""
-    client_of(ctx).projects.delete(name)
-    put(f"{name} is deleted")
+add_show(app, "projects", _record, "Show one project.")
+
+
+add_delete(app, "projects", "Remove a project. Refused while it has VMs.")

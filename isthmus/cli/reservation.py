@@ -10,8 +10,9 @@ import typer
 from isthmus.cli._options import Json, Name, NewName, moment, noun, seconds
 from isthmus.cli._output import put, put_json, put_list, put_record
 from isthmus.cli._session import client_of
+from isthmus.cli._verbs import add_delete
 
-app = noun("Reservations: room on hosts of your own that is kept for a time.")
+app = noun("reservation")
 
 _COLUMNS: dict[str, Any] = {
     "NAME": lambda reservation: reservation.name,
@@ -103,8 +104,4 @@ def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
     )
 
 
-@app.command()
-def delete(ctx: typer.Context, name: Name) -> None:
-    """Cancel a reservation. VMs that stand in its room run on."""
-    client_of(ctx).reservations.delete(name)
-    put(f"{name} is cancelled")
+add_delete(app, "reservations", "Cancel a reservation. VMs that stand in its room run on.", done="cancelled")

@@ -11,11 +11,12 @@ import typer
 
 from isthmus import schema
 from isthmus.cli._options import Json, Name, NewName, noun, pairs, read_text, values
-from isthmus.cli._output import put, put_json, put_list, put_record
+from isthmus.cli._output import put, put_json
 from isthmus.cli._progress import Progress
 from isthmus.cli._session import Session, client_of
+from isthmus.cli._verbs import add_list, add_show
 
-app = noun("Sites: KVM hosts, or a cloud's region.")
+app = noun("site")
 
 _COLUMNS: dict[str, Any] = {
     "NAME": lambda site: site.name,
@@ -108,32 +109,24 @@ def add(
         put(_standing(site))
 
 
-@app.command("list")
-def list_sites(ctx: typer.Context, json: Json = False) -> None:
-    """List sites."""
-    put_list(client_of(ctx).sites.list(), _COLUMNS, json, "no sites; `isthmus site add` adds one")
+add_list(app, "sites", _COLUMNS, "List sites.", "no sites; `isthmus site add` adds one")
 
 
-@app.command()
-def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
-    """Show one site."""
-    site = client_of(ctx).sites.get(name)
-    if json:
-        put_json(site)
-        return
-    put_record(
-        {
-            "name": site.name,
-            "id": site.id,
-            "kind": site.kind,
-            "state": site.state,
-            "reason": site.status_reason,
-            "hosts": site.hosts,
-            "options": [f"{key} = {value}" for key, value in site.options.items()],
-            "attributes": site.attributes,
-            "created": site.created_at,
-        }
-    )
+def _record(site: Any) -> dict[str, Any]:
+    return {
+        "name": site.name,
+        "id": site.id,
+        "kind": site.kind,
+        "state": site.state,
+        "reason": site.status_reason,
+        "hosts": site.hosts,
+        "options": [f"{key} = {value}" for key, value in site.options.items()],
+        "attributes": site.attributes,
+        "created": site.created_at,
+    }
+
+
+add_show(app, "sites", _record, "Show one site.")
 
 
 @app.command()

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from isthmus.cli._options import Json, NewName, noun
-from isthmus.cli._output import age, note, put, put_json, put_list
+from isthmus.cli._output import age, note, put, put_json
 from isthmus.cli._session import client_of
+from isthmus.cli._verbs import add_list
 
-app = noun("Tokens of the native API.")
+app = noun("token")
 
 _COLUMNS: dict[str, Any] = {
     "ID": lambda token: token.id,
@@ -42,10 +43,7 @@ def create(
         put(created.secret)
 
 
-@app.command("list")
-def list_tokens(ctx: typer.Context, json: Json = False) -> None:
-    """List tokens, without their secrets."""
-    put_list(client_of(ctx).tokens.list(), _COLUMNS, json, "no tokens")
+add_list(app, "tokens", _COLUMNS, "List tokens, without their secrets.", "no tokens")
 
 
 @app.command()

@@ -10,7 +10,7 @@ from isthmus.cli._options import Json, moment, noun
 from isthmus.cli._output import put_list
 from isthmus.cli._session import client_of
 
-app = noun("What projects used, and what it cost.")
+app = noun("usage")
 
 _COLUMNS: dict[str, Any] = {
     "PROJECT": lambda usage: usage.project,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from isthmus.client.operation import Operation
     from isthmus.client.vm import VM
 
-app = noun("Virtual machines.")
+app = noun("vm")
 
 _RULE = "GROUP[:SCOPE][:soft]"
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
+from isthmus import nouns
 from isthmus.client._errors import InvalidRequest
 from isthmus.schema import Page
 from isthmus.schema._base import Request
@@ -32,6 +33,27 @@ class Bound(BaseModel):
         """Become what was read just now."""
         self.__dict__.update(fresh.__dict__)
         return self
+
+
+class Resource(Bound):
+    """One thing of a noun that has all the common verbs. Its id names it; its name does where it has no id."""
+
+    @property
+    def _calls(self) -> Any:
+        return getattr(self._client, nouns.EXPORTS[type(self).__name__].plural)
+
+    @property
+    def _ref(self) -> str:
+        ref: str = getattr(self, "id", None) or self.name  # type: ignore[attr-defined]
+        return ref
+
+    def refresh(self) -> Self:
+        """Read it again."""
+        return self._take(self._calls.get(self._ref))
+
+    def delete(self) -> None:
+        """Remove it, as its collection's ``delete`` does."""
+        self._calls.delete(self._ref)
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -63,6 +85,22 @@ class Collection(Generic[M]):
             token = page.next
             if token is None:
                 return
+
+
+class Resources(Collection[M]):
+    """The calls of a noun that has all the common verbs; ``create`` and what is its own are in its file."""
+
+    def get(self, ref: str) -> M:
+        """One, by its id or name. Raises NotFound."""
+        return self._get(ref)
+
+    def list(self) -> Iterator[M]:
+        """All that the caller may see, page by page."""
+        return self._list()
+
+    def delete(self, ref: str) -> None:
+        """Remove one, by its id or name. Raises NotFound, and Conflict while something needs it."""
+        self._http.delete(self._url(ref))
 
 
 def segment(ref: str) -> str:

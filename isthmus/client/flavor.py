@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
 
 from isthmus import schema
-from isthmus.client._resource import Bound, Collection, ask
+from isthmus.client._resource import Collection, Resource, ask
 
 
-class Flavor(Bound, schema.Flavor):
+class Flavor(Resource, schema.Flavor):
     """A size of VMs."""
-
-    def refresh(self) -> Self:
-        """Read it again."""
-        return self._take(self._client.flavors.get(self.name))
-
-    def delete(self) -> None:
-        """Remove it. VMs that were made with it keep their size."""
-        self._client.flavors.delete(self.name)
 
 
 class Flavors(Collection[Flavor]):

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Self
-
 from isthmus import schema
-from isthmus.client._resource import Bound, Collection, ask
+from isthmus.client._resource import Resource, Resources, ask
 
 
-class Gateway(Bound, schema.Gateway):
+class Gateway(Resource, schema.Gateway):
     """A site's gateway."""
-
-    def refresh(self) -> Self:
-        """Read it again."""
-        return self._take(self._client.gateways.get(self.id))
-
-    def delete(self) -> None:
-        """Remove it. Refused while VMs are reached through it."""
-        self._client.gateways.delete(self.id)
 
 
 class GatewayCreated(schema.GatewayCreated):
@@ -27,8 +16,8 @@ class GatewayCreated(schema.GatewayCreated):
     gateway: Gateway
 
 
-class Gateways(Collection[Gateway]):
-    """``client.gateways``. ``ref`` is a gateway's id or name."""
+class Gateways(Resources[Gateway]):
+    """``client.gateways``. ``ref`` is a gateway's id or name. Deleting one is refused while VMs are reached through it."""
 
     _path = "/v1/gateways"
     _model = Gateway
@@ -41,18 +30,6 @@ class Gateways(Collection[Gateway]):
         body = ask(schema.GatewayCreate, name=name, site=site, network=network, endpoint=endpoint)
         return self._http.post(GatewayCreated, self._path, body, repeat=False)
 
-    def get(self, ref: str) -> Gateway:
-        """One gateway."""
-        return self._get(ref)
-
-    def list(self) -> Iterator[Gateway]:
-        """All gateways."""
-        return self._list()
-
     def renew_token(self, ref: str) -> GatewayCreated:
         """A new token for a gateway's agent, shown this once; the one before is dead at once."""
         return self._http.post(GatewayCreated, f"{self._url(ref)}/token", repeat=False)
-
-    def delete(self, ref: str) -> None:
-        """Remove a gateway. Refused while VMs are reached through it."""
-        self._http.delete(self._url(ref))

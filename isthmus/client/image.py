@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Self
 
 from isthmus import schema
-from isthmus.client._resource import Bound, Collection, ask
+from isthmus.client._resource import Resource, Resources, ask
 
 COPY_S = 1800.0
 """How long a broker may take to copy an image, on top of the client's timeout."""
 
 
-class Image(Bound, schema.Image):
+class Image(Resource, schema.Image):
     """A disk image that VMs are cloned from."""
-
-    def refresh(self) -> Self:
-        """Read it again."""
-        return self._take(self._client.images.get(self.id))
 
     def map(self, sites: Mapping[str, str]) -> Self:
         """Say which id it has at which cloud site; replaces the whole map."""
         return self._take(self._client.images.map(self.id, sites))
 
-    def delete(self) -> None:
-        """Remove it. Refused while VMs use it."""
-        self._client.images.delete(self.id)
 
-
-class Images(Collection[Image]):
-    """``client.images``. ``ref`` is an image's id or name."""
+class Images(Resources[Image]):
+    """``client.images``. ``ref`` is an image's id or name. Deleting one is refused while VMs use it."""
 
     _path = "/v1/images"
     _model = Image
@@ -46,7 +38,7 @@ class Images(Collection[Image]):
         cmdline: str | None = None,
         sites: Mapping[str, str] | None = None,
     ) -> Image:
-        """Import a disk file that lies on the broker's machine,.
+        """Import a disk file that lies on the broker's machine.
 
         ``format``: ``qcow2`` (the default) or ``raw``. With ``kernel`` and ``initrd`` (files there, too) the VM
         boots them directly. ``sites`` maps cloud sites to the image's id there (an AMI).
@@ -64,18 +56,6 @@ class Images(Collection[Image]):
         )
         return self._http.post(Image, self._path, body, repeat=False, wait=COPY_S)
 
-    def get(self, ref: str) -> Image:
-        """One image."""
-        return self._get(ref)
-
-    def list(self) -> Iterator[Image]:
-        """The images that the project may use."""
-        return self._list()
-
     def map(self, ref: str, sites: Mapping[str, str]) -> Image:
         """Say which id an image has at which cloud site; replaces the whole map."""
         return self._http.patch(Image, self._url(ref), ask(schema.ImageUpdate, sites=sites))
-
-    def delete(self, ref: str) -> None:
-        """Remove an image. Refused while VMs use it."""
-        self._http.delete(self._url(ref))

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
 
 from isthmus import schema
-from isthmus.client._resource import Bound, Collection, ask
+from isthmus.client._resource import Collection, Resource, ask
 
 
-class KeyPair(Bound, schema.KeyPair):
+class KeyPair(Resource, schema.KeyPair):
     """An SSH public key; the private half never reaches the broker."""
-
-    def refresh(self) -> Self:
-        """Read it again."""
-        return self._take(self._client.keypairs.get(self.name))
-
-    def delete(self) -> None:
-        """Remove it. VMs that have it keep it."""
-        self._client.keypairs.delete(self.name)
 
 
 class KeyPairs(Collection[KeyPair]):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Self
+from collections.abc import Sequence
 
 from isthmus import schema
-from isthmus.client._resource import Bound, Collection, ask
+from isthmus.client._resource import Resource, Resources, ask
 
 
-class Network(Bound, schema.Network):
+class Network(Resource, schema.Network):
     """A private network."""
-
-    def refresh(self) -> Self:
-        """Read it again."""
-        return self._take(self._client.networks.get(self.id))
 
     def add_subnet(
         self,
@@ -48,13 +43,9 @@ class Network(Bound, schema.Network):
         self._client.networks.remove_subnet(self.id, site)
         self.refresh()
 
-    def delete(self) -> None:
-        """Remove it. Refused while it has subnets in use."""
-        self._client.networks.delete(self.id)
 
-
-class Networks(Collection[Network]):
-    """``client.networks``. ``ref`` is a network's id or name."""
+class Networks(Resources[Network]):
+    """``client.networks``. ``ref`` is a network's id or name. Deleting one is refused while it is in use."""
 
     _path = "/v1/networks"
     _model = Network
@@ -62,18 +53,6 @@ class Networks(Collection[Network]):
     def create(self, name: str, cidr: str) -> Network:
         """Add a network. ``cidr`` covers all of its subnets."""
         return self._http.post(Network, self._path, ask(schema.NetworkCreate, name=name, cidr=cidr))
-
-    def get(self, ref: str) -> Network:
-        """One network."""
-        return self._get(ref)
-
-    def list(self) -> Iterator[Network]:
-        """The networks that the project may use."""
-        return self._list()
-
-    def delete(self, ref: str) -> None:
-        """Remove a network. Refused while it is in use."""
-        self._http.delete(self._url(ref))
 
     def add_subnet(
         self,

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Self
 
 from isthmus import schema
-from isthmus.client._resource import Bound, Collection, ask
+from isthmus.client._resource import Resource, Resources, ask
 
 
-class Reservation(Bound, schema.Reservation):
+class Reservation(Resource, schema.Reservation):
     """Room for some VMs of one flavor; VMs take it that are created with ``reservation=``."""
 
-    def refresh(self) -> Self:
-        """Read it again."""
-        return self._take(self._client.reservations.get(self.id))
 
-    def delete(self) -> None:
-        """Cancel it. VMs that stand in its room run on."""
-        self._client.reservations.delete(self.id)
+class Reservations(Resources[Reservation]):
+    """``client.reservations``. ``ref`` is a reservation's id, or its name within the project while it is live.
 
-
-class Reservations(Collection[Reservation]):
-    """``client.reservations``. ``ref`` is a reservation's id, or its name within the project while it is live."""
+    Deleting one cancels it; VMs that stand in its room run on.
+    """
 
     _path = "/v1/reservations"
     _model = Reservation
@@ -53,14 +47,6 @@ class Reservations(Collection[Reservation]):
         )
         return self._http.post(Reservation, self._path, body)
 
-    def get(self, ref: str) -> Reservation:
-        """One reservation."""
-        return self._get(ref)
-
     def list(self, all: bool = False) -> Iterator[Reservation]:
         """The project's reservations by their start; ``all`` also has those that are over."""
         return self._list({"all": all})
-
-    def delete(self, ref: str) -> None:
-        """Cancel a reservation. VMs that stand in its room run on."""
-        self._http.delete(self._url(ref))

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 from isthmus import schema
-from isthmus.client._resource import Bound, Collection, ask
+from isthmus.client._resource import Resource, Resources, ask
 
 SLOW_S = 90.0
 """How long a broker may wait for a site's hosts before it answers, on top of the client's timeout."""
 
 
-class Site(Bound, schema.Site):
+class Site(Resource, schema.Site):
     """A site. Its credentials are never answered."""
-
-    def refresh(self) -> Self:
-        """Read it again. (``look()`` has the broker itself look at the site again.)"""
-        return self._take(self._client.sites.get(self.id))
 
     def look(self) -> Self:
         """Have the broker look at the site now: its hosts, and whether it answers."""
         return self._take(self._client.sites.look(self.id))
 
-    def delete(self) -> None:
-        """Remove it from the broker. Refused while VMs of ours are on it."""
-        self._client.sites.delete(self.id)
 
-
-class Sites(Collection[Site]):
-    """``client.sites``. ``ref`` is a site's id or name."""
+class Sites(Resources[Site]):
+    """``client.sites``. ``ref`` is a site's id or name. Deleting one is refused while VMs of ours are on it."""
 
     _path = "/v1/sites"
     _model = Site
@@ -60,18 +52,6 @@ class Sites(Collection[Site]):
         # Not sent again: while it waits, the broker waits for the site.
         return self._http.post(Site, self._path, body, repeat=False, wait=SLOW_S)
 
-    def get(self, ref: str) -> Site:
-        """One site."""
-        return self._get(ref)
-
-    def list(self) -> Iterator[Site]:
-        """All sites."""
-        return self._list()
-
     def look(self, ref: str) -> Site:
         """Have the broker look at a site now."""
         return self._http.post(Site, self._url(ref, "refresh"), repeat=False, wait=SLOW_S)
-
-    def delete(self, ref: str) -> None:
-        """Remove a site from the broker. Refused while VMs of ours are on it."""
-        self._http.delete(self._url(ref))

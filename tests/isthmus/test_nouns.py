@@ -1,14 +1,21 @@
-"""Each call of each noun goes to its route, with its body; and each noun has the same verbs."""
+"""Each call of each noun goes to its route, with its body; and each noun of the table has the same verbs."""
 
 from __future__ import annotations
 
-from typing import Any
+import types
+from datetime import datetime
+from enum import Enum
+from importlib import import_module
+from typing import Any, Union, get_args, get_origin
 
 import httpx2
 import pytest
+from pydantic import BaseModel
 
 import isthmus
-from isthmus import schema
+from isthmus import nouns, schema
+from isthmus.client._resource import Resource
+from isthmus.nouns import NOUNS, Noun
 
 NOW = "2026-11-20T12:00:00Z"
 SITE = schema.Site(id="site-1", name="campus", kind="kvm", state="up", created_at=NOW)
@@ -409,6 +416,100 @@ def test_each_thing_refreshes_and_deletes_itself(
     assert thing.refresh() is thing
     thing.delete()
     assert broker.asked[-1].method == "DELETE"
+
+
+# -- what is the same for every noun of the table -----------------------------------------------------------------------
+
+
+def sample(kind: Any) -> Any:
+    """The least that a model of the wire may be."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = {n: f for n, f in kind.model_fields.items() if f.is_required()}
+        return kind.model_validate({name: sample(field.annotation) for name, field in fields.items()})
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return next(iter(kind))
+    if get_origin(kind) in (Union, types.UnionType):
+        return sample(get_args(kind)[0])
+    known = {str: "x-1", int: 1, float: 1.0, bool: False, datetime: NOW, list: [], dict: {}}
+    return known[get_origin(kind) or kind]
+
+
+def model_of(row: Noun[Any]) -> Any:
+    """The kind of thing that a noun's collection answers with."""
+    return getattr(import_module(f"isthmus.client.{row.name}"), row.calls)._model
+
+
+def with_call(name: str) -> Any:
+    """The nouns whose collection has that call."""
+    rows = [row for row in NOUNS if row.name != "policy"]  # there is one policy, and it has no name
+    has = [r for r in rows if hasattr(getattr(import_module(f"isthmus.client.{r.name}"), r.calls), name)]
+    assert len(has) > 8
+    return pytest.mark.parametrize("row", has, ids=lambda row: row.name)
+
+
+@pytest.mark.parametrize("row", NOUNS, ids=lambda row: row.name)
+def test_a_row_of_the_table_is_what_type_checkers_read(client: Any, row: Noun[Any]) -> None:
+    assert nouns.Nouns.__annotations__[row.plural] == f"Noun[{row.calls}]"
+    collection = getattr(client, row.plural)
+    assert type(collection).__name__ == row.calls
+    assert getattr(client, row.plural) is collection
+    assert getattr(isthmus.Client, row.plural) is row
+    assert collection._path == f"/v1/{row.plural}"
+    assert all(getattr(isthmus, name).__name__ == name for name in row.exports)
+
+
+def test_the_rows_of_the_table_do_not_collide() -> None:
+    for values in ([row.name for row in NOUNS], [row.command for row in NOUNS]):
+        assert len(values) == len(set(values))
+    exported = [name for row in NOUNS for name in row.exports]
+    assert len(exported) == len(set(exported))
+
+
+@with_call("list")
+def test_a_list_of_any_noun_goes_through_all_its_pages(client: Any, broker: Any, row: Noun[Any]) -> None:
+    item = sample(model_of(row))
+    pages = [{"items": [item.model_dump(mode="json")], "next": following} for following in ("t", None)]
+    broker.on("GET", f"/v1/{row.plural}", *(httpx2.Response(200, json=page) for page in pages))
+    query = {"after": 1} if row.name == "event" else {}  # without, only the newest are shown
+    found = list(getattr(client, row.plural).list(**query))
+    assert [thing.model_dump() for thing in found] == [item.model_dump()] * 2
+    assert [dict(asked.query).get("page") for asked in broker.asked] == [None, "t"]
+
+
+@with_call("get")
+def test_one_of_any_noun_is_got_by_its_reference(client: Any, broker: Any, row: Noun[Any]) -> None:
+    item = sample(model_of(row))
+    broker.on("GET", f"/v1/{row.plural}/a%20b", item)
+    assert getattr(client, row.plural).get("a b").model_dump() == item.model_dump()
+    with pytest.raises(isthmus.InvalidRequest, match="not a name or id"):
+        getattr(client, row.plural).get("")
+
+
+@with_call("delete")
+def test_one_of_any_noun_is_deleted_by_its_reference(client: Any, broker: Any, row: Noun[Any]) -> None:
+    answer = None
+    if row.name == "vm":  # which takes its time
+        answer = schema.VMOperation(vm=sample(schema.VM), operation=sample(schema.Operation))
+    broker.on("DELETE", f"/v1/{row.plural}/it", answer)
+    getattr(client, row.plural).delete("it")
+    assert [(asked.method, asked.path) for asked in broker.asked] == [("DELETE", f"/v1/{row.plural}/it")]
+
+
+@with_call("get")
+def test_a_thing_of_any_noun_reads_itself_again_and_deletes_itself(
+    client: Any, broker: Any, row: Noun[Any]
+) -> None:
+    item = sample(model_of(row))
+    ref = getattr(item, "id", None) or item.name
+    broker.on("GET", f"/v1/{row.plural}/{ref}", item).on("DELETE", f"/v1/{row.plural}/{ref}", None)
+    thing = getattr(client, row.plural).get(ref)
+    assert thing.refresh() is thing
+    if isinstance(thing, Resource):
+        thing.delete()
+        assert broker.asked[-1].method == "DELETE"
+
+
+# -- what is one noun's own ----------------------------------------------------------------------------------------------
 
 
 def test_a_network_knows_of_a_subnet_added_to_it(client: Any, broker: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import pytest
 import isthmus
 from isthmus.cli.reference import write
 from isthmus.client import _errors
-from isthmus.client._client import Client
+from isthmus.client import reference as calls
+from isthmus.nouns import NOUNS, Noun
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -23,37 +23,26 @@ def test_the_page_of_the_command_is_what_the_commands_say() -> None:
     )
 
 
-def collections(client: Any) -> dict[str, Any]:
-    names = [n for n, v in inspect.getmembers(Client) if hasattr(v, "func") and not n.startswith("_")]
-    return {name: getattr(client, name) for name in names}
+def test_the_page_of_the_sdk_is_what_the_collections_say() -> None:
+    assert (DOCS / "sdk-calls.md").read_text() == calls.write(), (
+        "run `python -m isthmus.client.reference > docs/reference/sdk-calls.md`"
+    )
 
 
-def test_the_page_of_the_sdk_has_every_collection_and_every_call(client: Any) -> None:
-    page = (DOCS / "sdk.md").read_text()
-    found = collections(client)
-    assert len(found) == 19
-    for name, collection in found.items():
-        row = next(line for line in page.splitlines() if line.startswith(f"| `client.{name}` |"))
-        calls = [n for n, _ in inspect.getmembers(type(collection), inspect.isfunction) if n[0] != "_"]
-        only = "only " in row
-        for call in calls:
-            common = call in ("create", "get", "list", "delete") and not only
-            assert common or f"`{call}(" in row, f"client.{name}.{call}"
-        if only:
-            assert set(re.findall(r"`(\w+)\(", row.split("|")[2])) == set(calls), name
-
-
-@pytest.mark.parametrize("name", ["VM", "Site", "Host", "Image", "Network", "Operation"])
-def test_the_page_of_the_sdk_has_every_verb(name: str) -> None:
-    page = (DOCS / "sdk.md").read_text()
-    kind = getattr(isthmus, name)
-    for verb, value in vars(kind).items():
-        if (
-            inspect.isfunction(value)
-            and not verb.startswith("_")
-            and verb not in ("refresh", "delete", "model_post_init")
-        ):
-            assert f"`{verb}(" in page, verb
+@pytest.mark.parametrize("row", NOUNS, ids=lambda row: row.name)
+def test_the_page_of_the_sdk_has_every_call_and_verb_of_a_noun(client: Any, row: Noun[Any]) -> None:
+    page = (DOCS / "sdk-calls.md").read_text()
+    part = page.partition(f"\n## client.{row.plural}\n")[2].partition("\n## ")[0]
+    collection = getattr(client, row.plural)
+    own = [name for name, _ in inspect.getmembers(type(collection), inspect.isfunction) if name[0] != "_"]
+    assert own
+    for kind in (getattr(isthmus, name) for name in row.exports):
+        own += [
+            name
+            for name, value in vars(kind).items()
+            if inspect.isfunction(value) and name[0] != "_" and name != "model_post_init"
+        ]
+    assert [name for name in own if f"| `{name}(" not in part] == []
 
 
 def test_the_page_of_the_sdk_draws_the_tree_of_errors() -> None:
