@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +17,9 @@ import structlog
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session, lazyload
 
-from broker import event, flavor, gateway, host, network, operation, reservation, usage, vm
+from broker import capability, event, flavor, gateway, host, network, operation, reservation, usage, vm
 from broker import policy as policies
 from broker.broker import Broker
-from broker.errors import BrokerError
 from broker.store import (
     GatewayRow,
     HostRow,
@@ -259,7 +257,8 @@ def refusals(broker: Broker, seen: Snapshot, row: VMRow, task: OperationRow | No
         return found  # its disk, its image and its addresses are where it was
     carries = _carries(broker, row)
     for members in seen.groups:
-        refused = _group_refusal(seen, row, seen.hosts[members[0]], carries)
+        at = seen.hosts[members[0]]
+        refused = _group_refusal(seen, row, at, carries) or _kernel_refusal(broker, row, at)
         if refused is not None:
             found[members] = np.where(_none(found[members]), refused, found[members])
     if task is not None:
@@ -528,12 +527,7 @@ def _suspends(broker: Broker, hosts: Sequence[HostRow], groups: Sequence[Sequenc
     found: Mask = np.zeros(len(hosts), dtype=np.bool_)
     for members in groups:
         at = hosts[members[0]]
-        if at.elastic:
-            continue
-        with suppress(
-            BrokerError
-        ):  # a site whose provider cannot be made suspends nobody, and holds up nobody
-            found[list(members)] = Capability.SUSPEND in broker.providers.of(at.site).capabilities
+        found[list(members)] = not at.elastic and capability.has(broker, at.site, Capability.SUSPEND)
     return found
 
 
@@ -668,6 +662,13 @@ def _group_refusal(seen: Snapshot, row: VMRow, at: HostRow, carries: bool) -> st
     if not row.image.sites.get(at.site.name):
         return f"image {row.image.name} is not mapped to an image of this site"
     return None
+
+
+def _kernel_refusal(broker: Broker, row: VMRow, at: HostRow) -> str | None:
+    # A cloud boots its own counterpart of the image.
+    if at.elastic or not row.image.kernel or capability.has(broker, at.site, Capability.DIRECT_KERNEL):
+        return None
+    return f"image {row.image.name} boots with a kernel of its own, which this site does not do"
 
 
 def _carries(broker: Broker, row: VMRow) -> bool:

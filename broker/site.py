@@ -19,7 +19,17 @@ from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Unavailable
 from broker.store import SITE_SETTINGS, GatewayRow, HostRow, LeaseRow, SiteRow, SubnetRow, VMRow
-from providers.port import AuthenticationFailed, HostReport, InvalidSpec, Provider, ProviderError, SiteContext
+from providers.port import (
+    AuthenticationFailed,
+    Capability,
+    HostReport,
+    InvalidSpec,
+    Provider,
+    ProviderError,
+    SiteContext,
+    require,
+    supports,
+)
 
 log = structlog.get_logger()
 
@@ -111,12 +121,16 @@ class Providers:
         return self._broker.settings.data_dir / "sites" / site_id
 
     def _watch(self, provider: Provider) -> None:
+        if not supports(provider, Capability.EVENTS):
+            return  # the reconciler's clock is all there is
+        watched = require(provider, Capability.EVENTS)
+
         def notify(_vm_id: str) -> None:
             self._broker.signals.set("reconcile")
 
         def run() -> None:
             try:
-                provider.watch(notify)
+                watched.watch(notify)
             except ProviderError as error:
                 log.warning("site.watch_failed", error=str(error))
 

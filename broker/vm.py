@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
+from broker import capability as capabilities
 from broker import event, expression, flavor, image, keypair, network, operation, project, reservation, site
 from broker.actor import MEMBER, READER, Actor
 from broker.broker import Broker
@@ -22,7 +23,7 @@ from broker.errors import (
     WrongState,
 )
 from broker.store import HostRow, NetworkRow, OperationRow, SubnetRow, VMRow
-from providers.port import Capability, ProviderError
+from providers.port import Capability, ProviderError, require
 from providers.port import NotFound as ProviderNotFound
 from vpn import address as addresses
 
@@ -377,19 +378,29 @@ def start(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
     actor.require(MEMBER)
     if get(broker, actor, ref).state == SUSPENDED:
         return resume(broker, actor, ref)
-    return _change(broker, actor, ref, "vm.start", desired=RUNNING, allowed=(STOPPED, RUNNING), via=PENDING)
+    return _change(
+        broker,
+        actor,
+        ref,
+        "vm.start",
+        needs=Capability.STOP,
+        desired=RUNNING,
+        allowed=(STOPPED, RUNNING),
+        via=PENDING,
+    )
 
 
 def stop(broker: Broker, actor: Actor, ref: str, *, force: bool = False) -> tuple[VMRow, OperationRow]:
     """Ask the guest to shut down, and after a while (or at once with ``force``) pull the plug.
 
-    Raises NotFound, WrongState: also for a suspended VM, whose room somebody else may have.
+    Raises NotFound, WrongState: also for a suspended VM, whose room somebody else may have, and where its site stops no VMs.
     """
     return _change(
         broker,
         actor,
         ref,
         "vm.stop",
+        needs=Capability.STOP,
         desired=STOPPED,
         allowed=(RUNNING, STOPPED),
         via=STOPPING,
@@ -399,7 +410,16 @@ def stop(broker: Broker, actor: Actor, ref: str, *, force: bool = False) -> tupl
 
 def reboot(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
     """Reboot a running VM. Raises NotFound, WrongState."""
-    return _change(broker, actor, ref, "vm.reboot", desired=RUNNING, allowed=(RUNNING,), via=RUNNING)
+    return _change(
+        broker,
+        actor,
+        ref,
+        "vm.reboot",
+        needs=Capability.REBOOT,
+        desired=RUNNING,
+        allowed=(RUNNING,),
+        via=RUNNING,
+    )
 
 
 def suspend(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
@@ -409,7 +429,6 @@ def suspend(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow
     """
     actor.require(MEMBER)
     seen = get(broker, actor, ref)
-    _check_capable(broker, seen, Capability.SUSPEND, "suspended")
     if flavor.bound_by(seen):
         raise WrongState(
             f"cannot suspend {seen.name}: it has {flavor.bound_by(seen)}",
@@ -420,6 +439,7 @@ def suspend(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow
         actor,
         ref,
         "vm.suspend",
+        needs=Capability.SUSPEND,
         desired=SUSPENDED,
         allowed=(RUNNING, SUSPENDED),
         via=SUSPENDING,
@@ -434,6 +454,7 @@ def resume(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]
         actor,
         ref,
         "vm.resume",
+        needs=Capability.SUSPEND,
         desired=RUNNING,
         allowed=(SUSPENDED, RUNNING),
         via=SUSPENDED,
@@ -544,9 +565,8 @@ def console(broker: Broker, actor: Actor, ref: str) -> str:
     row = get(broker, actor, ref)
     if row.site is None or row.host is None or row.provider_ref is None:
         raise WrongState(f"{row.name} runs nowhere yet", hint=f"`isthmus vm why {row.name}` says why")
-    provider = broker.providers.of(row.site)
-    if Capability.CONSOLE not in provider.capabilities:
-        raise WrongState(f"sites of kind {row.site.kind} show no console", hint="log in over SSH")
+    capabilities.check(broker, row.site, Capability.CONSOLE, row.name)
+    provider = require(broker.providers.of(row.site), Capability.CONSOLE)
     try:
         text = provider.console_log(row.host.name, row.provider_ref)
     except ProviderNotFound:
@@ -599,6 +619,7 @@ def _change(
     ref: str,
     kind: str,
     *,
+    needs: Capability,
     desired: str,
     allowed: tuple[str, ...],
     via: str,
@@ -608,6 +629,8 @@ def _change(
     """Write the operation. One of a kind ``instead_of`` that waits for room, with its VM suspended, makes way for it."""
     actor.require(MEMBER)
     verb = kind.split(".")[1]
+    seen = get(broker, actor, ref)
+    capabilities.check(broker, seen.site, needs, seen.name, verb=verb)
     with broker.store.transaction() as session:
         row = find(session, actor, ref, lock=True)
         under_way = busy(session, row)
@@ -640,17 +663,6 @@ def _change(
         )
     broker.submit(task.id)
     return row, task
-
-
-def _check_capable(broker: Broker, row: VMRow, capability: Capability, done: str) -> None:
-    if row.site is not None and capability not in broker.providers.of(row.site).capabilities:
-        raise WrongState(
-            f"{row.name} cannot be {done}: sites of kind {row.site.kind} do not do that"
-            + (" in a cloud" if row.elastic else ""),
-            hint="`isthmus vm stop` gives its room back where it can be stopped"
-            if done == "suspended"
-            else "",
-        )
 
 
 def _cancel(broker: Broker, session: Session, row: VMRow, why: str) -> None:

@@ -77,7 +77,8 @@ def move(step: Step) -> Outcome:
             said = time.monotonic()
             say(step, f"moving to {target}: {100 * done // total} %")
 
-    report = broker.providers.of(site).migrate_vm(spec, host, progress)
+    provider = port.require(broker.providers.of(site), port.Capability.MIGRATE)
+    report = provider.migrate_vm(spec, host, progress)
     with broker.store.transaction() as session:
         _arrived(step, session, own(step, session), report)
     broker.signals.set("place")

@@ -24,7 +24,7 @@ def suspend(step: Step) -> Outcome:
     """Save its memory. A VM that is saved already stays so."""
     broker, row = step.broker, step.vm
     host, site = placed(row)
-    provider = broker.providers.of(site)
+    provider = port.require(broker.providers.of(site), port.Capability.SUSPEND)
     report = provider.observe_vm(host, row.id, row.provider_ref or "")
     if report is None or report.state == port.VMState.TERMINATED:
         return Next("abandon", params={"why": "it no longer exists at the provider"})
