@@ -50,27 +50,6 @@ class Provider(Protocol):
         Raises Conflict when ``ref`` does not carry the VM's marks; it is left alone then.
         """
 
-    def start_vm(self, host: str, ref: str) -> None:
-        """As in ``SupportsStart``."""
-
-    def stop_vm(self, host: str, ref: str, *, force: bool = False) -> None:
-        """As in ``SupportsStop``."""
-
-    def reboot_vm(self, host: str, ref: str) -> None:
-        """As in ``SupportsReboot``."""
-
-    def suspend_vm(self, host: str, ref: str) -> None:
-        """As in ``SupportsSuspend``."""
-
-    def migrate_vm(self, spec: VMSpec, source: str, progress: Progress | None = None) -> VMReport:
-        """As in ``SupportsMigrate``."""
-
-    def console_log(self, host: str, ref: str) -> bytes:
-        """As in ``SupportsConsole``."""
-
-    def watch(self, notify: Callable[[str], None]) -> None:
-        """As in ``SupportsEvents``."""
-
     def close(self) -> None:
         """Drop connections and threads. Later calls may raise."""
 

@@ -458,11 +458,6 @@ def test_the_console_is_shown(make, spec):
     assert isinstance(provider.console_log(HOST, provider.ensure_vm(spec()).ref), bytes)
 
 
-def test_it_has_no_events(make):
-    with pytest.raises(Unsupported):
-        make().watch(lambda vm_id: None)
-
-
 # -- spare capacity ----------------------------------------------------------------------------------------------------
 
 SPOT = f"{HOST}/spot"
