@@ -149,8 +149,10 @@ class SimulatedProvider:
 
     def observe_vm(self, host: str, vm_id: str, ref: str = "") -> VMReport | None:
         with self._call("observe_vm", host) as state:
+            mark = (self._context.broker_id, vm_id)
             vm = state.vms.get(ref) if ref else None
-            vm = vm or state.marked(self._context.broker_id, vm_id)
+            if vm is None or (vm.broker_id, vm.vm_id) != mark:
+                vm = state.marked(*mark)
             if vm is None or (not self._options.elastic and vm.host != host):
                 return None
             return self._report(vm)
