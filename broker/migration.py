@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from broker import event, flavor, host, pool, reservation, vm
+from broker import capability, event, flavor, host, pool, reservation, vm
 from broker.actor import ADMIN, Actor
 from broker.broker import Broker
-from broker.errors import BrokerError, InvalidRequest, NoRoom, WrongState
+from broker.errors import InvalidRequest, NoRoom, WrongState
 from broker.states import HostState, OperationState, VMState
 from broker.store import HostRow, MetaRow, OperationRow, VMRow
 from placement import rebalance as planner
@@ -246,8 +245,7 @@ def _check(
         raise WrongState(
             f"cannot migrate {row.name}: it is {row.state}", hint="a VM must be running for that"
         )
-    if not _migrates(broker, row.host):
-        raise WrongState(f"cannot migrate {row.name}: sites of kind {row.host.site.kind} do not do that")
+    capability.check(broker, row.host.site, Capability.MIGRATE, row.name)
     if wanted is not None and wanted.site_id != row.site_id:
         raise InvalidRequest(
             f"{wanted.name} is a host of another site", hint=f"choose one of site {row.host.site.name}"
@@ -267,11 +265,7 @@ def _check(
 
 
 def _migrates(broker: Broker, at: HostRow) -> bool:
-    if at.elastic:
-        return False
-    with suppress(BrokerError):
-        return Capability.MIGRATE in broker.providers.of(at.site).capabilities
-    return False
+    return not at.elastic and capability.has(broker, at.site, Capability.MIGRATE)
 
 
 def _submitted(broker: Broker, movable: _MovablePool, view: PlanView) -> PlanView:

@@ -17,7 +17,7 @@ from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Overlap
 from broker.store import GatewayRow, LeaseRow, NetworkRow, SubnetRow, VMRow
-from providers.port import Capability, NetworkSpec
+from providers.port import Capability, NetworkSpec, supports
 from vpn import address as addresses
 from vpn.plan import ENROLMENT_POOL
 
@@ -355,7 +355,7 @@ def _parse_address(text: str, noun: str) -> IPv4Address:
 
 def _mode_at(broker: Broker, actor: Actor, site_ref: str, mode: str | None) -> str:
     at = site.get(broker, actor, site_ref)
-    ours = Capability.ADDRESSES in broker.providers.of(at).capabilities
+    ours = supports(broker.providers.of(at), Capability.ADDRESSES)
     if mode is None:
         return NAT if ours else TUNNEL
     if ours and mode == TUNNEL:

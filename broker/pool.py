@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,10 +11,9 @@ import numpy as np
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session, lazyload
 
-from broker import flavor, gateway, host, load, network, usage, vm
+from broker import capability, flavor, gateway, host, load, network, usage, vm
 from broker import policy as policies
 from broker.broker import Broker
-from broker.errors import BrokerError
 from broker.states import LIVE_RESERVATION, HostState, OperationState, VMState
 from broker.store import GatewayRow, HostRow, OperationRow, ProjectRow, ReservationRow, SubnetRow, VMRow
 from placement import burst
@@ -224,7 +222,8 @@ def refusals(broker: Broker, seen: Snapshot, row: VMRow, task: OperationRow | No
         return found  # its disk, its image and its addresses are where it was
     carries = _carries(broker, row)
     for members in seen.groups:
-        refused = _group_refusal(seen, row, seen.hosts[members[0]], carries)
+        at = seen.hosts[members[0]]
+        refused = _group_refusal(seen, row, at, carries) or _kernel_refusal(broker, row, at)
         if refused is not None:
             found[members] = np.where(none(found[members]), refused, found[members])
     if task is not None:
@@ -274,12 +273,7 @@ def _suspends(broker: Broker, hosts: Sequence[HostRow], groups: Sequence[Sequenc
     found: Mask = np.zeros(len(hosts), dtype=np.bool_)
     for members in groups:
         at = hosts[members[0]]
-        if at.elastic:
-            continue
-        with suppress(
-            BrokerError
-        ):  # a site whose provider cannot be made suspends nobody, and holds up nobody
-            found[list(members)] = Capability.SUSPEND in broker.providers.of(at.site).capabilities
+        found[list(members)] = not at.elastic and capability.has(broker, at.site, Capability.SUSPEND)
     return found
 
 
@@ -420,6 +414,13 @@ def _group_refusal(seen: Snapshot, row: VMRow, at: HostRow, carries: bool) -> st
     if not row.image.sites.get(at.site.name):
         return f"image {row.image.name} is not mapped to an image of this site"
     return None
+
+
+def _kernel_refusal(broker: Broker, row: VMRow, at: HostRow) -> str | None:
+    # A cloud boots its own counterpart of the image.
+    if at.elastic or not row.image.kernel or capability.has(broker, at.site, Capability.DIRECT_KERNEL):
+        return None
+    return f"image {row.image.name} boots with a kernel of its own, which this site does not do"
 
 
 def _carries(broker: Broker, row: VMRow) -> bool:

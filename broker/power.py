@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from broker import event, flavor, vm
+from broker import capability, event, flavor, vm
 from broker.actor import MEMBER, Actor
 from broker.broker import Broker
 from broker.errors import WrongState
@@ -24,6 +24,7 @@ def start(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
         actor,
         ref,
         "vm.start",
+        needs=Capability.STOP,
         desired=VMState.RUNNING,
         allowed=(VMState.STOPPED, VMState.RUNNING),
         via=VMState.PENDING,
@@ -33,13 +34,14 @@ def start(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
 def stop(broker: Broker, actor: Actor, ref: str, *, force: bool = False) -> tuple[VMRow, OperationRow]:
     """Ask the guest to shut down, and after a while (or at once with ``force``) pull the plug.
 
-    Raises NotFound, WrongState: also for a suspended VM, whose room somebody else may have.
+    Raises NotFound, WrongState: also for a suspended VM, whose room somebody else may have, and where its site stops no VMs.
     """
     return _change(
         broker,
         actor,
         ref,
         "vm.stop",
+        needs=Capability.STOP,
         desired=VMState.STOPPED,
         allowed=(VMState.RUNNING, VMState.STOPPED),
         via=VMState.STOPPING,
@@ -54,6 +56,7 @@ def reboot(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]
         actor,
         ref,
         "vm.reboot",
+        needs=Capability.REBOOT,
         desired=VMState.RUNNING,
         allowed=(VMState.RUNNING,),
         via=VMState.RUNNING,
@@ -67,7 +70,6 @@ def suspend(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow
     """
     actor.require(MEMBER)
     seen = vm.get(broker, actor, ref)
-    _check_capable(broker, seen, Capability.SUSPEND, "suspended")
     if flavor.bound_by(seen):
         raise WrongState(
             f"cannot suspend {seen.name}: it has {flavor.bound_by(seen)}",
@@ -78,6 +80,7 @@ def suspend(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow
         actor,
         ref,
         "vm.suspend",
+        needs=Capability.SUSPEND,
         desired=VMState.SUSPENDED,
         allowed=(VMState.RUNNING, VMState.SUSPENDED),
         via=VMState.SUSPENDING,
@@ -92,6 +95,7 @@ def resume(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]
         actor,
         ref,
         "vm.resume",
+        needs=Capability.SUSPEND,
         desired=VMState.RUNNING,
         allowed=(VMState.SUSPENDED, VMState.RUNNING),
         via=VMState.SUSPENDED,
@@ -107,6 +111,7 @@ def _change(
     ref: str,
     kind: str,
     *,
+    needs: Capability,
     desired: str,
     allowed: tuple[str, ...],
     via: str,
@@ -116,6 +121,8 @@ def _change(
     """Write the operation. One of a kind ``instead_of`` that waits for room, with its VM suspended, makes way for it."""
     actor.require(MEMBER)
     verb = kind.split(".")[1]
+    seen = vm.get(broker, actor, ref)
+    capability.check(broker, seen.site, needs, seen.name, verb=verb)
     with broker.store.transaction() as session:
         row = vm.find(session, actor, ref, lock=True)
         under_way = vm.busy(session, row)
@@ -148,14 +155,3 @@ def _change(
         )
     broker.submit(task)
     return row, task
-
-
-def _check_capable(broker: Broker, row: VMRow, capability: Capability, done: str) -> None:
-    if row.site is not None and capability not in broker.providers.of(row.site).capabilities:
-        raise WrongState(
-            f"{row.name} cannot be {done}: sites of kind {row.site.kind} do not do that"
-            + (" in a cloud" if row.elastic else ""),
-            hint="`isthmus vm stop` gives its room back where it can be stopped"
-            if done == "suspended"
-            else "",
-        )

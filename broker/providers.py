@@ -17,7 +17,7 @@ from broker.errors import InvalidRequest
 from broker.sealing import Sealer
 from broker.signals import Signals
 from broker.store import SITE_SETTINGS, SiteRow, Store
-from providers.port import Factory, Provider, ProviderError, SiteContext
+from providers.port import Capability, Factory, Provider, ProviderError, SiteContext, require, supports
 
 log = structlog.get_logger()
 
@@ -142,12 +142,16 @@ class Providers:
         return self._data_dir / "sites" / site_id
 
     def _watch(self, provider: Provider) -> None:
+        if not supports(provider, Capability.EVENTS):
+            return  # the reconciler's clock is all there is
+        watched = require(provider, Capability.EVENTS)
+
         def notify(_vm_id: str) -> None:
             self._signals.set("reconcile")
 
         def run() -> None:
             try:
-                provider.watch(notify)
+                watched.watch(notify)
             except ProviderError as error:
                 log.warning("site.watch_failed", error=str(error))
 

@@ -183,15 +183,22 @@ def _moved(broker: Broker, session: Session, row: VMRow, report: VMReport) -> VM
 
 def _stop_double(broker: Broker, at: SiteRow, name: str, report: VMReport) -> None:
     """A second machine of one VM: a driver that slept through its own replacement made it. Two of one disk or address
-    destroy each other, so it is stopped at once; its disk is left for its owner to look at."""
+    destroy each other, so it is stopped at once, where the site can do that; its disk is left for its owner to look at."""
+    provider = broker.providers.of(at)
+    stops = port.supports(provider, port.Capability.STOP)
     _say_once(
         broker,
         "vm.double",
         f"{report.vm_id}@{report.host}",
-        f"{name} exists a second time on {at.name}/{report.host}; that one is stopped, and not deleted",
+        f"{name} exists a second time on {at.name}/{report.host}; "
+        + (
+            "that one is stopped, and not deleted"
+            if stops
+            else "stop that one by hand at once: this site stops no VMs"
+        ),
     )
     try:
-        broker.providers.of(at).stop_vm(report.host, report.ref, force=True)
+        port.require(provider, port.Capability.STOP).stop_vm(report.host, report.ref, force=True)
     except ProviderError as error:
         log.warning("reconcile.double_runs", vm=report.vm_id, host=report.host, error=str(error))
 

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
+from broker import capability as capabilities
 from broker import event, operation, site
 from broker.actor import MEMBER, READER, Actor
 from broker.broker import Broker
@@ -18,7 +19,7 @@ from broker.errors import (
 )
 from broker.states import OperationState, VMState
 from broker.store import HostRow, OperationRow, VMRow
-from providers.port import Capability, ProviderError
+from providers.port import Capability, ProviderError, require
 from providers.port import NotFound as ProviderNotFound
 
 
@@ -223,9 +224,8 @@ def console(broker: Broker, actor: Actor, ref: str) -> str:
     row = get(broker, actor, ref)
     if row.site is None or row.host is None or row.provider_ref is None:
         raise WrongState(f"{row.name} runs nowhere yet", hint=f"`isthmus vm why {row.name}` says why")
-    provider = broker.providers.of(row.site)
-    if Capability.CONSOLE not in provider.capabilities:
-        raise WrongState(f"sites of kind {row.site.kind} show no console", hint="log in over SSH")
+    capabilities.check(broker, row.site, Capability.CONSOLE, row.name)
+    provider = require(broker.providers.of(row.site), Capability.CONSOLE)
     try:
         text = provider.console_log(row.host.name, row.provider_ref)
     except ProviderNotFound:

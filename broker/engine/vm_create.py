@@ -262,10 +262,11 @@ def _last_words(step: Step[VMRow]) -> str:
     """What the joining script last said on the guest's console; empty when the provider cannot tell."""
     host, site = placed(step.target)
     provider = step.broker.providers.of(site)
-    if port.Capability.CONSOLE not in provider.capabilities:
+    if not port.supports(provider, port.Capability.CONSOLE):
         return ""
     try:
-        console = provider.console_log(host, step.target.provider_ref or "").decode("utf-8", "replace")
+        shows = port.require(provider, port.Capability.CONSOLE)
+        console = shows.console_log(host, step.target.provider_ref or "").decode("utf-8", "replace")
     except port.ProviderError:
         return ""  # It only explains; the VM goes all the same.
     said = [line.partition("isthmus: ")[2].strip() for line in console.splitlines() if "isthmus: " in line]

@@ -36,8 +36,10 @@ def let_end(step: Step[VMRow]) -> Outcome:
         return Next()
     if step.age_s > step.broker.settings.timing.stop_grace_s:
         return Next(message="the guest did not shut down in time")
-    if not step.operation.params.get("asked") and port.Capability.STOP in provider.capabilities:
-        provider.stop_vm(host, report.ref)
+    if not port.supports(provider, port.Capability.STOP):
+        return Next(message="guests are not asked to shut down at this site")
+    if not step.operation.params.get("asked"):
+        port.require(provider, port.Capability.STOP).stop_vm(host, report.ref)
         return Wait(0.5, "shutting down", signals=(f"{row.id}.seen",), params={"asked": True})
     return Wait(0.5, "shutting down", signals=(f"{row.id}.seen",))
 

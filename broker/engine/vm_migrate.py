@@ -62,7 +62,8 @@ def move(step: Step[VMRow]) -> Outcome:
     target = _target(step)
     with broker.store.reading() as session:
         spec = replace(spec_of(broker, session, step.target), host=target)
-    report = broker.providers.of(site).migrate_vm(spec, host, copying(step, f"moving to {target}"))
+    provider = port.require(broker.providers.of(site), port.Capability.MIGRATE)
+    report = provider.migrate_vm(spec, host, copying(step, f"moving to {target}"))
     broker.signals.set("place")
     return Done(f"running on {site.name}/{target}", lambda session, row: _arrived(step, session, row, report))
 

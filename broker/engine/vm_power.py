@@ -31,8 +31,11 @@ def start(step: Step[VMRow]) -> Outcome:
         for nic in spec.nics:
             provider.ensure_network(host, nic.network)
         report = provider.ensure_vm(spec)
-    elif report.state in (port.VMState.STOPPED, port.VMState.SUSPENDED):
-        provider.start_vm(host, report.ref)
+    elif report.state == port.VMState.STOPPED:
+        port.require(provider, port.Capability.STOP).start_vm(host, report.ref)
+        report = provider.observe_vm(host, row.id, report.ref)
+    elif report.state == port.VMState.SUSPENDED:
+        port.require(provider, port.Capability.SUSPEND).start_vm(host, report.ref)
         report = provider.observe_vm(host, row.id, report.ref)
     if report is None or report.state != port.VMState.RUNNING:
         if step.age_s > broker.settings.timing.boot_s:
@@ -45,7 +48,7 @@ def stop(step: Step[VMRow]) -> Outcome:
     """Ask the guest; when the grace is over, or ``force`` was asked for, pull the plug. Twice is as once."""
     broker, row = step.broker, step.target
     host, site = placed(row)
-    provider = broker.providers.of(site)
+    provider = port.require(broker.providers.of(site), port.Capability.STOP)
     report = provider.observe_vm(host, row.id, row.provider_ref or "")
     if report is None or report.state == port.VMState.TERMINATED:
         return GiveUp("it no longer exists at the provider")
@@ -67,7 +70,7 @@ def reboot(step: Step[VMRow]) -> Outcome:
     """Reboot it once; a process that dies in between may reboot it a second time, which a reboot's caller bears."""
     broker, row = step.broker, step.target
     host, site = placed(row)
-    provider = broker.providers.of(site)
+    provider = port.require(broker.providers.of(site), port.Capability.REBOOT)
     if not step.operation.params.get("asked"):
         provider.reboot_vm(host, row.provider_ref or "")
         return Wait(0.1, "rebooting", params={"asked": True})

@@ -22,7 +22,7 @@ def suspend(step: Step[VMRow]) -> Outcome:
     """Save its memory. A VM that is saved already stays so."""
     broker, row = step.broker, step.target
     host, site = placed(row)
-    provider = broker.providers.of(site)
+    provider = port.require(broker.providers.of(site), port.Capability.SUSPEND)
     report = provider.observe_vm(host, row.id, row.provider_ref or "")
     if report is None or report.state == port.VMState.TERMINATED:
         return GiveUp("it no longer exists at the provider")

@@ -26,7 +26,6 @@ from providers.port import (
     QuotaExceeded,
     SiteContext,
     Unreachable,
-    Unsupported,
     VMReport,
     VMSpec,
 )
@@ -52,7 +51,11 @@ class Ec2Provider:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """Elastic; stops, reboots, shows the console. Addresses are the tunnel's, not the cloud's."""
+        """Elastic; stops, reboots, shows the console. Addresses are the tunnel's, not the cloud's.
+
+        EC2 tells nothing by itself over this API, hibernates only what was launched for it, and which machine an instance
+        is on is Amazon's affair: no events, no suspend, no migrate.
+        """
         found = {Capability.STOP, Capability.REBOOT, Capability.CONSOLE, Capability.ELASTIC}
         return frozenset(found | {Capability.SPOT} if self._options.spot else found)
 
@@ -259,14 +262,6 @@ class Ec2Provider:
                 raise NotFound(f"{self._context.site_name}: {ref} is terminated", code=error.code) from error
             raise
 
-    def suspend_vm(self, host: str, ref: str) -> None:
-        """EC2 hibernates only what was launched for it. Raises Unsupported."""
-        raise Unsupported(f"{self._context.site_name}: VMs of an ec2 site are not suspended")
-
-    def migrate_vm(self, spec: VMSpec, source: str, progress: Progress | None = None) -> VMReport:
-        """Which machine an instance is on is Amazon's affair. Raises Unsupported."""
-        raise Unsupported(f"{self._context.site_name}: VMs of an ec2 site are not migrated")
-
     def delete_vm(self, host: str, vm_id: str, ref: str = "") -> None:
         """Terminate the VM's instance (each of them, should there be several); nothing when it is gone.
 
@@ -301,10 +296,6 @@ class Ec2Provider:
         # The wire has base64; boto3 gives text, with U+FFFD for what is not UTF-8.
         output: str = self._client.call("get_console_output", InstanceId=ref).get("Output") or ""
         return output.encode()[-CONSOLE_BYTES:]
-
-    def watch(self, notify: Callable[[str], None]) -> None:
-        """EC2 tells nothing by itself over this API: the broker polls. Raises Unsupported."""
-        raise Unsupported(f"{self._context.site_name}: an ec2 site has no events; it is polled")
 
     def close(self) -> None:
         """Close the connections."""

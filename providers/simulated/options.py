@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from providers import port
-from providers.port import AttributeValue, InvalidSpec
+from providers.port import AttributeValue, Capability, InvalidSpec
 
 METHODS = frozenset(
     {
@@ -57,6 +57,7 @@ _KNOWN = frozenset(
         "fail",
         "state_file",
         "image_map",
+        "without",
     }
 )
 
@@ -118,7 +119,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class Options:
-    """What a simulated site is made of. ``latency_s`` maps a method (or ``*``) to seconds per call."""
+    """What a simulated site is made of. ``latency_s`` maps a method (or ``*``) to seconds per call; ``without`` names
+    capabilities that it lacks, as sites of other kinds do."""
 
     hosts: Mapping[str, Mapping[str, AttributeValue]] = field(default_factory=dict)
     elastic: bool = False
@@ -132,6 +134,7 @@ class Options:
     failures: tuple[Failure, ...] = ()
     state_file: str = ""
     image_map: bool = False
+    without: frozenset[Capability] = frozenset()
 
     @classmethod
     def parse(cls, given: Mapping[str, object]) -> Options:
@@ -172,6 +175,7 @@ class Options:
             failures=tuple(_failure(row) for row in _sequence("fail", given.get("fail", []))),
             state_file=str(given.get("state_file") or ""),
             image_map=bool(given.get("image_map", False)),
+            without=frozenset(_capability(name) for name in _sequence("without", given.get("without", []))),
         )
 
     def latency(self, method: str) -> float:
@@ -221,6 +225,24 @@ def _instance_type(name: str, row: Mapping[str, object]) -> InstanceType:
         capacity=None if capacity is None else int(_number(f"types.{name}.capacity", capacity)),
         spot_price_hour=None if spot is None else _number(f"types.{name}.spot_price_hour", spot),
     )
+
+
+def _capability(name: object) -> Capability:
+    # The other capabilities follow from what the site is made of.
+    choice = sorted(
+        {
+            Capability.STOP,
+            Capability.REBOOT,
+            Capability.SUSPEND,
+            Capability.MIGRATE,
+            Capability.CONSOLE,
+            Capability.EVENTS,
+            Capability.DIRECT_KERNEL,
+        }
+    )
+    if name not in choice:
+        raise InvalidSpec(f"option without: {name!r} is none of {', '.join(choice)}")
+    return Capability(str(name))
 
 
 def _failure(row: object) -> Failure:

@@ -89,7 +89,7 @@ class SimulatedProvider:
             found.add(Capability.SPOT)
         if self._options.addresses:
             found.add(Capability.ADDRESSES)
-        return frozenset(found)
+        return frozenset(found - self._options.without)
 
     def check(self) -> None:
         """Raises Unreachable when the whole site is."""
@@ -149,14 +149,17 @@ class SimulatedProvider:
 
     def observe_vm(self, host: str, vm_id: str, ref: str = "") -> VMReport | None:
         with self._call("observe_vm", host) as state:
+            mark = (self._context.broker_id, vm_id)
             vm = state.vms.get(ref) if ref else None
-            vm = vm or state.marked(self._context.broker_id, vm_id)
+            if vm is None or (vm.broker_id, vm.vm_id) != mark:
+                vm = state.marked(*mark)
             if vm is None or (not self._options.elastic and vm.host != host):
                 return None
             return self._report(vm)
 
     def start_vm(self, host: str, ref: str) -> None:
         with self._call("start_vm", host) as state:
+            self._need(Capability.STOP, Capability.SUSPEND)
             vm = self._find(state, host, ref)
             if vm.state in (VMState.STOPPED, VMState.STOPPING, VMState.ERROR):
                 vm.boots += 1
@@ -168,6 +171,7 @@ class SimulatedProvider:
 
     def stop_vm(self, host: str, ref: str, *, force: bool = False) -> None:
         with self._call("stop_vm", host) as state:
+            self._need(Capability.STOP)
             vm = self._find(state, host, ref)
             if vm.state == VMState.STOPPED or (vm.deaf and not force):
                 return
@@ -183,6 +187,7 @@ class SimulatedProvider:
     def reboot_vm(self, host: str, ref: str) -> None:
         """Raises Conflict when the VM does not run."""
         with self._call("reboot_vm", host) as state:
+            self._need(Capability.REBOOT)
             vm = self._find(state, host, ref)
             if vm.state != VMState.RUNNING:
                 raise Conflict(f"VM {vm.name} is {vm.state}; start it first")
@@ -190,21 +195,23 @@ class SimulatedProvider:
             self._world.announce(vm.vm_id)
 
     def suspend_vm(self, host: str, ref: str) -> None:
-        """Raises Unsupported in a cloud, Conflict when the VM does not run."""
+        """Raises Conflict when the VM does not run."""
         with self._call("suspend_vm", host) as state:
-            vm = self._movable(state, host, ref, "suspended")
+            self._need(Capability.SUSPEND)
+            vm = self._find(state, host, ref)
             if vm.state != VMState.SUSPENDED:
                 self._check_runs(vm)
                 state.move(vm, VMState.SUSPENDED)
                 self._world.announce(vm.vm_id)
 
     def migrate_vm(self, spec: VMSpec, source: str, progress: Progress | None = None) -> VMReport:
-        """Raises Unsupported in a cloud, NotFound (VM, image, network), Conflict, OutOfCapacity."""
+        """Raises NotFound (VM, image, network), Conflict, OutOfCapacity."""
         with self._call("migrate_vm", spec.host) as state:
+            self._need(Capability.MIGRATE)
             there = state.marked(self._context.broker_id, spec.id)
             if there is not None and there.host == spec.host:
                 return self._report(there)
-            vm = self._movable(state, source, spec.uuid, "migrated")
+            vm = self._find(state, source, spec.uuid)
             self._check_runs(vm)
             self._check_prepared(state, spec)
             self._check_room(state, spec.host, vm)
@@ -234,6 +241,7 @@ class SimulatedProvider:
 
     def console_log(self, host: str, ref: str) -> bytes:
         with self._call("console_log", host) as state:
+            self._need(Capability.CONSOLE)
             vm = self._find(state, host, ref)
             text = "".join(f"[boot {number}] {vm.name} on {vm.host}\n" for number in range(1, vm.boots + 1))
             if vm.state == VMState.RUNNING:
@@ -243,6 +251,7 @@ class SimulatedProvider:
 
     def watch(self, notify: Callable[[str], None]) -> None:
         """Changes by this process are told one by one, those of another process as "look at everything"."""
+        self._need(Capability.EVENTS)
         position = -1
         stamp = self._file_stamp()
         while not self._closed.is_set():
@@ -300,10 +309,10 @@ class SimulatedProvider:
             raise NotFound(f"host {host} has no VM {ref}")
         return vm
 
-    def _movable(self, state: State, host: str, ref: str, done: str) -> SimulatedVM:
-        if self._options.elastic:
-            raise Unsupported(f"{self._context.site_name}: VMs of a cloud are not {done}")
-        return self._find(state, host, ref)
+    def _need(self, *any_of: Capability) -> None:
+        """Raises Unsupported where the site has none of these: its methods are there for other sites of the kind."""
+        if not self.capabilities & set(any_of):
+            raise Unsupported(f"site {self._context.site_name} has no capability {any_of[0]}")
 
     @staticmethod
     def _check_runs(vm: SimulatedVM) -> None:

@@ -22,10 +22,12 @@ from broker.status import StatusView
 from isthmus.cli import main as cli
 from placement.language import parse as parse_expression
 from placement.policy import Policy, parse
+from providers.ec2 import Ec2Provider
 from providers.ec2.flavor import InstanceType
 from providers.ec2.flavor import attributes as ec2_attributes
 from providers.ec2.options import Options as Ec2Options
-from providers.port import SiteContext
+from providers.kvm import KvmProvider
+from providers.port import SUPPORT, Capability, Provider, SiteContext
 from providers.simulated import SimulatedProvider
 
 ROOT = Path(__file__).parents[2]
@@ -319,6 +321,54 @@ def test_reference_has_every_host_attribute_with_who_reports_it(who: str) -> Non
     assert len(reported) > 5
     assert sorted(reported - set(documented)) == []
     assert sorted(name for name in reported if who not in documented[name][1]) == []
+
+
+# -- capabilities ----------------------------------------------------------------------------------------------------
+
+SITES: dict[str, tuple[str, str, Any, list[dict[str, object]]]] = {
+    "kvm": ("sites-kvm.md", "`kvm`", KvmProvider, [{"hosts": ["qemu:///system"]}]),
+    "simulated": ("sites-kvm.md", "`simulated`", SimulatedProvider, [{}, {"addresses": False}]),
+    "simulated cloud": (
+        "sites-kvm.md",
+        "`simulated`, `elastic`",
+        SimulatedProvider,
+        [
+            {"elastic": True, "types": {"t": {}}},
+            {"elastic": True, "types": {"t": {"spot_price_hour": 0.1}}, "addresses": True},
+        ],
+    ),
+    "ec2": ("sites-ec2.md", "`ec2`", Ec2Provider, [{"region": "r"}, {"region": "r", "spot": True}]),
+}
+"""Page, column, provider, and options that make a difference."""
+
+
+@pytest.mark.parametrize("site_kind", SITES)
+def test_reference_says_which_capabilities_a_kind_of_site_has(site_kind: str) -> None:
+    page, column, kind, options = SITES[site_kind]
+    sites = [kind(SiteContext("brk", "site", "s", options=each)).capabilities for each in options]
+    documented = rows(REFERENCE / page)
+    header = next(
+        line for line in (REFERENCE / page).read_text().splitlines() if line.startswith("| capability |")
+    )
+    at = [cell.strip() for cell in header.strip("| ").split("|")].index(column)
+    for name in Capability:
+        have = [name in capabilities for capabilities in sites]
+        said = documented[name][at]
+        if all(have):
+            assert said == "yes", name
+        elif not any(have):
+            assert said == "no", name
+        else:
+            assert said not in ("yes", "no"), f"{name}: say on what it depends"
+
+
+def test_how_to_says_what_each_capability_demands() -> None:
+    documented = rows(ROOT / "docs" / "how-to" / "add-a-provider.md")
+    core = {name for name in vars(Provider) if not name.startswith("_")}
+    for name, support in SUPPORT.items():
+        parts = [part for part in support.protocol.__mro__ if part not in (object, Provider)]
+        methods = {each for part in parts for each in vars(part) if not each.startswith("_")} - core
+        assert set(re.findall(r"`(\w+_\w+|watch)`", documented[name][1])) >= methods, name
 
 
 # -- links and examples ------------------------------------------------------------------------------------------------

@@ -29,6 +29,9 @@ class Wire:
 
     def __init__(self, host: str, port: int) -> None:
         self.plan: dict[str, list[object]] = {}
+        self.launched: dict[str, tuple[int, bytes]] | None = None
+        """By ClientToken, where launches are to be told apart by it, as EC2 does and moto does not."""
+        self._launching = threading.Lock()
         self.seen: list[str] = []
         self.forms: list[dict[str, list[str]]] = []
         wire = self
@@ -38,6 +41,14 @@ class Wire:
 
             def log_message(self, *args: object) -> None:
                 pass
+
+            def forward(self, body: bytes) -> tuple[int, bytes]:
+                onward = http.client.HTTPConnection(host, port, timeout=20)
+                onward.request("POST", self.path, body, dict(self.headers))
+                response = onward.getresponse()
+                status, answer = response.status, response.read()
+                onward.close()
+                return status, answer
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -55,12 +66,14 @@ class Wire:
                         f"<Response><Errors><Error><Code>{code}</Code><Message>made up.</Message></Error></Errors>"
                         "<RequestID>r</RequestID></Response>"
                     ).encode()
+                elif action == "RunInstances" and wire.launched is not None:
+                    with wire._launching:
+                        token = form["ClientToken"][0]
+                        if token not in wire.launched:
+                            wire.launched[token] = self.forward(body)
+                        status, answer = wire.launched[token]
                 else:
-                    onward = http.client.HTTPConnection(host, port, timeout=20)
-                    onward.request("POST", self.path, body, dict(self.headers))
-                    response = onward.getresponse()
-                    status, answer = response.status, response.read()
-                    onward.close()
+                    status, answer = self.forward(body)
                 if order == "lose":
                     self.close_connection = True
                     return

@@ -370,33 +370,6 @@ def test_an_image_that_is_not_mapped_or_gone_is_not_found_with_the_mend(make):
 # -- life ------------------------------------------------------------------------------------------------------
 
 
-def test_an_instance_is_stopped_started_rebooted_and_terminated(make, spec):
-    provider = make()
-    ref = provider.ensure_vm(spec()).ref
-    provider.stop_vm(HOST, ref)
-    provider.stop_vm(HOST, ref, force=True)
-    assert provider.observe_vm(HOST, VM, ref).state is VMState.STOPPED
-    provider.start_vm(HOST, ref)
-    provider.start_vm(HOST, ref)
-    provider.reboot_vm(HOST, ref)
-    assert provider.observe_vm(HOST, VM).state is VMState.RUNNING
-    provider.delete_vm(HOST, VM, ref)
-    provider.delete_vm(HOST, VM, ref)
-    provider.delete_vm(HOST, VM)
-    assert provider.observe_vm(HOST, VM, ref).state is VMState.TERMINATED
-
-
-def test_a_vm_that_never_was_is_none_and_its_calls_not_found(make):
-    provider = make()
-    gone = "i-00000000000000000"
-    assert provider.observe_vm(HOST, VM) is None
-    assert provider.observe_vm(HOST, VM, gone) is None
-    provider.delete_vm(HOST, VM, gone)
-    for call in (provider.start_vm, provider.stop_vm, provider.reboot_vm):
-        with pytest.raises(NotFound, match="InvalidInstanceID"):
-            call(HOST, gone)
-
-
 def test_an_instance_launched_a_moment_ago_is_not_taken_for_gone(make, spec, ec2, clock):
     provider = make()
     report = provider.ensure_vm(spec())
@@ -451,16 +424,6 @@ def test_a_termination_behind_our_back_is_reported_with_its_reason(make, spec, e
     ec2.terminate_instances(InstanceIds=[ref])
     (report,) = provider.list_vms().vms
     assert report.state is VMState.TERMINATED
-
-
-def test_the_console_is_shown(make, spec):
-    provider = make()
-    assert isinstance(provider.console_log(HOST, provider.ensure_vm(spec()).ref), bytes)
-
-
-def test_it_has_no_events(make):
-    with pytest.raises(Unsupported):
-        make().watch(lambda vm_id: None)
 
 
 # -- spare capacity ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from providers.kvm.domain import DomainFiles, Machine, domain_xml
-from providers.port import Conflict, NotFound, Provider, VMState, split_strangers
+from providers.port import Conflict, NotFound, VMState, split_strangers
 
 BROKER = "brk-1"
 
@@ -35,11 +35,6 @@ def define(site):
         return site._host("a").call(act)
 
     return define
-
-
-def test_provider_implements_the_port(site):
-    assert isinstance(site, Provider)
-    site.check()
 
 
 def test_inventory_has_the_hosts_facts_and_what_strangers_hold(site):
@@ -110,20 +105,6 @@ def test_stop_start_reboot_of_nothing_is_not_found(site):
             act("a", missing)
     site.delete_vm("a", "vm-missing", missing)
     assert site.observe_vm("a", "vm-missing", missing) is None
-
-
-def test_stop_and_start_twice_change_nothing(site, define, make_spec):
-    spec = make_spec()
-    ref = define(spec)
-    site.start_vm("a", ref)
-    site.stop_vm("a", ref, force=True)
-    site.stop_vm("a", ref, force=True)
-    site.stop_vm("a", ref)
-    with pytest.raises(Conflict, match="is off"):
-        site.reboot_vm("a", ref)
-    site.delete_vm("a", spec.id, ref)
-    site.delete_vm("a", spec.id, ref)
-    assert [vm.name for vm in site.list_vms().vms] == ["stranger"]
 
 
 def test_network_is_made_once_and_kept_running(site, network):

@@ -180,17 +180,6 @@ def test_killed_broker_leaves_one_vm_after_the_next_try(campus, real_host, spec,
     assert (domains(campus), real_host.files()) == ([], [])
 
 
-def test_two_callers_at_once_make_one_vm(campus, spec):
-    reports = []
-    threads = [threading.Thread(target=lambda: reports.append(campus.ensure_vm(spec))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert {report.ref for report in reports} == {spec.uuid}
-    assert domains(campus) == [spec.name]
-
-
 def test_vm_that_cannot_start_leaves_nothing(campus, real_host, spec):
     with pytest.raises(ProviderError) as refusal:
         campus.ensure_vm(replace(spec, mem_mb=200_000_000))

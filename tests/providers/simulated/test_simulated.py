@@ -17,19 +17,14 @@ from providers.port import (
     InvalidSpec,
     NotFound,
     OutOfCapacity,
-    Provider,
     QuotaExceeded,
     Unreachable,
+    Unsupported,
     VMState,
 )
 from providers.simulated import SimulatedProvider, World
 
 TYPES = {"small": {"vcpus": 1, "mem_mb": 512, "price_hour": 0.01, "quota": 2}}
-
-
-def test_provider_implements_the_port(make_site):
-    provider, _ = make_site(hosts=1)
-    assert isinstance(provider, Provider)
 
 
 def test_ensure_vm_twice_makes_one_vm(make_site, make_spec, prepared):
@@ -238,6 +233,19 @@ def test_cloud_may_give_addresses_so_that_a_trial_needs_no_gateway(make_site):
     assert {Capability.ELASTIC, Capability.ADDRESSES} <= provider.capabilities
 
 
+def test_site_may_lack_what_others_of_its_kind_can_do(make_site, make_spec, prepared):
+    provider, _ = make_site(hosts=1, without=["stop", "console"])
+    assert not {Capability.STOP, Capability.CONSOLE} & provider.capabilities
+    prepared(provider, "sim-01")
+    ref = provider.ensure_vm(make_spec()).ref
+    for call in (provider.stop_vm, provider.console_log):
+        with pytest.raises(Unsupported, match="site sim has no capability"):
+            call("sim-01", ref)
+    provider.suspend_vm("sim-01", ref)
+    provider.start_vm("sim-01", ref)
+    assert provider.observe_vm("sim-01", "vm-1").state is VMState.RUNNING
+
+
 def test_elastic_quota_and_capacity_refuse(make_site, make_spec):
     types = {"small": TYPES["small"], "big": {"vcpus": 8, "mem_mb": 1, "price_hour": 1, "capacity": 0}}
     provider, _ = make_site(elastic=True, zones=["z"], types=types)
@@ -321,18 +329,6 @@ def test_thousands_of_hosts_are_quick(make_site, make_spec, prepared):
     assert len(provider.list_vms().vms) == 1000
 
 
-def test_two_threads_make_one_vm(make_site, make_spec, prepared):
-    provider, world = make_site(hosts=1)
-    prepared(provider, "sim-01")
-    spec = make_spec()
-    threads = [threading.Thread(target=provider.ensure_vm, args=(spec,)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(world.vms()) == 1
-
-
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -341,6 +337,7 @@ def test_two_threads_make_one_vm(make_site, make_spec, prepared):
         ({"hosts": ["a", "a"]}, "named twice"),
         ({"elastic": True}, "at least one zone"),
         ({"boot_s": "5"}, "option boot_s must be a number"),
+        ({"without": ["flight"]}, "option without: 'flight' is none of console, direct-kernel, events"),
         ({"fail": [{"method": "run"}]}, "no such method 'run'"),
         ({"fail": [{"method": "ensure_vm", "error": "Oops"}]}, "no such error 'Oops'"),
         ({"fail": [{"metod": "ensure_vm"}]}, "method is required"),
