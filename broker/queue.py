@@ -686,5 +686,6 @@ def _gateway_refusal(broker: Broker, row: GatewayRow) -> str:
         "up": "",
         "new": f"no agent of gateway {row.name} has registered yet",
         "unreachable": f"the agent of gateway {row.name} does not answer",
+        "incompatible": f"the agent of gateway {row.name} reads no document that this broker writes",
     }
     return words[gateway.state(broker, row)]
