@@ -36,6 +36,7 @@ def prepare(broker: Broker, session: Session, vm: VMRow, through: GatewayRow, ad
         id=broker.new_id("peer"),
         gateway_id=through.id,
         vm_id=vm.id,
+        network_id=through.network_id,
         state=BOOTSTRAP,
         address=address,
         bootstrap_address=free_address(ENROLMENT_POOL, taken, LINK_ADDRESS),

@@ -94,9 +94,13 @@ def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
             "network": gateway.network,
             "endpoint": gateway.endpoint,
             "state": gateway.state,
+            "reason": gateway.status_reason,
             "public key": gateway.public_key,
             "generation": f"{gateway.applied_generation} applied of {gateway.generation}",
             "peers": gateway.peers,
+            "agent": gateway.software,
+            "reads documents": ", ".join(str(version) for version in gateway.document_versions),
+            "features": ", ".join(gateway.features),
             "seen": gateway.seen_at,
             "created": gateway.created_at,
         }

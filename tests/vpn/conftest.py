@@ -239,7 +239,7 @@ class FakeBroker:
 
     def document(self) -> GatewayDocument:
         peers = [
-            PeerSpec(each.id, "node", each.enrolled_key, each.address)
+            PeerSpec(each.id, "vm", each.enrolled_key, each.address)
             if each.enrolled_key
             else PeerSpec(
                 each.id, "bootstrap", each.public, each.bootstrap_address, expires_at=each.expires_at
