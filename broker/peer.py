@@ -15,7 +15,7 @@ from broker.errors import EnrolmentRefused
 from broker.store import GatewayRow, PeerRow, VMRow
 from vpn import keys
 from vpn.address import free_address
-from vpn.bootstrap import script
+from vpn.bootstrap import End, script
 from vpn.plan import ENROLMENT_POOL, LINK_ADDRESS
 
 BOOTSTRAP = "bootstrap"
@@ -70,12 +70,14 @@ def user_data(broker: Broker, row: PeerRow, mtu: int) -> str:
     if row.gateway.public_key is None:
         raise ValueError(f"gateway {row.gateway.name} has no key yet")
     return script(
-        bootstrap_private_key=broker.sealer.open(row.sealed_bootstrap_key),
-        bootstrap_public_key=row.bootstrap_public_key,
-        bootstrap_address=row.bootstrap_address,
-        gateway_public_key=row.gateway.public_key,
-        endpoint=row.gateway.endpoint,
-        mtu=mtu,
+        End(
+            bootstrap_private_key=broker.sealer.open(row.sealed_bootstrap_key),
+            bootstrap_public_key=row.bootstrap_public_key,
+            bootstrap_address=row.bootstrap_address,
+            gateway_public_key=row.gateway.public_key,
+            endpoint=row.gateway.endpoint,
+            mtu=mtu,
+        )
     )
 
 
