@@ -127,22 +127,6 @@ def prepare(broker: Broker, session: Session, vm: VMRow, through: GatewayRow, ad
     return row
 
 
-def user_data(broker: Broker, row: PeerRow, mtu: int) -> str:
-    """The script that enrols the VM at its first boot. It holds the bootstrap key: good for one launch and one post."""
-    if row.gateway.public_key is None:
-        raise ValueError(f"gateway {row.gateway.name} has no key yet")
-    return script(
-        End(
-            bootstrap_private_key=broker.sealer.open(row.sealed_bootstrap_key),
-            bootstrap_public_key=row.bootstrap_public_key,
-            bootstrap_address=row.bootstrap_address,
-            gateway_public_key=row.gateway.public_key,
-            endpoint=row.gateway.endpoint,
-            mtu=mtu,
-        )
-    )
-
-
 def join_script(broker: Broker, ends: Sequence[tuple[PeerRow, int]]) -> str:
     """The script that enrols a VM at its first boot at each of these peers' gateways; each with the MTU of its tunnel.
 
@@ -243,25 +227,6 @@ def remove(broker: Broker, session: Session, vm_id: str) -> list[PeerRow]:
         if row.state in gateway.LIVE:
             _end(broker, session, row, REMOVED)
     return ended
-
-
-def live(session: Session, vm_id: str) -> PeerRow | None:
-    """The VM's peer that the gateway has or should have, or None."""
-    return session.scalar(select(PeerRow).where(PeerRow.vm_id == vm_id, PeerRow.state.in_(gateway.LIVE)))
-
-
-def end(broker: Broker, session: Session, vm_id: str, state: str = REMOVED) -> PeerRow | None:
-    """Take the VM's peer from its gateway's document; the peer with the generation that is without it."""
-    row = live(session, vm_id)
-    if row is not None:
-        row.state = state
-        row.sealed_bootstrap_key = ""
-        row.generation = _bump(session, row.gateway_id)
-        event.record(broker, session, f"peer.{state}", row.id, f"peer at {row.address} {state}", vm=vm_id)
-        return row
-    return session.scalar(
-        select(PeerRow).where(PeerRow.vm_id == vm_id).order_by(PeerRow.created_at.desc(), PeerRow.id).limit(1)
-    )
 
 
 def list_peers(

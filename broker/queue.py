@@ -8,7 +8,7 @@ generation changed and tries again, so no host is ever over-committed.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session, lazyload
 
-from broker import event, flavor, gateway, host, network, operation, reservation, usage, vm
+from broker import event, flavor, gateway, host, network, operation, peer, reservation, usage, vm
 from broker import policy as policies
 from broker.broker import Broker
 from broker.errors import BrokerError
@@ -43,7 +43,6 @@ from placement.table import HostTable
 from placement.why import Explainer, Explanation, explain
 from providers.port import Capability
 from vpn import address as addresses
-from vpn.userdata import UserDataError, multipart
 
 log = structlog.get_logger()
 
@@ -103,6 +102,8 @@ class Snapshot:
     """Ids of subnets without a free address."""
     gateways: dict[str, str]
     """Network id -> why its gateway cannot take a burst VM now; empty when it can."""
+    gates: dict[str, GatewayRow]
+    """Network id -> its gateway."""
     now: float
     down: Reasons
     """Per host: why no VM may go there, or None."""
@@ -157,6 +158,7 @@ def snapshot(
     bursting = session.scalar(_BURSTING) or 0
     index = {row.id: number for number, row in enumerate(rows)}
     groups = _groups(rows)
+    gates = {row.network_id: row for row in session.scalars(select(GatewayRow))}
     suspends = _suspends(broker, rows, groups)
     reserved = [reservation.of_row(one, index) for one in reservation.live(session, broker.clock.now())]
     known = (
@@ -183,9 +185,8 @@ def snapshot(
         used=_used(broker, session, policy, waiting),
         subnets=subnets,
         full=network.full_subnets(broker, session),
-        gateways={
-            row.network_id: _gateway_refusal(broker, row) for row in session.scalars(select(GatewayRow))
-        },
+        gateways={network_id: _gateway_refusal(broker, row) for network_id, row in gates.items()},
+        gates=gates,
         now=broker.clock.now().timestamp(),
         down=_down(rows),
         groups=groups,
@@ -257,9 +258,17 @@ def refusals(broker: Broker, seen: Snapshot, row: VMRow, task: OperationRow | No
     found = seen.down.copy()
     if row.state == vm.SUSPENDED:
         return found  # its disk, its image and its addresses are where it was
-    carries = _carries(broker, row)
+    asked: dict[tuple[str, ...], str] = {}
+
+    def tunnels(gates: Sequence[GatewayRow]) -> str:
+        # One answer for all the clouds that these networks reach.
+        key = tuple(gate.id for gate in gates)
+        if key not in asked:
+            asked[key] = peer.refusal(broker, row, gates)
+        return asked[key]
+
     for members in seen.groups:
-        refused = _group_refusal(seen, row, seen.hosts[members[0]], carries)
+        refused = _group_refusal(seen, row, seen.hosts[members[0]], tunnels)
         if refused is not None:
             found[members] = np.where(_none(found[members]), refused, found[members])
     if task is not None:
@@ -645,8 +654,11 @@ def _attributes(
     return values
 
 
-def _group_refusal(seen: Snapshot, row: VMRow, at: HostRow, carries: bool) -> str | None:
-    # One answer for all hosts of a site that are elastic alike.
+def _group_refusal(
+    seen: Snapshot, row: VMRow, at: HostRow, tunnels: Callable[[Sequence[GatewayRow]], str]
+) -> str | None:
+    # One answer for all hosts of a site that are elastic alike. ``tunnels``: why not through all of these gateways.
+    gates: list[GatewayRow] = []
     for network_id in row.networks:
         subnet = seen.subnets.get((network_id, at.site_id))
         if subnet is None:
@@ -657,8 +669,9 @@ def _group_refusal(seen: Snapshot, row: VMRow, at: HostRow, carries: bool) -> st
             refused = seen.gateways.get(network_id, "the network has no gateway")
             if refused:
                 return refused
-            if not carries:
-                return "the VM's user data leaves no room for the script that joins the private network"
+            gates.append(seen.gates[network_id])
+    if gates and (refused := tunnels(gates)):
+        return refused
     if row.wanted_address is not None:
         subnet = seen.subnets[(row.networks[0], at.site_id)]
         if not addresses.contains(subnet.cidr, f"{row.wanted_address}/32"):
@@ -668,17 +681,6 @@ def _group_refusal(seen: Snapshot, row: VMRow, at: HostRow, carries: bool) -> st
     if not row.image.sites.get(at.site.name):
         return f"image {row.image.name} is not mapped to an image of this site"
     return None
-
-
-def _carries(broker: Broker, row: VMRow) -> bool:
-    """Whether the joining script can travel with the VM's own user data."""
-    if not row.sealed_user_data:
-        return True
-    try:
-        multipart(broker.sealer.open(row.sealed_user_data), "#!/bin/sh\n" + "#" * 4096)
-    except UserDataError:
-        return False
-    return True
 
 
 def _gateway_refusal(broker: Broker, row: GatewayRow) -> str:

@@ -3,7 +3,7 @@
 The phases in brackets are those of a burst VM. Every action can run twice: images, networks and VMs are
 ensured, a peer is prepared once per launch, and the provider's idempotency token names the launch.
 An undo is needed only where a launch is given up (``unplace``, ``abandon``): what was claimed, leased and
-made for it goes back, in this order: the peer, the VM at the provider, the address, the room on the host.
+made for it goes back, in this order: the peers, the VM at the provider, the address, the room on the host.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from broker.broker import Broker
 from broker.engine.advance import Done, Fail, Next, Outcome, Phase, Step, Superseded, Wait
 from broker.errors import NotFound
 from broker.ids import vm_uuid
-from broker.store import OperationRow, PeerRow, SiteRow, VMRow
+from broker.store import GatewayRow, LeaseRow, OperationRow, PeerRow, SiteRow, VMRow
 from providers import port
 from vpn.userdata import multipart
 
@@ -80,27 +80,33 @@ def make_networks(step: Step) -> Outcome:
 
 
 def prepare_peer(step: Step) -> Outcome:
-    """Have the gateway know the launch's bootstrap key before the VM exists. Preparing again gives the same peer."""
+    """Have each network's gateway know the launch's bootstrap key before the VM exists. Preparing again gives the same peers."""
     broker = step.broker
     with broker.store.transaction() as session:
         row = own(step, session)
-        nic = next(nic for nic in row.nics if nic.subnet.mode == _TUNNEL)
-        gate = queue.gateway_of(session, nic.subnet.network_id)
-        if gate is None or gate.public_key is None:
-            return Wait(
-                5.0,
-                f"network {nic.subnet.network.name} has no gateway whose agent runs",
-                signals=("applied",),
-            )
-        entry = peer.live(session, row.id)
-        if entry is not None and _too_late(broker, entry):
-            peer.end(broker, session, row.id, peer.EXPIRED)
-            entry = None
-        entry = entry or peer.prepare(broker, session, row, gate, nic.address)
-        wanted, applied = entry.generation, gate.applied_generation
+        ways: list[tuple[GatewayRow, LeaseRow]] = []
+        for nic in _tunnels(row):
+            gate = queue.gateway_of(session, nic.subnet.network_id)
+            if gate is None or gate.public_key is None:
+                return Wait(
+                    5.0,
+                    f"network {nic.subnet.network.name} has no gateway whose agent runs",
+                    signals=("applied",),
+                )
+            ways.append((gate, nic))
+        have = peer.tunnels(session, row.id)
+        behind: list[str] = []
+        for gate, nic in sorted(ways, key=lambda way: way[0].id):
+            entry = have.get(gate.network_id)
+            if entry is not None and _too_late(broker, entry):
+                peer.expire(broker, session, entry)
+                entry = None
+            entry = entry or peer.prepare(broker, session, row, gate, nic.address)
+            if gate.applied_generation < entry.generation:
+                behind.append(f"gateway {gate.name}")
     broker.signals.set("gateways")
-    if applied < wanted:
-        return Wait(2.0, f"waiting for gateway {gate.name} to know the launch", signals=("applied",))
+    if behind:
+        return Wait(2.0, f"waiting for {' and '.join(behind)} to know the launch", signals=("applied",))
     return Next("launch")
 
 
@@ -109,8 +115,9 @@ def launch(step: Step) -> Outcome:
     broker, row = step.broker, step.vm
     host, site = placed(row)
     with broker.store.reading() as session:
-        entry = peer.live(session, row.id)
-        if _tunnelled(row) and (entry is None or _too_late(broker, entry)):
+        have = peer.tunnels(session, row.id)
+        entries = [have.get(nic.subnet.network_id) for nic in _tunnels(row)]
+        if any(entry is None or _too_late(broker, entry) for entry in entries):
             return Next("peer", "its bootstrap key has run out before the launch")
         spec = spec_of(step, session)
     try:
@@ -132,7 +139,7 @@ def launch(step: Step) -> Outcome:
         return Next("boot", f"starting on {site.name}/{host}")
     return (
         Next("enrol", "running, not enrolled yet")
-        if _tunnelled(row)
+        if _tunnels(row)
         else Done(f"running on {site.name}/{host}")
     )
 
@@ -159,22 +166,29 @@ def boot(step: Step) -> Outcome:
         now_running(step, session, own(step, session), report)
     return (
         Next("enrol", "running, not enrolled yet")
-        if _tunnelled(row)
+        if _tunnels(row)
         else Done(f"running on {site.name}/{host}")
     )
 
 
 def enrol(step: Step) -> Outcome:
-    """Wait until the VM has posted its own key. One that never does is of no use, and is not paid for."""
+    """Wait until the VM has posted a key of its own to each gateway. One that never does is of no use, and is not paid for."""
     broker, row = step.broker, step.vm
     with broker.store.transaction() as session:
-        entry = peer.live(session, row.id)
-        if entry is not None and entry.state == peer.ENROLLED:
-            return Done(f"enrolled at {entry.address}")
-        expired = entry is None or entry.expires_at <= broker.clock.now()
+        have = peer.tunnels(session, row.id)
+        missing: list[str] = []
+        expired = False
+        for nic in _tunnels(row):
+            entry = have.get(nic.subnet.network_id)
+            if entry is None or entry.state != peer.ENROLLED:
+                missing.append(nic.subnet.network.name)
+                expired |= entry is None or entry.expires_at <= broker.clock.now()
+        if not missing:
+            return Done(f"enrolled at {', '.join(nic.address for nic in _tunnels(row))}")
     host, site = placed(row)
     if expired:
-        why = "it did not enrol at the gateway while its bootstrap key was good"
+        where = "" if len(_tunnels(row)) == 1 else f" of {' and '.join(missing)}"
+        why = f"it did not enrol at the gateway{where} while its bootstrap key was good"
         said = _last_words(step, host, site)
         return Next("abandon", params={"why": f"{why}; its console says: {said}" if said else why})
     report = broker.providers.of(site).observe_vm(host, row.id, row.provider_ref or "")
@@ -249,10 +263,10 @@ def _elsewhere(step: Step, error: port.Unreachable) -> Outcome:
 
 
 def undo(step: Step) -> None:
-    """Remove the launch's peer and whatever the provider has of the VM. Doing it again changes nothing."""
+    """Remove the launch's peers and whatever the provider has of the VM. Doing it again changes nothing."""
     with step.broker.store.transaction() as session:
         own(step, session)
-        peer.end(step.broker, session, step.vm.id)
+        peer.remove(step.broker, session, step.vm.id)
     step.broker.signals.set("gateways")
     if step.vm.host is not None and step.vm.site is not None:
         step.broker.providers.of(step.vm.site).delete_vm(
@@ -317,14 +331,18 @@ def spec_of(step: Step, session: Session) -> port.VMSpec:
     host, site = placed(row)
     user_data = broker.sealer.open(row.sealed_user_data) if row.sealed_user_data else ""
     nics: list[port.NICSpec] = []
+    ends: list[tuple[PeerRow, int]] = []
+    have = peer.tunnels(session, row.id)
     for nic in row.nics:
         if nic.subnet.mode == _TUNNEL:
-            entry = peer.live(session, row.id)
+            entry = have.get(nic.subnet.network_id)
             if entry is not None and entry.state == peer.BOOTSTRAP:
-                user_data = multipart(user_data, peer.user_data(broker, entry, nic.subnet.mtu))
+                ends.append((entry, nic.subnet.mtu))
         else:
             prefix = int(nic.subnet.cidr.rsplit("/", 1)[1])
             nics.append(port.NICSpec(network.spec(nic.subnet), nic.mac, nic.address, prefix))
+    if ends:
+        user_data = multipart(user_data, peer.join_script(broker, ends))
     ssh_keys: tuple[str, ...] = ()
     if row.key_pair:
         try:
@@ -375,8 +393,9 @@ def _too_late(broker: Broker, entry: PeerRow) -> bool:
     return entry.state == peer.BOOTSTRAP and left < broker.settings.timing.enrol_s / 3
 
 
-def _tunnelled(row: VMRow) -> bool:
-    return any(nic.subnet.mode == _TUNNEL for nic in row.nics)
+def _tunnels(row: VMRow) -> list[LeaseRow]:
+    """Its NICs that are ends of tunnels."""
+    return [nic for nic in row.nics if nic.subnet.mode == _TUNNEL]
 
 
 def let_go(step: Step, session: Session, row: VMRow) -> None:
