@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ import pytest
 
 from vpn import keys
 from vpn.bootstrap import End, script
-from vpn.document import GatewayDocument
+from vpn.document import GatewayDocument, PeerEntry
 from vpn.plan import GatewaySpec, PeerSpec, plan
 
 T = TypeVar("T")
@@ -219,6 +220,7 @@ class FakeBroker:
         self.net, self.wan = net, wan
         self.changed = threading.Condition()
         self.launches: dict[str, Launch] = {}
+        self.gateways: list[PeerEntry] = []
         self.generation = 1
         self.gateway_key = ""
         self.enrolments: list[tuple[str, str]] = []
@@ -245,6 +247,12 @@ class FakeBroker:
             del self.launches[launch.bootstrap_address]
             self._bump()
 
+    def link(self, gateway: PeerEntry) -> None:
+        """Make another site's gateway a peer."""
+        with self.changed:
+            self.gateways.append(gateway)
+            self._bump()
+
     def document(self) -> GatewayDocument:
         peers = [
             PeerSpec(each.id, "vm", each.enrolled_key, each.address)
@@ -255,7 +263,10 @@ class FakeBroker:
             for each in self.launches.values()
         ]
         tunnel = TUNNEL.replace("10.10", self.net)
-        return plan(GatewaySpec("gw-1", self.generation, (tunnel,), listen_port=PORT), peers)
+        planned = plan(GatewaySpec("gw-1", self.generation, (tunnel,), listen_port=PORT), peers)
+        # As long as the plan has no gateways among the peers.
+        behind = tuple(cidr for each in self.gateways for cidr in each.allowed_ips)
+        return replace(planned, routes=planned.routes + behind, peers=planned.peers + tuple(self.gateways))
 
     def start(self) -> None:
         broker = self

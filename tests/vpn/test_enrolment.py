@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from vpn import keys
 from vpn.bootstrap import script
+from vpn.document import PeerEntry
 
 pytestmark = pytest.mark.lab
 
@@ -396,6 +398,38 @@ def test_a_disk_of_two_networks_that_is_cloned_to_a_vm_of_one_keeps_nothing_of_t
     assert clone.enrolled_key
     assert site.cloud.run("ip", "link", "show", "isthmus1", check=False).returncode
     assert not site.cloud.run("sh", "-c", "ls -d /var/lib/isthmus/1", check=False).stdout
+
+
+def test_sites_reach_each_other_through_gateways_that_are_peers(
+    site: Any, broker: Any, agent: Any, second: Any
+) -> None:
+    agent.ready()
+    second.agent.ready()
+
+    def entry(there: Any, prefix: str, endpoint: str) -> PeerEntry:
+        return PeerEntry("gw-there", "gateway", there.gateway_key, (prefix,), 25, endpoint=endpoint)
+
+    # One dials; the other learns from it where it is.
+    broker.link(entry(second.broker, "10.20.1.0/24", "203.0.113.3:51820"))
+    second.broker.link(entry(broker, "10.10.1.0/24", ""))
+    _eventually(lambda: _pings(site.campus, "10.20.1.20"), "one site reached from the other")
+    server = _serve(site.campus)
+    try:
+        assert _fetch(second.campus, "http://10.10.1.20/") == "hello 10.20.1.20"
+    finally:
+        server.kill()
+        server.communicate()
+    # A repair leaves the peer alone: it was heard, and nothing is set that is right.
+    site.gw.run("ip", "route", "del", "10.20.1.0/24")
+    _eventually(lambda: "10.20.1.0/24" in site.gw.run("ip", "route").stdout, "the route repaired")
+
+    def repaired() -> dict[str, Any] | None:
+        lines = [json.loads(line) for line in agent.log.read_text().splitlines() if '"applied"' in line]
+        return lines[-1] if lines[-1]["created"] is False and lines[-1]["set"] == [] else None
+
+    assert _eventually(repaired, "the repair logged")["removed"] == 0
+    assert agent.peers() == {second.broker.gateway_key: "10.20.1.0/24"}
+    assert broker.statuses[-1]["problems"] == []
 
 
 def test_on_systemd_a_unit_brings_the_tunnel_back_after_a_reboot(
