@@ -1,4 +1,8 @@
-"""Gateways: where a site's private network meets the tunnels. The broker plans, the agent pulls."""
+"""Gateways: where a site's private network meets the tunnels. The broker plans, the agent pulls.
+
+Broker and agents are not upgraded at one moment: an agent says which versions of the document it reads, and gets the
+newest that both know, or none.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from broker.broker import Broker
 from broker.errors import Conflict, Exists, Forbidden, InUse, InvalidRequest, NotFound
 from broker.states import LIVE_PEER
 from broker.store import GatewayRow, PeerRow, SubnetRow, TokenRow
-from vpn.document import GatewayDocument
+from vpn.document import READS, GatewayDocument
 from vpn.plan import GatewaySpec, PeerSpec, plan
 
 _ENDPOINT = re.compile(r"^([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})$")
@@ -63,6 +67,11 @@ def create(
             public_key=None,
             generation=1,
             applied_generation=0,
+            document_versions=[1],
+            features=[],
+            software="",
+            refusal="",
+            problems=[],
             seen_at=None,
             created_at=broker.clock.now(),
         )
@@ -127,10 +136,20 @@ def peer_counts(broker: Broker, actor: Actor) -> dict[str, int]:
 
 
 def state(broker: Broker, row: GatewayRow) -> str:
-    """``new`` until its agent registered; ``up`` while the agent was seen within two minutes; else ``unreachable``."""
+    """``new`` until its agent registered; ``up`` while the agent was seen within two minutes; else ``unreachable``.
+
+    ``incompatible`` when no version of the document is known to both the agent and this broker.
+    """
     if row.public_key is None or row.seen_at is None:
         return "new"
+    if _version(row) is None:
+        return "incompatible"
     return "up" if (broker.clock.now() - row.seen_at).total_seconds() < 120 else "unreachable"
+
+
+def status_reason(row: GatewayRow) -> str:
+    """What is wrong with it, in words: why it gets no document, or what of it the agent could not apply."""
+    return _refusal(row) or "; ".join(row.problems)
 
 
 def delete(broker: Broker, actor: Actor, ref: str) -> None:
@@ -160,14 +179,31 @@ def own(actor: Actor) -> str:
     return actor.gateway_id
 
 
-def register(broker: Broker, actor: Actor, public_key: str) -> None:
-    """The agent says its own public key. A new key replaces the old one: burst VMs launched before must be relaunched."""
+def register(
+    broker: Broker,
+    actor: Actor,
+    public_key: str,
+    *,
+    document_versions: Sequence[int] = (1,),
+    features: Sequence[str] = (),
+    software: str = "",
+) -> None:
+    """The agent says its own public key, which versions of the document it reads, and what else it can.
+
+    A new key replaces the old one: burst VMs launched before must be relaunched.
+    """
     gateway_id = own(actor)
     with broker.store.transaction() as session:
         row = session.get(GatewayRow, gateway_id, with_for_update={"of": GatewayRow})
         if row is None:
             raise NotFound("gateway", gateway_id)
         row.seen_at = broker.clock.now()
+        row.document_versions = sorted(set(document_versions))
+        row.features, row.software = sorted(set(features)), software
+        refusal = _refusal(row)
+        if refusal and refusal != row.refusal:
+            event.record(broker, session, "gateway.incompatible", row.id, f"gateway {row.name}: {refusal}")
+        row.refusal = refusal
         if row.public_key != public_key:
             row.public_key = public_key
             row.generation += 1
@@ -179,13 +215,21 @@ def register(broker: Broker, actor: Actor, public_key: str) -> None:
 
 
 def document(broker: Broker, actor: Actor) -> GatewayDocument:
-    """The agent's desired document, planned from the rows as they are now."""
+    """The agent's desired document, planned from the rows as they are now, in the newest version that it reads.
+
+    Raises Conflict when it reads none that this broker writes.
+    """
     gateway_id = own(actor)
     with broker.store.reading() as session:
         row = session.get(GatewayRow, gateway_id)
         if row is None:
             raise NotFound("gateway", gateway_id)
-        return _plan(session, row)
+        version = _version(row)
+        if version is None:
+            raise Conflict(
+                _refusal(row), hint="what the gateway has applied stays in force; no VM bursts through it"
+            )
+        return _plan(session, row, version)
 
 
 def next_document(broker: Broker, actor: Actor, after: int, wait_s: float) -> GatewayDocument | None:
@@ -201,8 +245,14 @@ def next_document(broker: Broker, actor: Actor, after: int, wait_s: float) -> Ga
         broker.signals.wait("gateways", seen, min(left, 1.0))
 
 
-def report(broker: Broker, actor: Actor, applied_generation: int, peers: Sequence[PeerReport]) -> None:
-    """What the agent has applied and what its peers have sent."""
+def report(
+    broker: Broker,
+    actor: Actor,
+    applied_generation: int,
+    peers: Sequence[PeerReport],
+    problems: Sequence[str] = (),
+) -> None:
+    """What the agent has applied, what its peers have sent, and what of its document it could not apply, in words."""
     gateway_id = own(actor)
     with broker.store.transaction() as session:
         row = session.get(GatewayRow, gateway_id, with_for_update={"of": GatewayRow})
@@ -211,6 +261,16 @@ def report(broker: Broker, actor: Actor, applied_generation: int, peers: Sequenc
         row.seen_at = broker.clock.now()
         advanced = applied_generation > row.applied_generation
         row.applied_generation = applied_generation
+        if problems and list(problems) != row.problems:
+            event.record(
+                broker,
+                session,
+                "gateway.incomplete",
+                row.id,
+                f"gateway {row.name} could not apply all of its document: {'; '.join(problems)}",
+            )
+        if list(problems) != row.problems:
+            row.problems = list(problems)
         known = {
             peer.public_key: peer
             for peer in session.scalars(
@@ -240,7 +300,23 @@ def _add_token(broker: Broker, session: Session, actor: Actor, row: GatewayRow) 
     )[1]
 
 
-def _plan(session: Session, row: GatewayRow) -> GatewayDocument:
+def _version(row: GatewayRow) -> int | None:
+    """The newest version of the document that both the agent and this broker know, or None."""
+    return max(set(row.document_versions) & set(READS), default=None)
+
+
+def _refusal(row: GatewayRow) -> str:
+    if _version(row) is not None:
+        return ""
+    theirs = ", ".join(str(version) for version in row.document_versions) or "none"
+    newer = min(row.document_versions, default=0) > max(READS)
+    return (
+        f"its agent ({row.software or 'version unknown'}) reads versions {theirs} of the document, and this broker writes "
+        f"{', '.join(str(version) for version in READS)}: upgrade the {'broker' if newer else 'agent'}"
+    )
+
+
+def _plan(session: Session, row: GatewayRow, version: int) -> GatewayDocument:
     tunnels = session.scalars(
         select(SubnetRow).where(SubnetRow.network_id == row.network_id, SubnetRow.mode == network.TUNNEL)
     ).all()
@@ -259,7 +335,7 @@ def _plan(session: Session, row: GatewayRow) -> GatewayDocument:
                 )
             )
         elif peer.public_key is not None:
-            peers.append(PeerSpec(id=peer.id, kind="node", public_key=peer.public_key, address=peer.address))
+            peers.append(PeerSpec(id=peer.id, kind="vm", public_key=peer.public_key, address=peer.address))
     return plan(
         GatewaySpec(
             id=row.id,
@@ -267,6 +343,7 @@ def _plan(session: Session, row: GatewayRow) -> GatewayDocument:
             tunnels=tuple(subnet.cidr for subnet in tunnels),
             listen_port=int(row.endpoint.rsplit(":", 1)[1]),
             mtu=min((subnet.mtu for subnet in tunnels), default=1420),
+            version=version,
         ),
         peers,
     )

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from broker import event, expression, flavor, image, keypair, network, operation, project, reservation
+from broker import event, expression, flavor, image, keypair, network, operation, peer, project, reservation
 from broker.actor import MEMBER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NotFound
@@ -143,6 +143,7 @@ def create_many(
                 )
             base = image.find(session, image_ref)
             nets = _networks(session, networks)
+            peer.check_networks(session, nets)
             if address is not None:
                 _check_address(nets, address)
             if key_pair is not None:

@@ -1,44 +1,107 @@
-"""Peers: each burst VM's end of a tunnel, from its bootstrap key to its removal."""
+"""Peers: a burst VM's end of a tunnel for each of its networks, from its bootstrap key to its removal.
+
+What touches several of a VM's peers takes their gateways in the order of their ids: each is locked, and two VMs that
+have their networks in different orders would block each other.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from datetime import timedelta
+from ipaddress import ip_address
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from broker import event, gateway
+from broker import event, gateway, network
 from broker.actor import READER, Actor
 from broker.broker import Broker
-from broker.errors import EnrolmentRefused
+from broker.errors import EnrolmentRefused, InvalidRequest
 from broker.states import LIVE_PEER, PeerState
-from broker.store import GatewayRow, PeerRow, VMRow
+from broker.store import GatewayRow, NetworkRow, PeerRow, VMRow
 from vpn import keys
-from vpn.address import free_address
-from vpn.bootstrap import script
+from vpn.address import free_address, overlapping
+from vpn.bootstrap import End, interface_of, sample, script
 from vpn.plan import ENROLMENT_POOL, LINK_ADDRESS
+from vpn.userdata import UserDataError, multipart
+
+
+def clash(gateways: Sequence[GatewayRow]) -> str:
+    """Why no VM can have a tunnel to each of these gateways, in words; empty when one can."""
+    for one, other in itertools.combinations(gateways, 2):
+        names = f"networks {one.network.name} and {other.network.name}"
+        if one.endpoint == other.endpoint or (one.public_key and one.public_key == other.public_key):
+            return f"{names} share one gateway, and a VM in a cloud has one tunnel to a gateway"
+        if overlapping(one.network.cidr, [other.network.cidr]):
+            return f"{names} overlap, so that a VM in a cloud could not tell their tunnels apart"
+    for one, other in itertools.permutations(gateways, 2):
+        if _is_inside(one.endpoint, other.network.cidr):
+            return (
+                f"the endpoint {one.endpoint} of gateway {one.name} is an address of network {other.network.name}, "
+                "whose tunnel its packets would take"
+            )
+    return ""
+
+
+def refusal(broker: Broker, vm: VMRow, gateways: Sequence[GatewayRow]) -> str:
+    """Why this VM cannot have a tunnel to each of these gateways, in words; empty when it can.
+
+    One reason is user data: the script that joins has to travel with the VM's own.
+    """
+    words = clash(gateways)
+    if words or (not vm.sealed_user_data and len(gateways) == 1):
+        return words
+    own = broker.sealer.open(vm.sealed_user_data) if vm.sealed_user_data else ""
+    joined = "private network" if len(gateways) == 1 else f"{len(gateways)} private networks"
+    try:
+        multipart(own, sample([one.endpoint for one in gateways]))
+    except UserDataError:
+        if not own:
+            return f"the script that joins {joined} is longer than user data may be"
+        return f"the VM's user data leaves no room for the script that joins the {joined}"
+    return ""
+
+
+def check_networks(session: Session, networks: Sequence[NetworkRow]) -> None:
+    """Refuse a VM on networks that are together in clouds only, and whose tunnels one VM cannot have. Raises InvalidRequest.
+
+    Where they are together at a site of one's own, it can run there: then the queue refuses the clouds alone.
+    """
+    if len(networks) < 2:
+        return
+    modes = [{subnet.site_id: subnet.mode for subnet in each.subnets} for each in networks]
+    sites = set.intersection(*(set(each) for each in modes))
+    if not sites or any(each[site_id] != network.TUNNEL for site_id in sites for each in modes):
+        return
+    ids = [each.id for each in networks]
+    words = clash(session.scalars(select(GatewayRow).where(GatewayRow.network_id.in_(ids))).all())
+    if words:
+        raise InvalidRequest(words, hint="leave one of the networks out")
 
 
 def prepare(broker: Broker, session: Session, vm: VMRow, through: GatewayRow, address: str) -> PeerRow:
-    """The bootstrap peer of one launch, in the caller's transaction. Preparing again gives the same one."""
-    have = live(session, vm.id)
+    """The bootstrap peer of one launch on one network, in the caller's transaction. Preparing again gives the same one."""
+    have = tunnels(session, vm.id).get(through.network_id)
     if have is not None:
         return have
     private, public = keys.generate()
+    # This locks the gateway: of two launches at once, the second sees which bootstrap address the first has.
+    generation = _bump(session, through.id)
     taken = set(session.scalars(select(PeerRow.bootstrap_address).where(PeerRow.state.in_(LIVE_PEER))))
     now = broker.clock.now()
     row = PeerRow(
         id=broker.new_id("peer"),
         gateway_id=through.id,
         vm_id=vm.id,
+        network_id=through.network_id,
         state=PeerState.BOOTSTRAP,
         address=address,
         bootstrap_address=free_address(ENROLMENT_POOL, taken, LINK_ADDRESS),
         bootstrap_public_key=public,
         sealed_bootstrap_key=broker.sealer.seal(private),
         public_key=None,
-        generation=_bump(session, through.id),
+        generation=generation,
         expires_at=now + timedelta(seconds=broker.settings.timing.enrol_s),
         enrolled_at=None,
         last_handshake_at=None,
@@ -60,18 +123,27 @@ def prepare(broker: Broker, session: Session, vm: VMRow, through: GatewayRow, ad
     return row
 
 
-def user_data(broker: Broker, row: PeerRow, mtu: int) -> str:
-    """The script that enrols the VM at its first boot. It holds the bootstrap key: good for one launch and one post."""
-    if row.gateway.public_key is None:
-        raise ValueError(f"gateway {row.gateway.name} has no key yet")
-    return script(
-        bootstrap_private_key=broker.sealer.open(row.sealed_bootstrap_key),
-        bootstrap_public_key=row.bootstrap_public_key,
-        bootstrap_address=row.bootstrap_address,
-        gateway_public_key=row.gateway.public_key,
-        endpoint=row.gateway.endpoint,
-        mtu=mtu,
-    )
+def join_script(broker: Broker, ends: Sequence[tuple[PeerRow, int]]) -> str:
+    """The script that enrols a VM at its first boot at each of these peers' gateways; each with the MTU of its tunnel.
+
+    It holds the bootstrap keys: each good for one launch and one post.
+    """
+    made: list[End] = []
+    for number, (row, mtu) in enumerate(ends):
+        if row.gateway.public_key is None:
+            raise ValueError(f"gateway {row.gateway.name} has no key yet")
+        made.append(
+            End(
+                bootstrap_private_key=broker.sealer.open(row.sealed_bootstrap_key),
+                bootstrap_public_key=row.bootstrap_public_key,
+                bootstrap_address=row.bootstrap_address,
+                gateway_public_key=row.gateway.public_key,
+                endpoint=row.gateway.endpoint,
+                mtu=mtu,
+                interface=interface_of(number),
+            )
+        )
+    return script(*made)
 
 
 def enrol(broker: Broker, actor: Actor, address: str, public_key: str) -> tuple[PeerRow, list[str]]:
@@ -106,7 +178,8 @@ def enrol(broker: Broker, actor: Actor, address: str, public_key: str) -> tuple[
             row.generation = _bump(session, gateway_id)
             vm = session.get(VMRow, row.vm_id)
             if vm is not None:
-                vm.enrolled_at = row.enrolled_at
+                if all(each.state == PeerState.ENROLLED for each in tunnels(session, vm.id).values()):
+                    vm.enrolled_at = row.enrolled_at
                 event.record(
                     broker,
                     session,
@@ -125,23 +198,31 @@ def enrol(broker: Broker, actor: Actor, address: str, public_key: str) -> tuple[
     return row, _prefixes(row)
 
 
-def live(session: Session, vm_id: str) -> PeerRow | None:
-    """The VM's peer that the gateway has or should have, or None."""
-    return session.scalar(select(PeerRow).where(PeerRow.vm_id == vm_id, PeerRow.state.in_(LIVE_PEER)))
+def tunnels(session: Session, vm_id: str) -> dict[str, PeerRow]:
+    """Network id -> the VM's peer on it that the gateway has or should have."""
+    rows = session.scalars(select(PeerRow).where(PeerRow.vm_id == vm_id, PeerRow.state.in_(LIVE_PEER)))
+    return {row.network_id: row for row in rows}
 
 
-def end(broker: Broker, session: Session, vm_id: str, state: str = PeerState.REMOVED) -> PeerRow | None:
-    """Take the VM's peer from its gateway's document; the peer with the generation that is without it."""
-    row = live(session, vm_id)
-    if row is not None:
-        row.state = state
-        row.sealed_bootstrap_key = ""
-        row.generation = _bump(session, row.gateway_id)
-        event.record(broker, session, f"peer.{state}", row.id, f"peer at {row.address} {state}", vm=vm_id)
-        return row
-    return session.scalar(
-        select(PeerRow).where(PeerRow.vm_id == vm_id).order_by(PeerRow.created_at.desc(), PeerRow.id).limit(1)
+def expire(broker: Broker, session: Session, row: PeerRow) -> None:
+    """Give up a bootstrap peer that nobody can use any more."""
+    _end(broker, session, row, PeerState.EXPIRED)
+
+
+def remove(broker: Broker, session: Session, vm_id: str) -> list[PeerRow]:
+    """Take all of a VM's peers from their gateways' documents. Removing again changes nothing.
+
+    For each network that the VM had a peer on the last one, with the generation that is without it.
+    """
+    rows = session.scalars(
+        select(PeerRow).where(PeerRow.vm_id == vm_id).order_by(PeerRow.created_at, PeerRow.id.desc())
     )
+    last = {row.network_id: row for row in rows} | tunnels(session, vm_id)
+    ended = sorted(last.values(), key=lambda row: row.gateway_id)
+    for row in ended:
+        if row.state in LIVE_PEER:
+            _end(broker, session, row, PeerState.REMOVED)
+    return ended
 
 
 def list_peers(
@@ -165,6 +246,21 @@ def vm_names(broker: Broker, rows: Sequence[PeerRow]) -> dict[str, str]:
     with broker.store.reading() as session:
         found = session.execute(select(VMRow.id, VMRow.name).where(VMRow.id.in_([row.vm_id for row in rows])))
         return {vm_id: name for vm_id, name in found}  # noqa: C416 - a Row is no pair to the type checker
+
+
+def _end(broker: Broker, session: Session, row: PeerRow, state: str) -> None:
+    row.state = state
+    row.sealed_bootstrap_key = ""
+    row.generation = _bump(session, row.gateway_id)
+    event.record(broker, session, f"peer.{state}", row.id, f"peer at {row.address} {state}", vm=row.vm_id)
+
+
+def _is_inside(endpoint: str, cidr: str) -> bool:
+    host = endpoint.rsplit(":", 1)[0].strip("[]")
+    try:
+        return overlapping(cidr, [str(ip_address(host))]) != []
+    except ValueError:
+        return False  # a name
 
 
 def _seen(session: Session, public_key: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session, lazyload
 
-from broker import capability, flavor, gateway, host, load, network, usage, vm
+from broker import capability, flavor, gateway, host, load, network, peer, usage, vm
 from broker import policy as policies
 from broker.broker import Broker
 from broker.states import LIVE_RESERVATION, HostState, OperationState, VMState
@@ -25,7 +25,6 @@ from placement.request import Request
 from placement.table import HostTable
 from providers.port import Capability
 from vpn import address as addresses
-from vpn.userdata import UserDataError, multipart
 
 Reasons = np.ndarray[tuple[int], np.dtype[np.object_]]
 """A text or None per host."""
@@ -87,6 +86,8 @@ class Snapshot:
     """Ids of subnets without a free address."""
     gateways: dict[str, str]
     """Network id -> why its gateway cannot take a burst VM now; empty when it can."""
+    gates: dict[str, GatewayRow]
+    """Network id -> its gateway."""
     now: float
     down: Reasons
     """Per host: why no VM may go there, or None."""
@@ -120,6 +121,7 @@ def snapshot(
     bursting = session.scalar(BURSTING) or 0
     index = {row.id: number for number, row in enumerate(rows)}
     groups = _groups(rows)
+    gates = {row.network_id: row for row in session.scalars(select(GatewayRow))}
     suspends = _suspends(broker, rows, groups)
     reserved = [of_row(one, index) for one in live(session, broker.clock.now())]
     known = (
@@ -146,9 +148,8 @@ def snapshot(
         used=_used(broker, session, policy, waiting),
         subnets=subnets,
         full=network.full_subnets(broker, session),
-        gateways={
-            row.network_id: _gateway_refusal(broker, row) for row in session.scalars(select(GatewayRow))
-        },
+        gateways={network_id: _gateway_refusal(broker, row) for network_id, row in gates.items()},
+        gates=gates,
         now=broker.clock.now().timestamp(),
         down=_down(rows),
         groups=groups,
@@ -220,10 +221,18 @@ def refusals(broker: Broker, seen: Snapshot, row: VMRow, task: OperationRow | No
     found = seen.down.copy()
     if row.state == VMState.SUSPENDED:
         return found  # its disk, its image and its addresses are where it was
-    carries = _carries(broker, row)
+    asked: dict[tuple[str, ...], str] = {}
+
+    def tunnels(gates: Sequence[GatewayRow]) -> str:
+        # One answer for all the clouds that these networks reach.
+        key = tuple(gate.id for gate in gates)
+        if key not in asked:
+            asked[key] = peer.refusal(broker, row, gates)
+        return asked[key]
+
     for members in seen.groups:
         at = seen.hosts[members[0]]
-        refused = _group_refusal(seen, row, at, carries) or _kernel_refusal(broker, row, at)
+        refused = _group_refusal(seen, row, at, tunnels) or _kernel_refusal(broker, row, at)
         if refused is not None:
             found[members] = np.where(none(found[members]), refused, found[members])
     if task is not None:
@@ -391,8 +400,11 @@ def _attributes(
     return values
 
 
-def _group_refusal(seen: Snapshot, row: VMRow, at: HostRow, carries: bool) -> str | None:
-    # One answer for all hosts of a site that are elastic alike.
+def _group_refusal(
+    seen: Snapshot, row: VMRow, at: HostRow, tunnels: Callable[[Sequence[GatewayRow]], str]
+) -> str | None:
+    # One answer for all hosts of a site that are elastic alike. ``tunnels``: why not through all of these gateways.
+    gates: list[GatewayRow] = []
     for network_id in row.networks:
         subnet = seen.subnets.get((network_id, at.site_id))
         if subnet is None:
@@ -403,8 +415,9 @@ def _group_refusal(seen: Snapshot, row: VMRow, at: HostRow, carries: bool) -> st
             refused = seen.gateways.get(network_id, "the network has no gateway")
             if refused:
                 return refused
-            if not carries:
-                return "the VM's user data leaves no room for the script that joins the private network"
+            gates.append(seen.gates[network_id])
+    if gates and (refused := tunnels(gates)):
+        return refused
     if row.wanted_address is not None:
         subnet = seen.subnets[(row.networks[0], at.site_id)]
         if not addresses.contains(subnet.cidr, f"{row.wanted_address}/32"):
@@ -423,22 +436,12 @@ def _kernel_refusal(broker: Broker, row: VMRow, at: HostRow) -> str | None:
     return f"image {row.image.name} boots with a kernel of its own, which this site does not do"
 
 
-def _carries(broker: Broker, row: VMRow) -> bool:
-    """Whether the joining script can travel with the VM's own user data."""
-    if not row.sealed_user_data:
-        return True
-    try:
-        multipart(broker.sealer.open(row.sealed_user_data), "#!/bin/sh\n" + "#" * 4096)
-    except UserDataError:
-        return False
-    return True
-
-
 def _gateway_refusal(broker: Broker, row: GatewayRow) -> str:
     words = {
         "up": "",
         "new": f"no agent of gateway {row.name} has registered yet",
         "unreachable": f"the agent of gateway {row.name} does not answer",
+        "incompatible": f"the agent of gateway {row.name} reads no document that this broker writes",
     }
     return words[gateway.state(broker, row)]
 

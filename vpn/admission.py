@@ -1,7 +1,7 @@
 """Enrolments under way on this gateway: from a VM's first post until its bootstrap key is dead.
 
 An admission goes through *asked* (the VM posted a key, the broker was not heard yet), *granted* (the broker
-said yes: the node peer is up) and *answered* (the VM was told). It is then *spent* as soon as the VM is heard
+said yes: the VM's peer is up) and *answered* (the VM was told). It is then *spent* as soon as the VM is heard
 under its own key, or GRACE_S after the answer; the bootstrap peer is gone from that moment. Until then the same
 bootstrap peer may ask again with the same key, since an answer can be lost; any other key is refused.
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from vpn.address import contains
 from vpn.client import Enrolled
-from vpn.document import GatewayDocument, PeerEntry
+from vpn.document import GatewayDocument, PeerEntry, peer_of
 
 GRACE_S = 30.0
 """How long a bootstrap peer outlives the answer, at most: a few tries of a VM that did not get it."""
@@ -104,7 +104,7 @@ class Admissions:
         """Move on what time, handshakes (by public key) and newer documents decide; answers the newly spent."""
         spent: list[Admission] = []
         for id, admission in list(self._by_id.items()):
-            # By key: the broker may give the node the bootstrap peer's id.
+            # By key: the broker may give the VM's peer the bootstrap peer's id.
             listed = any(peer.public_key == admission.bootstrap.public_key for peer in document.peers)
             newer = admission.granted is not None and document.generation >= admission.granted.generation
             if admission.spent:
@@ -114,7 +114,7 @@ class Admissions:
                 if now > max(admission.asked_at + ASKED_S, _expiry(admission.bootstrap) if listed else 0):
                     del self._by_id[id]
             else:
-                # A newer document without the node: the broker has taken it back.
+                # A newer document without the VM: the broker has taken it back.
                 revoked = newer and not any(
                     peer.public_key == admission.public_key for peer in document.peers
                 )
@@ -134,7 +134,7 @@ class Admissions:
         """The peers that the interface must have now.
 
         The document's, less bootstrap peers that are expired or spent; plus bootstrap peers that still await
-        an answer, and nodes that a document on its way will have.
+        an answer, and VMs that a document on its way will have.
         """
         wanted = {peer.public_key: peer for peer in document.peers if self._alive(peer, now)}
         for admission in self._by_id.values():
@@ -143,14 +143,14 @@ class Admissions:
                 wanted.setdefault(bootstrap.public_key, bootstrap)
             if granted is not None and document.generation < granted.generation:
                 address = granted.address.split("/")[0]
-                node = PeerEntry(granted.peer_id, "node", admission.public_key, (f"{address}/32",))
+                enrolled = PeerEntry(granted.peer_id, "vm", admission.public_key, (f"{address}/32",))
                 # An older key of the same VM gives way: an address has one owner.
                 wanted = {
                     key: peer
                     for key, peer in wanted.items()
-                    if not set(peer.allowed_ips) & set(node.allowed_ips)
+                    if not set(peer.allowed_ips) & set(enrolled.allowed_ips)
                 }
-                wanted[node.public_key] = node
+                wanted[enrolled.public_key] = enrolled
         return tuple(wanted.values())
 
     def _alive(self, peer: PeerEntry, now: float) -> bool:
@@ -175,8 +175,16 @@ def _expiry(peer: PeerEntry) -> float:
 
 
 def _from_json(raw: dict[str, Any]) -> Admission:
-    bootstrap = PeerEntry(**{**raw["bootstrap"], "allowed_ips": tuple(raw["bootstrap"]["allowed_ips"])})
     granted = raw["granted"]
     if granted is not None:
-        granted = Enrolled(**{**granted, "allowed_ips": tuple(granted["allowed_ips"])})
-    return Admission(**{**raw, "bootstrap": bootstrap, "granted": granted})
+        granted = Enrolled(
+            granted["peer_id"], granted["address"], tuple(granted["allowed_ips"]), granted["generation"]
+        )
+    return Admission(
+        bootstrap=peer_of(raw["bootstrap"]),
+        public_key=raw["public_key"],
+        asked_at=raw["asked_at"],
+        granted=granted,
+        answered_at=raw["answered_at"],
+        spent=raw["spent"],
+    )

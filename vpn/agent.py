@@ -11,13 +11,13 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
 
 from vpn.admission import Admissions, EnrolmentRefused
-from vpn.client import Client, ClientError, Enrolled, Refused, Unavailable
+from vpn.client import Client, ClientError, Enrolled, Refused, Unavailable, Unreadable
 from vpn.document import GatewayDocument
 from vpn.enrol import Answer, EnrolServer
 from vpn.gateway import Gateway
@@ -61,7 +61,9 @@ class Agent:
     _news: threading.Event = field(default_factory=threading.Event)
     _settled: threading.Event = field(default_factory=threading.Event)
     _document: GatewayDocument | None = None
+    _kept: GatewayDocument | None = None
     _applied: int = 0
+    _problems: tuple[str, ...] = ()
     _stale: str = ""
     _server: EnrolServer | None = None
 
@@ -119,13 +121,20 @@ class Agent:
         return self._applied
 
     def accept(self, document: GatewayDocument) -> bool:
-        """Take a document as the wanted state; False when it may not be applied. ``reconcile`` applies it."""
+        """Take a document as the wanted state; False when it may not be applied. ``reconcile`` applies it.
+
+        Of one that is newer than this agent, what is known here is taken. Either way the broker is told what is not.
+        """
         if self.interface:
             document = replace(document, interface=self.interface)
         problems = document.problems()
         if problems:
             _log.error("document refused", generation=document.generation, problems=problems)
+            self._note([f"generation {document.generation} is refused: {words}" for words in problems])
             return False
+        if document.left_out:
+            _log.warning("left out what is not known here", what=document.left_out)
+        self._note([f"not known to this agent: {words}" for words in document.left_out])
         with self._lock:
             self._document = document
         return True
@@ -144,8 +153,11 @@ class Agent:
             for admission in self._admissions.settle(document, handshakes, self.clock()):
                 _log.info("bootstrap key is dead", peer=admission.bootstrap.id)
             changed = self.gateway.apply(document, self._admissions.peers(document, self.clock()))
-            if self._applied != document.generation:
+            if (
+                self._kept is not document
+            ):  # also one of the same generation: this agent may read more than the last
                 changed = True
+                self._kept = document
                 self._applied = document.generation
                 self.state.save_document(document)
         if changed:
@@ -155,12 +167,12 @@ class Agent:
     def report(self) -> None:
         """Tell the broker what is applied. Raises ClientError."""
         with self._lock:
-            document, applied = self._document, self._applied
+            document, applied, problems = self._document, self._applied, self._problems
             live = self.gateway.observe(document.interface) if document is not None else None
-        self.client.status(applied, list(live.peers.values()) if live else [])
+        self.client.status(applied, list(live.peers.values()) if live else [], problems)
 
     def enrol(self, source: str, public_key: str) -> Answer:
-        """A bootstrap peer's post of its own key: ask the broker, add the node, answer. Called by the server."""
+        """A bootstrap peer's post of its own key: ask the broker, add the VM, answer. Called by the server."""
         log = _log.bind(source=source)
         if not is_key(public_key):
             return Answer(400, {"error": "public_key is not a WireGuard key"})
@@ -200,6 +212,13 @@ class Agent:
         with self._lock:
             self._admissions.answered(id, self.clock())
         self._wake.set()
+
+    def _note(self, problems: Sequence[str]) -> None:
+        with self._lock:
+            news = self._problems != tuple(problems)
+            self._problems = tuple(problems)
+        if news:
+            self._news.set()
 
     def _lively(self) -> bool:
         with self._lock:
@@ -260,6 +279,8 @@ class Agent:
                 # Whatever its generation, the next document counts: the broker may come back from a backup.
                 after = 0
                 registered = registered and not isinstance(error, Refused)
+                if isinstance(error, Unreadable):
+                    self._note([f"its document cannot be read: {error}"])
                 pause = self._backoff(failures)
                 _log.warning(
                     "broker does not serve us; going on as we are", error=str(error), retry_s=round(pause, 1)
@@ -272,7 +293,7 @@ class Agent:
             pause = LIVELY_REPORT_S if self._lively() else REPORT_S
             self._news.wait(self._backoff(failures) if failures else pause)
             self._news.clear()
-            if self._stop.is_set() or not self._applied:
+            if self._stop.is_set() or not (self._applied or self._problems):
                 continue
             try:
                 self.report()

@@ -4,6 +4,7 @@ Exceptions::
 
     ClientError
     +-- Unavailable   no answer, or a server that cannot answer now; try again
+    |   +-- Unreadable  an answer that is not what was asked for
     +-- Refused       the broker said no; the same call will not succeed
 """
 
@@ -19,11 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from vpn.document import GatewayDocument
+from vpn.document import FEATURES, READS, GatewayDocument
 from vpn.wireguard import LivePeer
 
 TIMEOUT_S = 10.0
 BODY_LIMIT = 16 * 1024 * 1024
+_MOST_PROBLEMS = 20
+_LONGEST_PROBLEM = 300
+"""What the broker's API takes of a report."""
 
 
 class ClientError(Exception):
@@ -32,6 +36,10 @@ class ClientError(Exception):
 
 class Unavailable(ClientError):
     """No answer from the broker, or one that says: not now."""
+
+
+class Unreadable(Unavailable):
+    """An answer that is not what was asked for, such as a document that cannot be read here."""
 
 
 class Refused(ClientError):
@@ -94,18 +102,33 @@ class UrllibTransport:
 
 
 class Client:
-    """The broker, as a gateway's agent sees it."""
+    """The broker, as a gateway's agent sees it. ``software`` is the agent's own version."""
 
-    def __init__(self, url: str, token: str, transport: Transport) -> None:
+    def __init__(self, url: str, token: str, transport: Transport, *, software: str = "") -> None:
         if not url.startswith(("https://", "http://")):
             raise ValueError(f"broker URL {url!r} must begin with https:// or http://")
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         self._transport = transport
+        self._software = software
+        self._broker_is_old = False
 
     def register(self, public_key: str) -> None:
-        """Tell the broker the gateway's own public key."""
-        self._call("POST", "/v1/agent/register", {"public_key": public_key})
+        """Tell the broker the gateway's own public key, and what this agent can."""
+        abilities = {
+            "document_versions": list(READS),
+            "features": list(FEATURES),
+            "software": self._software,
+        }
+        try:
+            self._call("POST", "/v1/agent/register", {"public_key": public_key, **abilities})
+            self._broker_is_old = False
+        except Refused as error:
+            if error.code != "invalid_request":
+                raise
+            # That of 0.1.0 refuses what it has not heard of, here and in reports.
+            self._call("POST", "/v1/agent/register", {"public_key": public_key})
+            self._broker_is_old = True
 
     def document(self, after: int, wait_s: int) -> GatewayDocument | None:
         """The newest document if its generation is above ``after``; waits up to ``wait_s`` seconds for one."""
@@ -116,7 +139,7 @@ class Client:
         try:
             return GatewayDocument.from_json(json.dumps(raw))
         except ValueError as error:
-            raise Unavailable(str(error)) from error
+            raise Unreadable(str(error)) from error
 
     def enrol(self, address: str, public_key: str) -> Enrolled:
         """Ask whether the bootstrap peer at this address may go on under this key. The same key may ask again."""
@@ -129,10 +152,12 @@ class Client:
                 generation=int(raw["generation"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise Unavailable(f"the broker's enrolment answer makes no sense: {error!r}") from error
+            raise Unreadable(f"the broker's enrolment answer makes no sense: {error!r}") from error
 
-    def status(self, applied_generation: int, peers: Sequence[LivePeer]) -> None:
-        """Report what is applied, and each peer's last handshake and bytes."""
+    def status(
+        self, applied_generation: int, peers: Sequence[LivePeer], problems: Sequence[str] = ()
+    ) -> None:
+        """Report what is applied, each peer's last handshake and bytes, and what of the newest document could not be."""
         report = [
             {
                 "public_key": peer.public_key,
@@ -142,7 +167,10 @@ class Client:
             }
             for peer in peers
         ]
-        self._call("POST", "/v1/agent/status", {"applied_generation": applied_generation, "peers": report})
+        body: dict[str, object] = {"applied_generation": applied_generation, "peers": report}
+        if not self._broker_is_old:
+            body["problems"] = [words[:_LONGEST_PROBLEM] for words in problems[:_MOST_PROBLEMS]]
+        self._call("POST", "/v1/agent/status", body)
 
     def _call(self, method: str, path: str, body: object, timeout_s: float = TIMEOUT_S) -> Any:
         headers, data = self._headers, None

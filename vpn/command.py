@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import urlsplit
@@ -92,13 +93,20 @@ def _client(broker: str, token_file: Path | None, ca: Path | None) -> Client:
     if not token or not token.isascii() or any(character.isspace() for character in token):
         _fail(2, f"{token_file} does not hold one token; write what `isthmus gateway create` showed into it")
     try:
-        client = Client(broker, token, UrllibTransport(ca))
+        client = Client(broker, token, UrllibTransport(ca), software=_software())
     except (ValueError, OSError) as error:
         _fail(2, f"{error} (--broker, --ca)")
     parts = urlsplit(broker)
     if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         _log.warning("the token goes over the network unencrypted; use https and --ca", broker=broker)
     return client
+
+
+def _software() -> str:
+    try:
+        return version("isthmus")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return ""
 
 
 def _configure_logs() -> None:

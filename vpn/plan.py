@@ -3,16 +3,17 @@
 The shape of a burst tunnel: one hub interface on the gateway with a link address of its own, and a /32
 for each peer. A VM that was launched and has not enrolled yet is a *bootstrap* peer with an address of
 the enrolment pool; it can reach the enrolment port on the link address and nothing else. A VM that has
-enrolled is a *node* peer with its leased private address.
+enrolled is a *vm* peer with its leased private address. Gateways of other sites are not planned yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from vpn.address import AddressError, contains, network_of, overlapping
-from vpn.document import Enrolment, GatewayDocument, PeerEntry, PeerKind
+from vpn.document import VERSION, Enrolment, GatewayDocument, PeerEntry
 from vpn.keys import is_key
 
 ENROLMENT_POOL = "169.254.64.0/18"
@@ -31,7 +32,10 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class GatewaySpec:
-    """A gateway's row. ``tunnels`` are the CIDRs of the subnets whose VMs are reached through it."""
+    """A gateway's row. ``tunnels`` are the CIDRs of the subnets whose VMs are reached through it.
+
+    ``version`` is how its agent's document is written.
+    """
 
     id: str
     generation: int
@@ -39,17 +43,18 @@ class GatewaySpec:
     interface: str = DEFAULT_INTERFACE
     listen_port: int = DEFAULT_PORT
     mtu: int = DEFAULT_MTU
+    version: int = VERSION
 
 
 @dataclass(frozen=True)
 class PeerSpec:
-    """A peer's row. ``address`` is of the enrolment pool for ``bootstrap``, the leased one for ``node``.
+    """A peer's row. ``address`` is of the enrolment pool for ``bootstrap``, the leased one for ``vm``.
 
     ``expires_at`` in seconds since the epoch; a bootstrap peer must have one.
     """
 
     id: str
-    kind: PeerKind
+    kind: Literal["vm", "bootstrap"]
     public_key: str
     address: str
     expires_at: float = 0.0
@@ -82,6 +87,7 @@ def plan(gateway: GatewaySpec, peers: Sequence[PeerSpec]) -> GatewayDocument:
         routes=tuple(routes),
         enrolment=Enrolment(address=LINK_ADDRESS, port=ENROLMENT_PORT, pool=ENROLMENT_POOL),
         peers=entries,
+        version=gateway.version,
     )
 
 

@@ -1,16 +1,16 @@
 """What must change so that an interface is as it should be. Pure; no difference means no command.
 
 Only differences are ever applied: ``wg syncconf`` of an unchanged file drops packets, since it takes every
-peer's addresses away and gives them back. A peer's endpoint is not compared: it is where the VM was heard
-last, and roams.
+peer's addresses away and gives them back. A VM's endpoint is not compared: it is where it was heard last, and
+roams. A gateway's counts until the gateway was heard; from then on where it was heard does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
-from vpn.document import GatewayDocument, PeerEntry
+from vpn.document import GatewayDocument, PeerEntry, endpoint_of
 from vpn.link import LiveLink
 from vpn.wireguard import LiveInterface, LivePeer
 
@@ -19,7 +19,8 @@ from vpn.wireguard import LiveInterface, LivePeer
 class Changes:
     """What to do, in this order. Falsy when there is nothing to do.
 
-    Peers are set before others are removed: an address that moves is taken over in one step.
+    Peers are set before others are removed: an address that moves is taken over in one step. One that is set
+    without an endpoint keeps what it has.
     """
 
     set_interface: bool = False
@@ -43,7 +44,7 @@ def difference(
     link: LiveLink,
 ) -> Changes:
     """From what is (``wireguard``, ``link``) to the document with these peers, under the gateway's own key."""
-    wanted = {peer.public_key: peer for peer in peers}
+    wanted = {peer.public_key: _dialled(peer, wireguard.peers.get(peer.public_key)) for peer in peers}
     addresses, routes = frozenset(document.addresses), frozenset(document.routes)
     return Changes(
         set_interface=(wireguard.public_key, wireguard.listen_port) != (public_key, document.listen_port),
@@ -63,4 +64,14 @@ def _same(peer: PeerEntry, live: LivePeer | None) -> bool:
         live is not None
         and live.allowed_ips == frozenset(peer.allowed_ips)
         and live.keepalive == peer.keepalive
+        and not peer.endpoint
     )
+
+
+def _dialled(peer: PeerEntry, live: LivePeer | None) -> PeerEntry:
+    """The peer with its endpoint only where that must be set."""
+    if not peer.endpoint or live is None:
+        return peer
+    # One that was heard is where it was heard: setting its endpoint anew would cut off one that has moved.
+    stays = live.handshake_at > 0 or endpoint_of(live.endpoint) == endpoint_of(peer.endpoint)
+    return replace(peer, endpoint="") if stays else peer

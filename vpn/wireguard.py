@@ -70,6 +70,8 @@ class WireGuard:
             argv = ["wg", "set", interface]
             for peer in peers[start : start + _BATCH]:
                 argv += ["peer", peer.public_key, "persistent-keepalive", str(peer.keepalive)]
+                if peer.endpoint:
+                    argv += ["endpoint", peer.endpoint]
                 argv += ["allowed-ips", ",".join(peer.allowed_ips)]
             self._run(argv, "")
 

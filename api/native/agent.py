@@ -17,8 +17,15 @@ router = APIRouter(prefix="/v1/agent", tags=["agent"])
 
 @router.post("/register", status_code=204)
 def register_agent(broker: TheBroker, caller: Caller, body: schema.AgentRegister) -> None:
-    """The agent's own public key; sent at each start."""
-    gateway.register(broker, caller, body.public_key)
+    """The agent's own public key, and what the agent can; sent at each start."""
+    gateway.register(
+        broker,
+        caller,
+        body.public_key,
+        document_versions=body.document_versions,
+        features=body.features,
+        software=body.software,
+    )
 
 
 @router.get(
@@ -38,7 +45,7 @@ async def get_document(
     after: Annotated[int, Query(ge=0, lt=1 << 63, description="The generation the agent has.")] = 0,
     wait: Wait = 0,
 ) -> Response:
-    """What the gateway must be, as soon as it is another generation than the agent's."""
+    """What the gateway must be, as soon as it is another generation than the agent's; in a version that the agent reads."""
     document = await until(
         broker,
         "gateways",
@@ -63,7 +70,7 @@ def enrol_peer(broker: TheBroker, caller: Caller, body: schema.Enrol) -> schema.
 
 @router.post("/status", status_code=204)
 def report_status(broker: TheBroker, caller: Caller, body: schema.AgentStatus) -> None:
-    """What the agent has applied, and what its peers have sent."""
+    """What the agent has applied and what not, and what its peers have sent."""
     gateway.report(
         broker,
         caller,
@@ -77,4 +84,5 @@ def report_status(broker: TheBroker, caller: Caller, body: schema.AgentStatus) -
             )
             for item in body.peers
         ],
+        body.problems,
     )

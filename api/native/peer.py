@@ -40,6 +40,7 @@ def _answer(row: PeerRow, vm_name: str) -> schema.Peer:
     return schema.Peer(
         id=row.id,
         gateway=row.gateway.name,
+        network=row.gateway.network.name,
         vm=row.vm_id,
         vm_name=vm_name,
         state=row.state,

@@ -13,7 +13,7 @@ from broker.engine.declaration import Step
 from broker.errors import NotFound
 from broker.ids import vm_uuid
 from broker.states import PeerState
-from broker.store import SiteRow, VMRow
+from broker.store import LeaseRow, PeerRow, SiteRow, VMRow
 from providers import port
 from vpn.userdata import multipart
 
@@ -25,9 +25,9 @@ def placed(row: VMRow) -> tuple[str, SiteRow]:
     return row.host.name, row.site
 
 
-def is_tunnelled(row: VMRow) -> bool:
-    """Whether it reaches a network of its through a tunnel."""
-    return any(nic.subnet.mode == network.TUNNEL for nic in row.nics)
+def tunnels(row: VMRow) -> list[LeaseRow]:
+    """Its NICs that are ends of tunnels."""
+    return [nic for nic in row.nics if nic.subnet.mode == network.TUNNEL]
 
 
 def copying(step: Step[VMRow], what: str) -> port.Progress:
@@ -48,14 +48,18 @@ def spec_of(broker: Broker, session: Session, row: VMRow) -> port.VMSpec:
     host, site = placed(row)
     user_data = broker.sealer.open(row.sealed_user_data) if row.sealed_user_data else ""
     nics: list[port.NICSpec] = []
+    ends: list[tuple[PeerRow, int]] = []
+    have = peer.tunnels(session, row.id) if tunnels(row) else {}
     for nic in row.nics:
         if nic.subnet.mode == network.TUNNEL:
-            entry = peer.live(session, row.id)
+            entry = have.get(nic.subnet.network_id)
             if entry is not None and entry.state == PeerState.BOOTSTRAP:
-                user_data = multipart(user_data, peer.user_data(broker, entry, nic.subnet.mtu))
+                ends.append((entry, nic.subnet.mtu))
         else:
             prefix = int(nic.subnet.cidr.rsplit("/", 1)[1])
             nics.append(port.NICSpec(network.spec(nic.subnet), nic.mac, nic.address, prefix))
+    if ends:
+        user_data = multipart(user_data, peer.join_script(broker, ends))
     ssh_keys: tuple[str, ...] = ()
     if row.key_pair:
         try:

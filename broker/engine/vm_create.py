@@ -28,9 +28,9 @@ from broker.engine.declaration import (
     Write,
     writes,
 )
-from broker.engine.spec import copying, is_tunnelled, placed, spec_of
+from broker.engine.spec import copying, placed, spec_of, tunnels
 from broker.states import PeerState, VMState
-from broker.store import PeerRow, VMRow
+from broker.store import GatewayRow, LeaseRow, PeerRow, VMRow
 from providers import port
 
 _AVOID_S = 120.0
@@ -72,30 +72,36 @@ def make_networks(step: Step[VMRow]) -> Outcome:
                 provider.ensure_network(host, network.spec(nic.subnet))
     except port.Unreachable as error:
         return unplace(step, str(error))
-    return Next(prepare_peer if is_tunnelled(row) else launch)
+    return Next(prepare_peer if tunnels(row) else launch)
 
 
 def prepare_peer(step: Step[VMRow]) -> Outcome:
-    """Have the gateway know the launch's bootstrap key before the VM exists. Preparing again gives the same peer."""
+    """Have each network's gateway know the launch's bootstrap key before the VM exists. Preparing again gives the same peers."""
     broker = step.broker
     with step.transaction() as (session, row):
-        nic = next(nic for nic in row.nics if nic.subnet.mode == network.TUNNEL)
-        gate = pool.gateway_of(session, nic.subnet.network_id)
-        if gate is None or gate.public_key is None:
-            return Wait(
-                5.0,
-                f"network {nic.subnet.network.name} has no gateway whose agent runs",
-                signals=("applied",),
-            )
-        entry = peer.live(session, row.id)
-        if entry is not None and _too_late(broker, entry):
-            peer.end(broker, session, row.id, PeerState.EXPIRED)
-            entry = None
-        entry = entry or peer.prepare(broker, session, row, gate, nic.address)
-        wanted, applied = entry.generation, gate.applied_generation
+        ways: list[tuple[GatewayRow, LeaseRow]] = []
+        for nic in tunnels(row):
+            gate = pool.gateway_of(session, nic.subnet.network_id)
+            if gate is None or gate.public_key is None:
+                return Wait(
+                    5.0,
+                    f"network {nic.subnet.network.name} has no gateway whose agent runs",
+                    signals=("applied",),
+                )
+            ways.append((gate, nic))
+        have = peer.tunnels(session, row.id)
+        behind: list[str] = []
+        for gate, nic in sorted(ways, key=lambda way: way[0].id):
+            entry = have.get(gate.network_id)
+            if entry is not None and _too_late(broker, entry):
+                peer.expire(broker, session, entry)
+                entry = None
+            entry = entry or peer.prepare(broker, session, row, gate, nic.address)
+            if gate.applied_generation < entry.generation:
+                behind.append(f"gateway {gate.name}")
     broker.signals.set("gateways")
-    if applied < wanted:
-        return Wait(2.0, f"waiting for gateway {gate.name} to know the launch", signals=("applied",))
+    if behind:
+        return Wait(2.0, f"waiting for {' and '.join(behind)} to know the launch", signals=("applied",))
     return Next()
 
 
@@ -104,8 +110,9 @@ def launch(step: Step[VMRow]) -> Outcome:
     broker, row = step.broker, step.target
     host, site = placed(row)
     with broker.store.reading() as session:
-        entry = peer.live(session, row.id) if is_tunnelled(row) else None
-        if is_tunnelled(row) and (entry is None or _too_late(broker, entry)):
+        have = peer.tunnels(session, row.id) if tunnels(row) else {}
+        entries = [have.get(nic.subnet.network_id) for nic in tunnels(row)]
+        if any(entry is None or _too_late(broker, entry) for entry in entries):
             return Next(prepare_peer, "its bootstrap key has run out before the launch")
         spec = spec_of(broker, session, row)
     try:
@@ -149,22 +156,30 @@ def boot(step: Step[VMRow]) -> Outcome:
 
 
 def _up(step: Step[VMRow], write: Write) -> Outcome:
-    if is_tunnelled(step.target):
+    if tunnels(step.target):
         return Next(enrol, "running, not enrolled yet", write=write)
     host, site = placed(step.target)
     return Done(f"running on {site.name}/{host}", write)
 
 
 def enrol(step: Step[VMRow]) -> Outcome:
-    """Wait until the VM has posted its own key. One that never does is of no use, and is not paid for."""
+    """Wait until the VM has posted a key of its own to each gateway. One that never does is of no use, and is not paid for."""
     broker, row = step.broker, step.target
     with broker.store.reading() as session:
-        entry = peer.live(session, row.id)
-    if entry is not None and entry.state == PeerState.ENROLLED:
-        return Done(f"enrolled at {entry.address}")
+        have = peer.tunnels(session, row.id)
+    missing: list[str] = []
+    expired = False
+    for nic in tunnels(row):
+        entry = have.get(nic.subnet.network_id)
+        if entry is None or entry.state != PeerState.ENROLLED:
+            missing.append(nic.subnet.network.name)
+            expired |= entry is None or entry.expires_at <= broker.clock.now()
+    if not missing:
+        return Done(f"enrolled at {', '.join(nic.address for nic in tunnels(row))}")
     host, site = placed(row)
-    if entry is None or entry.expires_at <= broker.clock.now():
-        why = "it did not enrol at the gateway while its bootstrap key was good"
+    if expired:
+        where = "" if len(tunnels(row)) == 1 else f" of {' and '.join(missing)}"
+        why = f"it did not enrol at the gateway{where} while its bootstrap key was good"
         said = _last_words(step)
         return GiveUp(f"{why}; its console says: {said}" if said else why)
     report = broker.providers.of(site).observe_vm(host, row.id, row.provider_ref or "")
@@ -211,7 +226,7 @@ def unplace(step: Step[VMRow], why: str) -> Outcome:
 
 
 def take_back(step: Step[VMRow]) -> None:
-    """Remove the launch's peer and whatever the provider has of the VM. Doing it again changes nothing."""
+    """Remove the launch's peers and whatever the provider has of the VM. Doing it again changes nothing."""
     drop_peer(step)
     row = step.target
     if row.host is not None and row.site is not None:
@@ -219,10 +234,10 @@ def take_back(step: Step[VMRow]) -> None:
 
 
 def drop_peer(step: Step[VMRow]) -> None:
-    """Have the gateway forget the launch. Doing it again changes nothing."""
-    if is_tunnelled(step.target):
+    """Have the gateways forget the launch. Doing it again changes nothing."""
+    if tunnels(step.target):
         with step.transaction() as (session, row):
-            peer.end(step.broker, session, row.id)
+            peer.remove(step.broker, session, row.id)
         step.broker.signals.set("gateways")
 
 

@@ -1,6 +1,6 @@
 """vm.delete: [shutdown] -> peer -> terminate -> gone.
 
-The peer goes first, so that no packet of a VM that is on its way out reaches the private network; then the
+The peers go first, so that no packet of a VM that is on its way out reaches the private network; then the
 VM at the provider; then, when it is certainly gone, its address and its room. Nothing here is ever given
 up: a VM that cannot be deleted now is tried again until it can.
 """
@@ -45,21 +45,25 @@ def let_end(step: Step[VMRow]) -> Outcome:
 
 
 def remove_peer(step: Step[VMRow]) -> Outcome:
-    """Take the peer from the gateway, and wait until the gateway has done so, unless it does not answer at all."""
+    """Take the peers from their gateways, and wait until these have done so, unless one does not answer at all."""
     broker = step.broker
     with step.transaction() as (session, row):
-        entry = peer.end(broker, session, row.id)
-        gate = entry.gateway if entry is not None else None
-        if gate is not None:
-            session.refresh(gate)
+        entries = peer.remove(broker, session, row.id)
+        for entry in entries:
+            session.refresh(entry.gateway)
     broker.signals.set("gateways")
-    if entry is None or gate is None or gate.applied_generation >= entry.generation:
+    behind = [
+        f"gateway {entry.gateway.name}"
+        for entry in entries
+        if entry.gateway.applied_generation < entry.generation
+    ]
+    if not behind:
         return Next()
     if step.age_s > broker.settings.timing.gateway_s:
         # A gateway that is away goes on with its last document; it drops the peer when it is back, and the
         # address rests until then is over (network.release). Not terminating would only cost money.
-        return Next(message=f"gateway {gate.name} does not answer")
-    return Wait(1.0, f"waiting for gateway {gate.name} to drop the peer", signals=("applied",))
+        return Next(message=f"{' and '.join(behind)} does not answer")
+    return Wait(1.0, f"waiting for {' and '.join(behind)} to drop the peer", signals=("applied",))
 
 
 def terminate(step: Step[VMRow]) -> Outcome:

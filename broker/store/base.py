@@ -51,5 +51,6 @@ class Row(DeclarativeBase):
         dict[str, str]: JSON,
         dict[str, int]: JSON,
         list[str]: JSON,
+        list[int]: JSON,
         list[dict[str, Any]]: JSON,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from broker.store.base import Row
@@ -62,7 +62,12 @@ class LeaseRow(Row):
 
 
 class GatewayRow(Row):
-    """``generation`` is what the broker wants; ``applied_generation`` what the agent says it has applied."""
+    """``generation`` is what the broker wants; ``applied_generation`` what the agent says it has applied.
+
+    ``document_versions``, ``features`` and ``software`` are what the agent said of itself when it registered; one that
+    says nothing is of 0.1.0, and reads version 1. ``refusal``: why it gets no document; ``problems``: what of the newest
+    one it could not apply. All in words, and empty when all is well.
+    """
 
     __tablename__ = "gateway"
 
@@ -76,22 +81,39 @@ class GatewayRow(Row):
     public_key: Mapped[str | None]
     generation: Mapped[int] = mapped_column(default=1)
     applied_generation: Mapped[int] = mapped_column(default=0)
+    document_versions: Mapped[list[int]] = mapped_column(default=lambda: [1], server_default="[1]")
+    features: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
+    software: Mapped[str] = mapped_column(default="", server_default="")
+    refusal: Mapped[str] = mapped_column(default="", server_default="")
+    problems: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
     seen_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
 
 
 class PeerRow(Row):
-    """A burst VM's end of a tunnel. ``state``: bootstrap, enrolled, expired or removed.
+    """A burst VM's end of a tunnel, one for each of its networks. ``state``: bootstrap, enrolled, expired or removed.
 
     ``generation`` is the gateway's generation that first showed the peer's present state.
     """
 
     __tablename__ = "peer"
+    __table_args__ = (
+        Index(
+            "uq_peer_live",
+            "vm_id",
+            "network_id",
+            unique=True,
+            sqlite_where=text("state IN ('bootstrap', 'enrolled')"),
+            postgresql_where=text("state IN ('bootstrap', 'enrolled')"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     gateway_id: Mapped[str] = mapped_column(ForeignKey("gateway.id"), index=True)
     gateway: Mapped[GatewayRow] = relationship(lazy="joined")
     vm_id: Mapped[str] = mapped_column(ForeignKey("vm.id"), index=True)
+    network_id: Mapped[str] = mapped_column(ForeignKey("network.id"))
+    """Which of the VM's NICs this is the tunnel of: a VM is on a network once."""
     state: Mapped[str]
     address: Mapped[str]
     bootstrap_address: Mapped[str]

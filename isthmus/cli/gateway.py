@@ -85,9 +85,13 @@ def _record(gateway: Any) -> dict[str, Any]:
         "network": gateway.network,
         "endpoint": gateway.endpoint,
         "state": gateway.state,
+        "reason": gateway.status_reason,
         "public key": gateway.public_key,
         "generation": f"{gateway.applied_generation} applied of {gateway.generation}",
         "peers": gateway.peers,
+        "agent": gateway.software,
+        "reads documents": ", ".join(str(version) for version in gateway.document_versions),
+        "features": ", ".join(gateway.features),
         "seen": gateway.seen_at,
         "created": gateway.created_at,
     }

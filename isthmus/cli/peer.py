@@ -15,6 +15,7 @@ app = noun("peer")
 _COLUMNS: dict[str, Any] = {
     "VM": lambda peer: peer.vm_name or peer.vm,
     "GATEWAY": lambda peer: peer.gateway,
+    "NETWORK": lambda peer: peer.network,
     "STATE": lambda peer: peer.state,
     "ADDRESS": lambda peer: peer.address,
     "HANDSHAKE": lambda peer: age(peer.last_handshake_at),

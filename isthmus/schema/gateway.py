@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
 from pydantic import Field
 
@@ -10,7 +11,12 @@ from isthmus.schema._base import Answer, Name, Request
 
 
 class Gateway(Answer):
-    """``generation`` is what the broker wants, ``applied_generation`` what the agent last applied."""
+    """``generation`` is what the broker wants, ``applied_generation`` what the agent last applied.
+
+    ``state``: ``new``, ``up``, ``unreachable``, or ``incompatible`` when agent and broker know no version of the document
+    in common. ``status_reason`` says why, or what of the document the agent could not apply. ``document_versions``,
+    ``features`` and ``software`` are what the agent said of itself.
+    """
 
     id: str
     name: str
@@ -18,10 +24,14 @@ class Gateway(Answer):
     network: str
     endpoint: str
     state: str
+    status_reason: str = ""
     public_key: str | None = None
     generation: int = 0
     applied_generation: int = 0
     peers: int = 0
+    document_versions: list[int] = Field(default_factory=list)
+    features: list[str] = Field(default_factory=list)
+    software: str = ""
     seen_at: datetime | None = None
     created_at: datetime
 
@@ -43,9 +53,17 @@ class GatewayCreated(Answer):
 
 
 class AgentRegister(Request):
-    """The agent's own WireGuard public key (base64 of 32 bytes); its private key never leaves the host."""
+    """The agent's own WireGuard public key (base64 of 32 bytes); its private key never leaves the host.
+
+    And what the agent can: the versions of the document that it reads, the names of its features, its own version.
+    """
 
     public_key: str = Field(pattern=r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$")
+    document_versions: list[Annotated[int, Field(ge=1, lt=1 << 31)]] = Field(
+        default_factory=lambda: [1], min_length=1, max_length=32
+    )
+    features: list[Annotated[str, Field(max_length=64)]] = Field(default_factory=list, max_length=64)
+    software: str = Field(default="", max_length=64)
 
 
 class Enrol(Request):
@@ -74,7 +92,8 @@ class PeerStatus(Request):
 
 
 class AgentStatus(Request):
-    """The agent's report after each change and once a minute."""
+    """The agent's report after each change and once a minute. ``problems``: what of its document it could not apply."""
 
     applied_generation: int = Field(ge=0, lt=1 << 31)
     peers: list[PeerStatus] = Field(default_factory=list)
+    problems: list[Annotated[str, Field(max_length=300)]] = Field(default_factory=list, max_length=20)

@@ -8,10 +8,14 @@ from isthmus.schema._base import Answer
 
 
 class Peer(Answer):
-    """``state``: ``bootstrap`` (may still enrol), ``enrolled``, ``expired`` or ``removed``. ``vm`` is its id."""
+    """``state``: ``bootstrap`` (may still enrol), ``enrolled``, ``expired`` or ``removed``. ``vm`` is its id.
+
+    A VM has one for each of its networks.
+    """
 
     id: str
     gateway: str
+    network: str = ""
     vm: str
     vm_name: str = ""
     state: str

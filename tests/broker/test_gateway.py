@@ -57,7 +57,7 @@ def test_each_change_of_peers_is_a_new_generation(hybrid):
     enrol(hybrid, entry.bootstrap_address, own)
     generations.append(document(hybrid).generation)
     assert [(item.kind, item.public_key, item.allowed_ips) for item in document(hybrid).peers] == [
-        ("node", own, ("10.20.128.2/32",))
+        ("vm", own, ("10.20.128.2/32",))
     ]
     hybrid.finish(task)
     hybrid.finish(vm.delete(hybrid.broker, hybrid.member, task.target)[1])
@@ -223,6 +223,69 @@ def test_gateway_is_new_then_up_then_unreachable(hybrid):
     assert gateway.state(hybrid.broker, row) == "unreachable"
     row.public_key = None
     assert gateway.state(hybrid.broker, row) == "new"
+
+
+@pytest.mark.parametrize(
+    ("reads", "written"), [(None, 1), ([1], 1), ([1, 2], 2), ([2, 1, 2], 2), ([2, 3], 2)], ids=str
+)
+def test_document_is_of_the_newest_version_that_agent_and_broker_know(hybrid, reads, written):
+    said = {} if reads is None else {"document_versions": reads}
+    gateway.register(hybrid.broker, hybrid.agents[0].actor, hybrid.agents[0].key, **said)
+    assert document(hybrid).version == written
+
+
+def test_agent_that_reads_no_version_of_the_brokers_gets_no_document_and_everybody_is_told(hybrid):
+    agent = hybrid.agents[0]
+    hybrid.agents[0].awake = False
+
+    def says(versions):
+        gateway.register(hybrid.broker, agent.actor, agent.key, document_versions=versions, software="9.0")
+        return gateway.get(hybrid.broker, hybrid.reader, "gate")
+
+    for _ in range(2):  # it asks again and again, and the event is one
+        row = says([7, 8])
+    assert gateway.state(hybrid.broker, row) == "incompatible"
+    words = (
+        "its agent (9.0) reads versions 7, 8 of the document, and this broker writes 1, 2: upgrade the broker"
+    )
+    assert gateway.status_reason(row) == words
+    with pytest.raises(Conflict, match="upgrade the broker"):
+        document(hybrid)
+    assert hybrid.events(kind="gateway.incompatible") == ["gateway.incompatible"]
+    # Its reports are heard all the same, and no VM is sent through it.
+    gateway.report(hybrid.broker, agent.actor, row.applied_generation, [])
+    made, task = hybrid.request("web", requirements="elastic")
+    hybrid.drive(task, most_s=60)
+    assert "reads no document that this broker writes" in hybrid.vm(made.id).status_reason
+    row = says([1, 2])
+    assert (gateway.state(hybrid.broker, row), gateway.status_reason(row)) == ("up", "")
+    hybrid.agents[0].awake = True
+    hybrid.finish(task)
+
+
+def test_what_an_agent_can_is_kept_with_its_gateway(hybrid):
+    agent = hybrid.agents[0]
+    gateway.register(
+        hybrid.broker,
+        agent.actor,
+        agent.key,
+        document_versions=[2, 1],
+        features=["gateway-peers"],
+        software="0.2.0",
+    )
+    row = gateway.get(hybrid.broker, hybrid.reader, "gate")
+    assert (row.document_versions, row.features, row.software) == ([1, 2], ["gateway-peers"], "0.2.0")
+
+
+def test_what_an_agent_could_not_apply_is_shown_until_it_can(hybrid):
+    actor = hybrid.agents[0].actor
+    for _ in range(2):
+        gateway.report(hybrid.broker, actor, 1, [], ["no relays here", "no psk here"])
+    row = gateway.get(hybrid.broker, hybrid.reader, "gate")
+    assert gateway.status_reason(row) == "no relays here; no psk here"
+    assert hybrid.events(kind="gateway.incomplete") == ["gateway.incomplete"]
+    gateway.report(hybrid.broker, actor, 2, [])
+    assert gateway.status_reason(gateway.get(hybrid.broker, hybrid.reader, "gate")) == ""
 
 
 @pytest.mark.parametrize(

@@ -452,6 +452,32 @@ def test_a_secret_on_the_command_line_is_refused(run: Run, broker: Any, capsys: 
     assert broker.asked == []
 
 
+def test_a_gateway_is_shown_with_what_its_agent_can_and_what_is_wrong(
+    run: Run, broker: Any, capsys: Any
+) -> None:
+    shown = GATEWAY.model_copy(
+        update={
+            "state": "incompatible",
+            "status_reason": "upgrade the broker",
+            "document_versions": [7, 8],
+            "features": ["gateway-peers"],
+            "software": "9.0",
+        }
+    )
+    broker.on("GET", "/v1/gateways/gw", shown)
+    assert run("gateway", "show", "gw") == 0
+    told = capsys.readouterr().out
+    for words in ("incompatible", "upgrade the broker", "9.0", "7, 8", "gateway-peers"):
+        assert words in told
+    assert run("gateway", "show", "gw", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["document_versions"], told["features"], told["software"]) == (
+        [7, 8],
+        ["gateway-peers"],
+        "9.0",
+    )
+
+
 def test_a_gateways_token_is_written_to_a_file_only_its_owner_reads(
     run: Run, broker: Any, capsys: Any, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +25,8 @@ from typing import Any, TypeVar
 import pytest
 
 from vpn import keys
-from vpn.bootstrap import script
-from vpn.document import GatewayDocument
+from vpn.bootstrap import End, script
+from vpn.document import GatewayDocument, PeerEntry
 from vpn.plan import GatewaySpec, PeerSpec, plan
 
 T = TypeVar("T")
@@ -181,25 +182,32 @@ class Site:
 
 
 class Launch:
-    """What a broker knows of one launch: bootstrap key and address, and the private address that was leased."""
+    """What a broker knows of one launch: bootstrap key and address, and the private address that was leased.
 
-    def __init__(self, number: int, expires_at: float) -> None:
+    ``net`` is the beginning of the network's addresses, ``wan`` its gateway's address on the internet.
+    """
+
+    def __init__(self, number: int, expires_at: float, net: str = "10.10", wan: str = WAN) -> None:
         self.id = f"boot-{number}"
+        self.wan = wan
         self.private, self.public = keys.generate()
         self.bootstrap_address = f"169.254.64.{number}"
-        self.address = f"10.10.2.{number}"
+        self.address = f"{net}.2.{number}"
         self.expires_at = expires_at
         self.enrolled_key = ""
 
-    def script(self, gateway_key: str, **more: Any) -> str:
-        return script(
+    def end(self, gateway_key: str, interface: str = "isthmus0") -> End:
+        return End(
             bootstrap_private_key=self.private,
             bootstrap_public_key=self.public,
             bootstrap_address=self.bootstrap_address,
             gateway_public_key=gateway_key,
-            endpoint=f"{WAN}:{PORT}",
-            **more,
+            endpoint=f"{self.wan}:{PORT}",
+            interface=interface,
         )
+
+    def script(self, gateway_key: str, **more: Any) -> str:
+        return script(self.end(gateway_key), **more)
 
 
 class FakeBroker:
@@ -207,10 +215,12 @@ class FakeBroker:
 
     TOKEN = "ist_" + "t" * 40
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, net: str = "10.10", wan: str = WAN) -> None:
         self.machine = machine
+        self.net, self.wan = net, wan
         self.changed = threading.Condition()
         self.launches: dict[str, Launch] = {}
+        self.gateways: list[PeerEntry] = []
         self.generation = 1
         self.gateway_key = ""
         self.enrolments: list[tuple[str, str]] = []
@@ -226,7 +236,7 @@ class FakeBroker:
         return f"http://127.0.0.1:{self.port}"
 
     def launch(self, number: int, lives_s: float = 900.0) -> Launch:
-        made = Launch(number, time.time() + lives_s)
+        made = Launch(number, time.time() + lives_s, self.net, self.wan)
         with self.changed:
             self.launches[made.bootstrap_address] = made
             self._bump()
@@ -237,16 +247,26 @@ class FakeBroker:
             del self.launches[launch.bootstrap_address]
             self._bump()
 
+    def link(self, gateway: PeerEntry) -> None:
+        """Make another site's gateway a peer."""
+        with self.changed:
+            self.gateways.append(gateway)
+            self._bump()
+
     def document(self) -> GatewayDocument:
         peers = [
-            PeerSpec(each.id, "node", each.enrolled_key, each.address)
+            PeerSpec(each.id, "vm", each.enrolled_key, each.address)
             if each.enrolled_key
             else PeerSpec(
                 each.id, "bootstrap", each.public, each.bootstrap_address, expires_at=each.expires_at
             )
             for each in self.launches.values()
         ]
-        return plan(GatewaySpec("gw-1", self.generation, (TUNNEL,), listen_port=PORT), peers)
+        tunnel = TUNNEL.replace("10.10", self.net)
+        planned = plan(GatewaySpec("gw-1", self.generation, (tunnel,), listen_port=PORT), peers)
+        # As long as the plan has no gateways among the peers.
+        behind = tuple(cidr for each in self.gateways for cidr in each.allowed_ips)
+        return replace(planned, routes=planned.routes + behind, peers=planned.peers + tuple(self.gateways))
 
     def start(self) -> None:
         broker = self
@@ -322,7 +342,7 @@ class FakeBroker:
         answer = {
             "peer_id": launch.id,
             "address": launch.address,
-            "allowed_ips": ["10.10.0.0/16", "169.254.64.1/32"],
+            "allowed_ips": [f"{self.net}.0.0/16", "169.254.64.1/32"],
             "generation": generation,
         }
         return self._answer(request, 200, answer)
@@ -445,6 +465,40 @@ def agent(site: Site, broker: FakeBroker, tmp_path: Path) -> Iterator[AgentProce
     assert made.once("--teardown").returncode == 0
 
 
+class SecondSite:
+    """Another site with a network and a gateway of its own: ``gw`` with WAN and LAN, ``campus`` behind it."""
+
+    WAN = "203.0.113.3"
+
+    def __init__(self, site: Site, stack: contextlib.ExitStack, directory: Path) -> None:
+        machines = {}
+        for name in ("gw2", "campus2"):
+            machines[name] = Machine(name)
+            stack.callback(machines[name].close)
+        self.gw, self.campus = machines["gw2"], machines["campus2"]
+        site.net.run("ip", "link", "add", "lan2", "type", "bridge")
+        stack.callback(site.net.run, "ip", "link", "del", "lan2")
+        site.net.run("ip", "link", "set", "lan2", "up")
+        site.plug(self.gw, "eth0", "inet", f"{self.WAN}/24")
+        site.plug(self.gw, "lan0", "lan2", "10.20.1.1/24")
+        site.plug(self.campus, "eth0", "lan2", "10.20.1.20/24")
+        self.campus.run("ip", "route", "add", "default", "via", "10.20.1.1")
+        self.broker = FakeBroker(self.gw, "10.20", self.WAN)
+        self.broker.start()
+        stack.callback(self.broker.stop)
+        directory.mkdir()
+        self.agent = AgentProcess(self.gw, self.broker, directory)
+        self.agent.start()
+        stack.callback(lambda: print(self.agent.log.read_text()))
+        stack.callback(lambda: self.agent.process and self.agent.end(signal.SIGKILL))
+
+
+@pytest.fixture
+def second(site: Site, tmp_path: Path) -> Iterator[SecondSite]:
+    with contextlib.ExitStack() as stack:
+        yield SecondSite(site, stack, tmp_path / "second")
+
+
 @pytest.fixture
 def guest_on(tmp_path: Path) -> Iterator[Callable[..., Guest]]:
     made: list[Guest] = []
@@ -455,5 +509,6 @@ def guest_on(tmp_path: Path) -> Iterator[Callable[..., Guest]]:
 
     yield build
     for guest in made:
-        guest.machine.run("ip", "link", "del", "isthmus0", check=False)
+        for interface in ("isthmus0", "isthmus1"):
+            guest.machine.run("ip", "link", "del", interface, check=False)
         guest.machine.run("sh", "-c", "rm -rf /var/lib/isthmus /run/isthmus")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ _, OTHER = keys.generate()
 GRANTED = Enrolled("b1", "10.10.2.5", ("10.10.0.0/16",), generation=3)
 BOOTSTRAP = PeerSpec("b1", "bootstrap", BOOT, SOURCE, expires_at=EXPIRES)
 # The broker keeps one row, and so one id, from bootstrap to node.
-NODE = PeerSpec("b1", "node", OWN, "10.10.2.5")
+NODE = PeerSpec("b1", "vm", OWN, "10.10.2.5")
 
 
 def _document(generation: int, *peers: PeerSpec) -> GatewayDocument:
@@ -165,7 +166,7 @@ def test_a_vm_that_the_broker_takes_back_loses_both_keys(book: Book) -> None:
 
 
 def test_an_older_key_of_the_same_address_gives_way(book: Book) -> None:
-    older = _document(2, BOOTSTRAP, PeerSpec("n0", "node", OTHER, "10.10.2.5"))
+    older = _document(2, BOOTSTRAP, PeerSpec("n0", "vm", OTHER, "10.10.2.5"))
     book.admissions.ask(older, SOURCE, OWN, 10)
     book.admissions.grant(older, "b1", GRANTED)
     assert book.keys(older, 11) == {BOOT, OWN}
@@ -190,3 +191,23 @@ def test_a_launch_that_never_hears_is_forgotten(book: Book) -> None:
     _asked(book)
     book.admissions.settle(AFTER, {}, EXPIRES + ASKED_S + 1)
     assert book.text == "[]"
+
+
+def test_an_enrolment_that_an_agent_of_0_1_0_had_under_way_goes_on(book: Book) -> None:
+    bootstrap = {
+        "allowed_ips": [f"{SOURCE}/32"],
+        "expires_at": EXPIRES,
+        "id": "b1",
+        "keepalive": 0,
+        "kind": "bootstrap",
+        "public_key": BOOT,
+    }
+    granted = {"address": "10.10.2.5", "allowed_ips": ["10.10.0.0/16"], "generation": 3, "peer_id": "b1"}
+    entry = {"answered_at": 0.0, "asked_at": 10.0, "public_key": OWN, "spent": False}
+    # And what a newer one would write besides is no reason to forget it.
+    more = {"bootstrap": {**bootstrap, "psk": "x"}, "granted": {**granted, "dns": []}, "since": 1}
+    for text in ({**entry, "bootstrap": bootstrap, "granted": granted}, {**entry, **more}):
+        book.text = json.dumps([text])
+        book.reload()
+        assert book.keys(BEFORE, 11) == {BOOT, OWN}
+        assert book.admissions.ask(BEFORE, SOURCE, OWN, 12).granted == GRANTED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import pytest
 
 from vpn import keys
 from vpn.agent import Agent
-from vpn.client import Enrolled, Refused, Unavailable
+from vpn.client import Enrolled, Refused, Unavailable, Unreadable
 from vpn.document import GatewayDocument, PeerEntry
 from vpn.plan import GatewaySpec, PeerSpec, plan
 from vpn.run import CommandError
@@ -23,7 +24,7 @@ from vpn.wireguard import LiveInterface, LivePeer
 _, BOOT = keys.generate()
 _, OWN = keys.generate()
 BOOTSTRAP = PeerSpec("b1", "bootstrap", BOOT, "169.254.64.5", expires_at=900.0)
-NODE = PeerSpec("n1", "node", OWN, "10.10.2.5")
+NODE = PeerSpec("n1", "vm", OWN, "10.10.2.5")
 
 
 def _document(generation: int, *peers: PeerSpec) -> GatewayDocument:
@@ -68,6 +69,7 @@ class Broker:
         self.current: GatewayDocument | None = None
         self.registered: list[str] = []
         self.reports: list[tuple[int, list[LivePeer]]] = []
+        self.problems: list[tuple[str, ...]] = []
         self.enrolments: list[tuple[str, str]] = []
         self.on_enrol: Callable[[], None] = lambda: None
 
@@ -94,8 +96,9 @@ class Broker:
         self._answer()
         return Enrolled("n1", "10.10.2.5", ("10.10.0.0/16", "169.254.64.1/32"), 3)
 
-    def status(self, applied_generation: int, peers: list[LivePeer]) -> None:
+    def status(self, applied_generation: int, peers: list[LivePeer], problems: Sequence[str] = ()) -> None:
         self._answer()
+        self.problems.append(tuple(problems))
         self.reports.append((applied_generation, peers))
 
 
@@ -167,6 +170,38 @@ def test_a_document_that_reaches_beyond_the_gateway_is_refused_and_the_old_one_s
         assert not world.agent.accept(bad)
     assert not world.agent.reconcile()
     assert set(world.machine.peers) == {OWN}
+
+
+def test_of_a_newer_document_what_is_known_is_applied_and_the_broker_is_told_the_rest(world: World) -> None:
+    raw = json.loads(_document(2, NODE).to_json())
+    raw["peers"].append({"id": "r", "kind": "relay"})
+    world.hold(GatewayDocument.from_json(json.dumps({**raw, "version": 9})))
+    assert set(world.machine.peers) == {OWN}
+    world.agent.report()
+    assert world.broker.reports[-1][0] == 2
+    assert world.broker.problems[-1] == (
+        "not known to this agent: the document is of version 9, and 2 is the newest known here",
+        "not known to this agent: 1 of the kind 'relay' among its peers",
+    )
+    world.hold(_document(3, NODE))
+    world.agent.report()
+    assert world.broker.problems[-1] == ()
+
+
+def test_the_broker_is_told_why_a_document_was_refused(world: World) -> None:
+    world.hold(_document(2, NODE))
+    assert not world.agent.accept(replace(_document(3), listen_port=0))
+    world.agent.report()
+    assert world.broker.reports[-1][0] == 2
+    assert world.broker.problems[-1] == ("generation 3 is refused: listen port 0 is not between 1 and 65535",)
+
+
+def test_a_document_of_the_same_generation_with_more_in_it_is_kept_for_the_next_start(world: World) -> None:
+    world.hold(_document(2, BOOTSTRAP))
+    world.hold(_document(2, BOOTSTRAP, NODE))
+    world.machine.peers = {}
+    assert world.restart().reconcile()
+    assert set(world.machine.peers) == {BOOT, OWN}
 
 
 def test_an_enrolment_goes_from_bootstrap_to_node(world: World) -> None:
@@ -291,6 +326,31 @@ def test_a_running_agent_registers_applies_reports_and_survives_the_brokers_abse
         _eventually(lambda: world.machine.peers == {})
         _eventually(lambda: world.broker.reports[-1][0] == 3)
     finally:
+        world.agent.stop()
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_running_agent_tells_of_a_document_that_it_cannot_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vpn.agent.BACKOFF_S", (0.01, 0.05))
+    refusing = world.broker.document
+
+    def unreadable(after: int, wait_s: int) -> GatewayDocument | None:
+        raise Unreadable("not a gateway document: KeyError('peers')")
+
+    world.broker.document = unreadable  # type: ignore[method-assign]
+    thread = threading.Thread(target=world.agent.run)
+    thread.start()
+    try:
+        _eventually(lambda: world.broker.problems)
+        assert world.broker.problems[-1] == (
+            "its document cannot be read: not a gateway document: KeyError('peers')",
+        )
+        assert world.broker.reports[-1][0] == 0
+    finally:
+        world.broker.document = refusing  # type: ignore[method-assign]
         world.agent.stop()
         thread.join(10)
     assert not thread.is_alive()

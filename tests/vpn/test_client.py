@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from vpn.client import Client, Enrolled, Refused, Unavailable, UrllibTransport
+from vpn.client import Client, Enrolled, Refused, Unavailable, Unreadable, UrllibTransport
 from vpn.plan import GatewaySpec, plan
 from vpn.wireguard import LivePeer
 
@@ -36,8 +36,57 @@ def test_it_registers_with_its_token() -> None:
     wire = Wire()
     _client(wire).register("KEY")
     method, url, headers, body, _ = wire.asked[0]
-    assert (method, url, body) == ("POST", "https://broker:8770/v1/agent/register", {"public_key": "KEY"})
+    assert (method, url) == ("POST", "https://broker:8770/v1/agent/register")
+    assert isinstance(body, dict)
+    assert body["public_key"] == "KEY"
     assert headers["Authorization"] == "Bearer ist_secret"
+
+
+def test_it_says_what_it_can_in_the_words_of_the_schema() -> None:
+    from isthmus.schema import gateway as schema
+
+    wire = Wire()
+    Client("https://broker:8770/", "ist_secret", wire, software="1.2.3").register("A" * 43 + "=")
+    said = schema.AgentRegister.model_validate(wire.asked[0][3])
+    assert (said.document_versions, said.features, said.software) == ([1, 2], ["gateway-peers"], "1.2.3")
+
+
+class OldWire(Wire):
+    """A broker of 0.1.0: refuses what it has not heard of."""
+
+    def __call__(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
+    ) -> tuple[int, bytes]:
+        super().__call__(method, url, headers, body, timeout_s)
+        known = {"public_key", "applied_generation", "peers"}
+        if set(json.loads(body or b"{}")) - known:
+            return 400, b'{"error": {"code": "invalid_request", "message": "extra"}}'
+        return 204, b""
+
+
+def test_a_broker_of_0_1_0_is_told_what_it_knows() -> None:
+    wire = OldWire()
+    client = _client(wire)
+    client.register("KEY")
+    assert wire.asked[-1][3] == {"public_key": "KEY"}
+    client.status(3, [], ["it could not"])
+    assert len(wire.asked) == 3
+
+
+def test_a_refusal_of_another_kind_is_not_taken_for_an_old_broker() -> None:
+    wire = Wire(401, {"error": {"code": "unauthenticated", "message": "no"}})
+    with pytest.raises(Refused):
+        _client(wire).register("KEY")
+    assert len(wire.asked) == 1
+
+
+def test_what_could_not_be_applied_is_told_as_far_as_the_schema_takes_it() -> None:
+    from isthmus.schema import gateway as schema
+
+    wire = Wire()
+    _client(wire).status(9, [], ["x" * 1000] * 100)
+    report = schema.AgentStatus.model_validate(wire.asked[0][3])
+    assert report.problems == ["x" * 300] * 20
 
 
 def test_a_long_poll_waits_longer_than_the_broker_does() -> None:
@@ -55,7 +104,7 @@ def test_a_document_is_read() -> None:
 
 @pytest.mark.parametrize("body", [{"generation": 1}, [], "text"])
 def test_an_answer_that_is_no_document_is_not_taken_for_one(body: object) -> None:
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unreadable):
         _client(Wire(200, body)).document(0, 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 from vpn import keys
+from vpn.bootstrap import script
+from vpn.document import PeerEntry
 
 pytestmark = pytest.mark.lab
 
@@ -127,8 +130,8 @@ def test_a_burst_vm_enrols_and_is_reached_at_its_private_address(
     launch = broker.launch(5)
     agent.ready()
     guest = guest_on(site.cloud, busybox=busybox)
-    script = launch.script(broker.gateway_key)
-    guest.join(script)
+    text = launch.script(broker.gateway_key)
+    guest.join(text)
 
     # The VM is a peer under its own key alone, and the broker was told so.
     own = site.cloud.run("wg", "show", "isthmus0", "public-key").stdout.strip()
@@ -162,10 +165,10 @@ def test_a_burst_vm_enrols_and_is_reached_at_its_private_address(
     assert not _try_key(site.thief, launch.private, launch.bootstrap_address, broker.gateway_key)
 
     # Again, and after a reboot: the same key, no new enrolment.
-    guest.join(script)
+    guest.join(text)
     site.cloud.run("ip", "link", "del", "isthmus0")
     site.cloud.run("rm", "-rf", "/run/isthmus")
-    guest.join(script)
+    guest.join(text)
     assert site.cloud.run("wg", "show", "isthmus0", "public-key").stdout.strip() == own
     assert _pings(site.cloud, "10.10.1.20")
     assert len(broker.enrolments) == 1
@@ -298,6 +301,135 @@ def test_a_disk_that_is_cloned_to_another_launch_makes_a_key_of_its_own(
     assert (
         site.cloud.run("cat", "/var/lib/isthmus/conf").stdout == "10.10.2.12 10.10.0.0/16,169.254.64.1/32\n"
     )
+
+
+@pytest.mark.parametrize("busybox", [True, False], ids=["busybox", "debian"])
+def test_a_vm_of_two_networks_enrols_at_both_gateways_and_is_reached_through_each(
+    site: Any, broker: Any, agent: Any, second: Any, guest_on: Any, busybox: bool
+) -> None:
+    launches = broker.launch(21), second.broker.launch(22)
+    agent.ready()
+    second.agent.ready()
+    text = script(
+        launches[0].end(broker.gateway_key, "isthmus0"),
+        launches[1].end(second.broker.gateway_key, "isthmus1"),
+    )
+    guest = guest_on(site.cloud, busybox=busybox)
+    said = guest.join(text)
+    if not os.access("/dev/console", os.W_OK):
+        assert "isthmus: enrolled as 10.10.2.21 10.20.2.22" in said.stdout
+
+    # A key of its own for each, and at each gateway one peer with one address.
+    own = [site.cloud.run("wg", "show", f"isthmus{n}", "public-key").stdout.strip() for n in (0, 1)]
+    assert own[0] != own[1]
+    _eventually(lambda: agent.peers() == {own[0]: "10.10.2.21/32"}, "the VM alone at the first gateway")
+    _eventually(lambda: second.agent.peers() == {own[1]: "10.20.2.22/32"}, "the VM alone at the second")
+    assert broker.enrolments == [("169.254.64.21", own[0])]
+    assert second.broker.enrolments == [("169.254.64.22", own[1])]
+
+    def reached() -> None:
+        servers = [_serve(each) for each in (site.cloud, site.campus, second.campus)]
+        try:
+            assert _fetch(site.campus, "http://10.10.2.21/") == "hello 10.10.1.20"
+            assert _fetch(second.campus, "http://10.20.2.22/") == "hello 10.20.1.20"
+            assert _fetch(site.cloud, "http://10.10.1.20/") == "hello 10.10.2.21"
+            assert _fetch(site.cloud, "http://10.20.1.20/") == "hello 10.20.2.22"
+        finally:
+            for server in servers:
+                server.kill()
+                server.communicate()
+
+    reached()
+    site.cloud.run("test", "-e", "/run/isthmus/enrolled")
+    for launch in launches:
+        found = site.cloud.run("grep", "-rl", launch.private, "/var/lib/isthmus", "/run/isthmus", check=False)
+        assert found.stdout == ""
+
+    # After a reboot, and when the script runs again: the same keys, no new enrolment.
+    for n in (0, 1):
+        site.cloud.run("ip", "link", "del", f"isthmus{n}")
+    site.cloud.run("rm", "-rf", "/run/isthmus")
+    site.cloud.run("sh", "/var/lib/isthmus/up")
+    site.cloud.run("test", "-e", "/run/isthmus/enrolled")
+    guest.join(text)
+    assert [site.cloud.run("wg", "show", f"isthmus{n}", "public-key").stdout.strip() for n in (0, 1)] == own
+    reached()
+    assert len(broker.enrolments) + len(second.broker.enrolments) == 2
+
+    # Terminated: no gateway has it any more.
+    broker.terminate(launches[0])
+    second.broker.terminate(launches[1])
+    _eventually(lambda: agent.peers() == second.agent.peers() == {}, "both peers removed")
+
+
+def test_a_vm_that_one_of_two_gateways_does_not_answer_has_not_enrolled(
+    site: Any, broker: Any, agent: Any, second: Any, guest_on: Any
+) -> None:
+    first, other = broker.launch(23), second.broker.launch(24)
+    agent.ready()
+    second.agent.ready()
+    ends = first.end(broker.gateway_key, "isthmus0"), other.end(second.broker.gateway_key, "isthmus1")
+    guest = guest_on(site.cloud)
+    second.gw.run("ip", "link", "set", "eth0", "down")
+    try:
+        assert guest.join(script(*ends, tries=1), check=False).returncode == 1
+    finally:
+        second.gw.run("ip", "link", "set", "eth0", "up")
+    site.cloud.run("test", "!", "-e", "/run/isthmus/enrolled")
+    assert _pings(site.cloud, "10.10.1.20")
+    # It goes on where it stopped.
+    guest.join(script(*ends))
+    site.cloud.run("test", "-e", "/run/isthmus/enrolled")
+    assert _pings(site.cloud, "10.20.1.20")
+    assert len(broker.enrolments) == 1
+
+
+def test_a_disk_of_two_networks_that_is_cloned_to_a_vm_of_one_keeps_nothing_of_the_second(
+    site: Any, broker: Any, agent: Any, second: Any, guest_on: Any
+) -> None:
+    first, other, clone = broker.launch(25), second.broker.launch(26), broker.launch(27)
+    agent.ready()
+    second.agent.ready()
+    guest = guest_on(site.cloud)
+    guest.join(
+        script(first.end(broker.gateway_key, "isthmus0"), other.end(second.broker.gateway_key, "isthmus1"))
+    )
+    guest.join(clone.script(broker.gateway_key))
+    assert clone.enrolled_key
+    assert site.cloud.run("ip", "link", "show", "isthmus1", check=False).returncode
+    assert not site.cloud.run("sh", "-c", "ls -d /var/lib/isthmus/1", check=False).stdout
+
+
+def test_sites_reach_each_other_through_gateways_that_are_peers(
+    site: Any, broker: Any, agent: Any, second: Any
+) -> None:
+    agent.ready()
+    second.agent.ready()
+
+    def entry(there: Any, prefix: str, endpoint: str) -> PeerEntry:
+        return PeerEntry("gw-there", "gateway", there.gateway_key, (prefix,), 25, endpoint=endpoint)
+
+    # One dials; the other learns from it where it is.
+    broker.link(entry(second.broker, "10.20.1.0/24", "203.0.113.3:51820"))
+    second.broker.link(entry(broker, "10.10.1.0/24", ""))
+    _eventually(lambda: _pings(site.campus, "10.20.1.20"), "one site reached from the other")
+    server = _serve(site.campus)
+    try:
+        assert _fetch(second.campus, "http://10.10.1.20/") == "hello 10.20.1.20"
+    finally:
+        server.kill()
+        server.communicate()
+    # A repair leaves the peer alone: it was heard, and nothing is set that is right.
+    site.gw.run("ip", "route", "del", "10.20.1.0/24")
+    _eventually(lambda: "10.20.1.0/24" in site.gw.run("ip", "route").stdout, "the route repaired")
+
+    def repaired() -> dict[str, Any] | None:
+        lines = [json.loads(line) for line in agent.log.read_text().splitlines() if '"applied"' in line]
+        return lines[-1] if lines[-1]["created"] is False and lines[-1]["set"] == [] else None
+
+    assert _eventually(repaired, "the repair logged")["removed"] == 0
+    assert agent.peers() == {second.broker.gateway_key: "10.20.1.0/24"}
+    assert broker.statuses[-1]["problems"] == []
 
 
 def test_on_systemd_a_unit_brings_the_tunnel_back_after_a_reboot(

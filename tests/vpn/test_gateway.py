@@ -99,7 +99,7 @@ def bench(site: Any, tmp_path: Path) -> Iterator[Bench]:
 
 
 def _node(number: int) -> PeerSpec:
-    return PeerSpec(f"n{number:03}", "node", keys.generate()[1], f"10.10.2.{number}")
+    return PeerSpec(f"n{number:03}", "vm", keys.generate()[1], f"10.10.2.{number}")
 
 
 def test_a_hundred_passes_without_a_difference_set_nothing(bench: Bench) -> None:

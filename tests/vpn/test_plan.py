@@ -22,7 +22,7 @@ def _key(number: int) -> str:
 
 def _node(number: int, address: str | None = None) -> PeerSpec:
     return PeerSpec(
-        id=f"n{number}", kind="node", public_key=_key(number), address=address or f"10.10.2.{number}"
+        id=f"n{number}", kind="vm", public_key=_key(number), address=address or f"10.10.2.{number}"
     )
 
 
@@ -81,7 +81,7 @@ def test_tunnel_subnets_and_the_enrolment_pool_are_routed_to_the_interface() -> 
 
 
 def test_a_node_peer_does_not_expire() -> None:
-    node = PeerSpec(id="n", kind="node", public_key=_key(1), address="10.10.2.9", expires_at=5.0)
+    node = PeerSpec(id="n", kind="vm", public_key=_key(1), address="10.10.2.9", expires_at=5.0)
     assert plan(GATEWAY, [node]).peers[0].expires_at == 0.0
 
 
@@ -95,9 +95,9 @@ def test_a_node_peer_does_not_expire() -> None:
         ([_bootstrap(5, expires_at=0.0)], "must expire"),
         ([_node(5, "0.0.0.0/0")], "is not in"),
         ([_node(5, "ten")], "not a CIDR"),
-        ([PeerSpec("x", "node", "key", "10.10.2.5")], "not a WireGuard public key"),
-        ([_node(5), PeerSpec("x", "node", _key(5), "10.10.2.6")], "the public key"),
-        ([_node(5), PeerSpec("x", "node", _key(6), "10.10.2.5")], r"the address 10\.10\.2\.5/32"),
+        ([PeerSpec("x", "vm", "key", "10.10.2.5")], "not a WireGuard public key"),
+        ([_node(5), PeerSpec("x", "vm", _key(5), "10.10.2.6")], "the public key"),
+        ([_node(5), PeerSpec("x", "vm", _key(6), "10.10.2.5")], r"the address 10\.10\.2\.5/32"),
         ([_node(5), _node(5, "10.10.2.8")], "the id n5"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,14 +13,14 @@ from vpn.document import GatewayDocument, PeerEntry
 from vpn.link import LiveLink
 from vpn.plan import GatewaySpec, plan
 from vpn.reconcile import Changes, difference
-from vpn.wireguard import LiveInterface, LivePeer, parse_dump
+from vpn.wireguard import LiveInterface, LivePeer, WireGuard, parse_dump
 
 OWN = base64.b64encode(b"o" * 32).decode()
 
 
 def _peer(number: int, last: int, keepalive: int = 0) -> PeerEntry:
     key = base64.b64encode(number.to_bytes(32, "big")).decode()
-    return PeerEntry(f"p{number}", "node", key, (f"10.10.2.{last}/32",), keepalive)
+    return PeerEntry(f"p{number}", "vm", key, (f"10.10.2.{last}/32",), keepalive)
 
 
 _peer_lists = st.lists(
@@ -115,6 +116,53 @@ def test_a_roaming_endpoint_is_no_difference() -> None:
     roamed = {key: replace(peer, endpoint="198.51.100.9:40000") for key, peer in live.peers.items()}
     link = LiveLink(1420, True, frozenset(DOCUMENT.addresses), frozenset(DOCUMENT.routes))
     assert not difference(DOCUMENT, peers, OWN, replace(live, peers=roamed), link)
+
+
+def _gateway(endpoint: str = "198.51.100.2:51820") -> PeerEntry:
+    return replace(_peer(9, 9), kind="gateway", endpoint=endpoint)
+
+
+def _seen(peer: PeerEntry, endpoint: str, handshake_at: int) -> LiveInterface:
+    live = _live([peer])
+    seen = replace(live.peers[peer.public_key], endpoint=endpoint, handshake_at=handshake_at)
+    return replace(live, peers={peer.public_key: seen})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "handshake_at", "set_again"),
+    [
+        ("", 0, True),
+        ("203.0.113.9:51820", 0, True),
+        ("198.51.100.2:51820", 0, False),
+        ("203.0.113.9:40000", 1700000000, False),  # it has moved, and was heard there
+    ],
+)
+def test_a_gateways_endpoint_counts_until_the_gateway_was_heard(
+    endpoint: str, handshake_at: int, set_again: bool
+) -> None:
+    link = LiveLink(1420, True, frozenset(DOCUMENT.addresses), frozenset(DOCUMENT.routes))
+    changes = difference(DOCUMENT, [_gateway()], OWN, _seen(_gateway(), endpoint, handshake_at), link)
+    assert changes.set_peers == ((_gateway(),) if set_again else ())
+
+
+def test_a_gateway_that_moved_keeps_its_place_when_its_prefixes_change() -> None:
+    link = LiveLink(1420, True, frozenset(DOCUMENT.addresses), frozenset(DOCUMENT.routes))
+    wanted = replace(_gateway(), allowed_ips=("10.30.0.0/16",))
+    changes = difference(DOCUMENT, [wanted], OWN, _seen(_gateway(), "203.0.113.9:4", 1700000000), link)
+    assert changes.set_peers == (replace(wanted, endpoint=""),)
+
+
+def test_a_gateway_is_set_with_its_endpoint_and_a_vm_without() -> None:
+    asked: list[list[str]] = []
+    WireGuard(lambda argv, _: asked.append(list(argv)) or "").set_peers("wg0", [_peer(1, 1), _gateway()])
+    (argv,) = asked
+    assert argv.count("endpoint") == 1
+    assert argv[argv.index(_gateway().public_key) :][1:5] == [
+        "persistent-keepalive",
+        "0",
+        "endpoint",
+        "198.51.100.2:51820",
+    ]
 
 
 def test_the_dump_of_wg_is_read() -> None:

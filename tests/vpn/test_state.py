@@ -34,6 +34,21 @@ def test_the_last_document_is_found_again(tmp_path: Path) -> None:
     assert State(tmp_path).document() == DOCUMENT
 
 
+def test_the_document_that_an_agent_of_0_1_0_left_is_found(tmp_path: Path) -> None:
+    # Without a version, and with a VM of the kind "node".
+    (tmp_path / "document.json").write_text(
+        '{"addresses":["169.254.64.1/32"],'
+        '"enrolment":{"address":"169.254.64.1","pool":"169.254.64.0/18","port":8775},'
+        '"gateway_id":"gw-1","generation":7,"interface":"wg-isthmus","listen_port":51820,"mtu":1420,'
+        '"peers":[{"allowed_ips":["10.10.2.5/32"],"expires_at":0.0,"id":"peer-2","keepalive":0,"kind":"node",'
+        '"public_key":"AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="}],'
+        '"routes":["10.10.2.0/24","169.254.64.0/18"]}'
+    )
+    found = State(tmp_path).document()
+    assert found is not None
+    assert (found.generation, [(peer.kind, peer.id) for peer in found.peers]) == (7, [("vm", "peer-2")])
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", DOCUMENT.to_json().replace("wg-isthmus", "wg; reboot")]
 )

@@ -51,6 +51,43 @@ def test_an_agent_registers_takes_its_document_and_reports(furnished: Any, gatew
     assert (shown.state, shown.public_key, shown.applied_generation) == ("up", KEY, generation)
 
 
+def test_an_agent_is_given_a_version_that_it_reads_and_shown_with_what_it_can(
+    furnished: Any, gateway: dict[str, str]
+) -> None:
+    # One of 0.1.0 says nothing of versions.
+    agent(furnished, gateway, "POST", "register", {"public_key": KEY})
+    assert "version" not in agent(furnished, gateway, "GET", "document").json()
+    can = {"document_versions": [1, 2], "features": ["gateway-peers"], "software": "0.2.0"}
+    agent(furnished, gateway, "POST", "register", {"public_key": KEY, **can})
+    assert agent(furnished, gateway, "GET", "document").json()["version"] == 2
+    shown = furnished.client().gateways.get("gw")
+    assert {name: getattr(shown, name) for name in can} == can
+    assert [each.software for each in furnished.client().gateways.list()] == ["0.2.0"]
+
+
+def test_an_agent_that_reads_no_version_is_refused_in_words(furnished: Any, gateway: dict[str, str]) -> None:
+    agent(furnished, gateway, "POST", "register", {"public_key": KEY, "document_versions": [99]})
+    answer = agent(furnished, gateway, "GET", "document")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
+    shown = furnished.client().gateways.get("gw")
+    assert (shown.state, shown.status_reason) == ("incompatible", answer.json()["error"]["message"])
+
+
+@pytest.mark.parametrize("versions", [[], [0], ["x"], [1] * 33])
+def test_versions_that_are_none_are_refused(
+    furnished: Any, gateway: dict[str, str], versions: list[object]
+) -> None:
+    body = {"public_key": KEY, "document_versions": versions}
+    assert agent(furnished, gateway, "POST", "register", body).status_code == 400
+
+
+def test_what_an_agent_could_not_apply_is_shown(furnished: Any, gateway: dict[str, str]) -> None:
+    agent(furnished, gateway, "POST", "register", {"public_key": KEY})
+    report = {"applied_generation": 1, "problems": ["2 of the kind 'relay' among its peers"]}
+    assert agent(furnished, gateway, "POST", "status", report).status_code == 204
+    assert furnished.client().gateways.get("gw").status_reason == "2 of the kind 'relay' among its peers"
+
+
 def test_a_newer_document_ends_the_wait_at_once(
     furnished: Any, gateway: dict[str, str], only_signals: None, later: Any
 ) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import inspect, select
+from sqlalchemy import JSON, Boolean, DateTime, Integer, MetaData, Numeric, inspect, select
 from sqlalchemy.exc import IntegrityError
 
 import broker.store.database as database_module
-from broker.store import FlavorRow, MetaRow, Row, Store, StoreError, database
+from broker.store import FlavorRow, GatewayRow, MetaRow, PeerRow, Row, Store, StoreError, database
 from broker.store.operation import BurstRow
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -173,3 +173,62 @@ def test_vm_of_an_older_schema_is_there_after_the_upgrade(tmp_path):
             ("x", 0, "[]", 0)
         ]
     store.close()
+
+
+def test_peers_and_gateways_of_before_are_kept_with_the_network_they_were_of(empty_url):
+    opened = Store(empty_url)
+    config = migrations(opened)
+    command.upgrade(config, "0004")
+    before = MetaData()
+    before.reflect(opened.engine)
+
+    def put(session, table, **values):
+        """A row of the schema of then; what is not said gets any value of its type."""
+        for column in before.tables[table].columns:
+            if column.name not in values and not column.nullable and column.server_default is None:
+                kind = column.type
+                values[column.name] = (
+                    "[]"
+                    if isinstance(kind, JSON)
+                    else NOW
+                    if isinstance(kind, DateTime)
+                    else False
+                    if isinstance(kind, Boolean)
+                    else 1
+                    if isinstance(kind, Numeric | Integer)
+                    else f"{table}-{column.name}-{values['id']}"
+                )
+        session.execute(before.tables[table].insert().values(values))
+
+    def keep(session):
+        put(session, "project", id="prj")
+        put(session, "image", id="img")
+        put(session, "site", id="site")
+        put(session, "vm", id="vm", project_id="prj", image_id="img")
+        for name in ("a", "b"):
+            put(session, "network", id=f"net-{name}")
+            put(session, "gateway", id=f"gw-{name}", site_id="site", network_id=f"net-{name}", generation=7)
+        for number, state in enumerate(["removed", "expired", "bootstrap"]):
+            put(session, "peer", id=f"peer-{number}", gateway_id="gw-a", vm_id="vm", state=state)
+        put(session, "peer", id="peer-3", gateway_id="gw-b", vm_id="vm", state="enrolled", rx_bytes=2**40)
+
+    with opened.transaction() as session:
+        keep(session)
+        peers = before.tables["peer"].select().order_by(before.tables["peer"].c.id)
+        were = [row._asdict() for row in session.execute(peers)]
+    opened.upgrade()
+    opened.upgrade()
+    with opened.reading() as session:
+        are = [row._asdict() for row in session.execute(peers)]
+        assert are == were
+        kept = session.scalars(select(PeerRow).order_by(PeerRow.id)).all()
+        assert [row.network_id for row in kept] == ["net-a", "net-a", "net-a", "net-b"]
+        gateways = session.scalars(select(GatewayRow).order_by(GatewayRow.id)).all()
+        assert [
+            (row.id, row.generation, row.document_versions, row.features, row.software, row.problems)
+            for row in gateways
+        ] == [("gw-a", 7, [1], [], "", []), ("gw-b", 7, [1], [], "", [])]
+    # From now on a VM has one live end on a network.
+    with pytest.raises(IntegrityError), opened.transaction() as session:
+        session.get_one(PeerRow, "peer-1").state = "enrolled"
+    opened.close()
