@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from broker import capability, event, image, migration, reconcile, site, vm, why
+from broker import capability, event, image, launch, migration, power, reconcile, site, vm, why
 from broker.errors import WrongState
 from broker.store import OperationRow, SiteRow
 from providers.port import Capability
@@ -33,11 +33,11 @@ def operations(stage):
 @pytest.mark.parametrize(
     ("lacks", "act", "told"),
     [
-        (Capability.STOP, vm.stop, "cannot stop web: site campus, of kind simulated, does not do that"),
-        (Capability.STOP, vm.start, "cannot start web: site campus"),
-        (Capability.REBOOT, vm.reboot, "cannot reboot web: site campus"),
-        (Capability.SUSPEND, vm.suspend, "cannot suspend web: site campus"),
-        (Capability.SUSPEND, vm.resume, "cannot resume web: site campus"),
+        (Capability.STOP, power.stop, "cannot stop web: site campus, of kind simulated, does not do that"),
+        (Capability.STOP, power.start, "cannot start web: site campus"),
+        (Capability.REBOOT, power.reboot, "cannot reboot web: site campus"),
+        (Capability.SUSPEND, power.suspend, "cannot suspend web: site campus"),
+        (Capability.SUSPEND, power.resume, "cannot resume web: site campus"),
         (Capability.MIGRATE, lambda broker, _, ref: None, ""),
         (Capability.CONSOLE, vm.console, "cannot show the console of web: site campus"),
     ],
@@ -58,7 +58,7 @@ def test_what_a_site_cannot_do_is_refused_before_an_operation_is_written(lacking
     assert (stage.vm(row.id).state, stage.vm(row.id).desired) == ("running", "running")
 
 
-@pytest.mark.parametrize("act", [vm.stop, vm.start, vm.reboot, vm.suspend])
+@pytest.mark.parametrize("act", [power.stop, power.start, power.reboot, power.suspend])
 def test_what_a_site_can_do_is_not_refused_for_what_it_cannot(lacking, act):
     stage, row = lacking(Capability.MIGRATE, Capability.CONSOLE, Capability.EVENTS, Capability.DIRECT_KERNEL)
     stage.finish(act(stage.broker, stage.member, row.id)[1])
@@ -67,7 +67,7 @@ def test_what_a_site_can_do_is_not_refused_for_what_it_cannot(lacking, act):
 def test_vm_that_no_site_has_yet_is_told_its_state(stage):
     row, _ = stage.request("web", requirements="cpu_total > 99")
     with pytest.raises(WrongState, match="create is under way"):
-        vm.stop(stage.broker, stage.member, row.id)
+        power.stop(stage.broker, stage.member, row.id)
 
 
 def test_image_with_a_kernel_goes_only_where_kernels_are_booted(bare_stage):
@@ -85,7 +85,9 @@ def test_image_with_a_kernel_goes_only_where_kernels_are_booted(bare_stage):
         kernel=str(kernel),
         sites={},
     )
-    row, task = vm.create(stage.broker, stage.member, name="web", image_ref="own-kernel", flavor_ref="small")
+    row, task = launch.create(
+        stage.broker, stage.member, name="web", image_ref="own-kernel", flavor_ref="small"
+    )
     stage.drive(task, most_s=5)
     assert stage.vm(row.id).state == "pending"
     told = "image own-kernel boots with a kernel of its own, which this site does not do"
@@ -108,7 +110,7 @@ def test_guest_that_cannot_be_asked_is_not_waited_for(lacking):
 
 def test_operation_that_finds_its_site_changed_fails_in_words(lacking):
     stage, row = lacking(Capability.MIGRATE)
-    task = vm.stop(stage.broker, stage.member, row.id)[1]
+    task = power.stop(stage.broker, stage.member, row.id)[1]
     with stage.broker.store.transaction() as session:
         session.get_one(SiteRow, row.site_id).options = {"hosts": 2, "without": ["stop"]}
     with stage.broker.store.reading() as session:

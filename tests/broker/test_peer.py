@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from broker import gateway, network, peer, token, vm
 from broker.errors import InvalidRequest
+from broker.states import VMState
 from broker.store import GatewayRow, NetworkRow, PeerRow, SubnetRow, VMRow
 from providers.simulated import SimulatedProvider
 from vpn import keys
@@ -215,7 +216,7 @@ def test_networks_whose_tunnels_a_vm_cannot_have_are_refused_before_anything_is_
     assert hybrid.nothing_left(row.id)
     assert peers(hybrid, row.id) == []
     # On hosts of one's own it needs no tunnel.
-    assert hybrid.create("local", networks=["net", "far"]).state == vm.RUNNING
+    assert hybrid.create("local", networks=["net", "far"]).state == VMState.RUNNING
     # And each network alone is reached.
     hybrid.burst("alone", networks=["far"])
 
