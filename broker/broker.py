@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy.exc import IntegrityError
 
-from broker.clock import Clock, SystemClock
+from broker.bus import Bus
+from broker.clock import Clock, DatabaseClock, SystemClock
 from broker.engine_port import Engine
 from broker.ids import Ids, random_id
 from broker.providers import Kinds, Providers, installed_kinds
@@ -18,12 +19,14 @@ from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.signals import Signals
 from broker.store import MetaRow, OperationRow, Store
-from placement.table import HostTable
 
 log = structlog.get_logger()
 
 Trace = Callable[[str, str, str], None]
 """Called with (operation id, phase, point) around every action; tests end the process here."""
+
+
+P = TypeVar("P")
 
 
 class Broker:
@@ -41,7 +44,9 @@ class Broker:
     ) -> None:
         self.settings = settings
         self.store = store or Store(settings.database_url)
-        self.clock: Clock = clock or SystemClock()
+        self.clock: Clock = clock or (
+            SystemClock() if self.store.is_sqlite else DatabaseClock(self.store.time_there)
+        )
         self.new_id = ids
         self.sealer = Sealer.from_file(settings.key_file)
         self.trace: Trace = trace or (lambda operation, phase, point: None)
@@ -57,14 +62,21 @@ class Broker:
             call_timeout_s=settings.timing.provider_call_s,
         )
         self.engine: Engine | None = None
-        self.placing = threading.Lock()
-        self.reconciling: set[str] = set()
-        self.reconciling_lock = threading.Lock()
-        self.last_round = (-1, 0.0)
-        self.last_table: tuple[list[str], list[dict[str, Any]], HostTable] | None = None
-        """Host ids, their attributes and the table of the last snapshot, to make the next one from."""
-        self.round_rests_until = 0.0
-        self.policy_file_text = self.policy_file_problem = ""
+        self.bus: Bus | None = None
+        """What wakes other brokers of the store, where there can be some."""
+        self._parts: dict[type[Any], Any] = {}
+        self._parts_lock = threading.RLock()
+
+    def part(self, kind: type[P]) -> P:
+        """This process's one ``kind``, made of the broker when it is first asked for: what a duty remembers between two runs.
+
+        It may forget everything at any moment, as it does when the process ends.
+        """
+        with self._parts_lock:
+            if kind not in self._parts:
+                self._parts[kind] = kind(self)  # type: ignore[call-arg]
+            part: P = self._parts[kind]
+            return part
 
     @property
     def images_dir(self) -> Path:

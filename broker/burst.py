@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from sqlalchemy import or_, select
+from sqlalchemy import case, func, or_, select
 from sqlalchemy.orm import Session
 
-from broker import host, usage, vm
 from broker import policy as policies
+from broker import usage, vm
 from broker.broker import Broker
 from broker.states import HostState, OperationState, VMState
 from broker.store import HostRow, OperationRow, VMRow
@@ -101,13 +101,13 @@ def _at_rest(session: Session) -> list[rules.BurstVM]:
 
 def _room(session: Session) -> float:
     """The vCPUs that are free on hosts of our own."""
-    held = host.claims(session)
-    return sum(
-        host.view(row, held.get(row.id, host.Claims())).vcpus_free
-        for row in session.scalars(
-            select(HostRow).where(HostRow.elastic.is_(False), HostRow.state == HostState.UP)
+    free = HostRow.vcpus_total - HostRow.reserved_vcpus - HostRow.held_vcpus
+    found = session.scalar(
+        select(func.coalesce(func.sum(case((free > 0, free), else_=0.0)), 0.0)).where(
+            HostRow.elastic.is_(False), HostRow.state == HostState.UP
         )
     )
+    return float(found or 0.0)
 
 
 def _send_home(broker: Broker, session: Session, leavers: Sequence[rules.Leaver]) -> list[OperationRow]:

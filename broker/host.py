@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import case, func, select, tuple_, update
+from sqlalchemy import select, tuple_, update
 from sqlalchemy.orm import Session
 
 from broker import event, flavor
@@ -33,6 +33,18 @@ class Claims:
     gpus: float = 0
     dedicated_cpus: float = 0
     hugepages_mb: float = 0
+
+    @classmethod
+    def of(cls, row: HostRow) -> Claims:
+        """What they hold now."""
+        return cls(
+            row.held_vms,
+            float(row.held_vcpus),
+            float(row.held_mem_mb),
+            float(row.held_gpus),
+            float(row.held_dedicated_cpus),
+            float(row.held_hugepages_mb),
+        )
 
     def without(self, row: VMRow) -> Claims:
         """What is left of them when a VM that is counted is gone."""
@@ -110,35 +122,10 @@ def checked_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return dict(attributes)
 
 
-def claims(session: Session) -> dict[str, Claims]:
-    """Host id -> what our VMs hold there. A VM holds its room from its placement until it is gone.
-
-    One that is suspended is counted, and holds neither cores nor memory.
-    """
-    awake = VMRow.state != "suspended"
-    found: dict[str, Claims] = {}
-    for place in (VMRow.host_id, VMRow.target_host_id):  # one that is on its way holds room at both ends
-        for host_id, count, *amounts in session.execute(
-            select(
-                place,
-                func.count(),
-                func.sum(case((awake, flavor.SHARED_VCPUS), else_=0)),
-                func.sum(case((awake, flavor.ORDINARY_MEM_MB), else_=0)),
-                func.sum(VMRow.gpus),
-                func.sum(VMRow.vcpus - flavor.SHARED_VCPUS),
-                func.sum(VMRow.mem_mb - flavor.ORDINARY_MEM_MB),
-            )
-            .where(place.is_not(None), VMRow.state != "terminated")
-            .group_by(place)
-        ):
-            vms, *held = astuple(found.get(host_id, Claims()))
-            sums = (before + float(more) for before, more in zip(held, amounts, strict=True))
-            found[host_id] = Claims(vms + count, *sums)
-    return found
-
-
-def view(row: HostRow, held: Claims) -> HostView:
-    """The host with what is free on it. An elastic host's room is its quota."""
+def view(row: HostRow, held: Claims | None = None) -> HostView:
+    """The host with what is free on it, while VMs hold ``held`` of it, by default what they hold now. An elastic host's room
+    is its quota."""
+    held = held or Claims.of(row)
     return HostView(
         row=row,
         held=held,
@@ -173,8 +160,7 @@ def list_hosts(
             is None
         ):
             raise NotFound("site", site_ref)
-        held = claims(session)
-        return [view(row, held.get(row.id, Claims())) for row in session.scalars(query)]
+        return [view(row) for row in session.scalars(query)]
 
 
 def find(session: Session, ref: str) -> HostRow:
@@ -199,7 +185,7 @@ def get(broker: Broker, actor: Actor, ref: str) -> HostView:
     actor.require(READER)
     with broker.store.reading() as session:
         row = find(session, ref)
-        return view(row, claims(session).get(row.id, Claims()))
+        return view(row)
 
 
 def set_maintenance(broker: Broker, actor: Actor, ref: str, maintenance: bool) -> HostView:
@@ -220,16 +206,39 @@ def set_maintenance(broker: Broker, actor: Actor, ref: str, maintenance: bool) -
                 row.id,
                 f"host {row.name} {verb} maintenance by {actor.name}",
             )
-        result = view(row, claims(session).get(row.id, Claims()))
+        session.flush()
+        result = view(row)
     broker.signals.set("place")
     return result
+
+
+def take_unchanged(session: Session, generations: Mapping[str, int]) -> set[str]:
+    """Those of some hosts that are up and as they were when their generations were read: locked, and a generation on.
+
+    Whoever claims room on hosts that he read in another transaction begins his claim with this: of two at once, one finds
+    that a generation has changed. They are locked in one order, so that nobody waits for one who waits for him.
+    """
+    now = session.execute(
+        select(HostRow.id, HostRow.generation)
+        .where(HostRow.id.in_(generations), HostRow.state == HostState.UP)
+        .order_by(HostRow.id)
+        .with_for_update()
+    )
+    fresh = {host_id for host_id, generation in now if generation == generations[host_id]}
+    session.execute(
+        update(HostRow).where(HostRow.id.in_(fresh)).values(generation=HostRow.generation + 1),
+        execution_options={
+            "synchronize_session": False,
+            "changes": [f"host:{host_id}" for host_id in fresh],
+        },
+    )
+    return fresh
 
 
 def write_reports(broker: Broker, session: Session, site: SiteRow, reports: Sequence[HostReport]) -> None:
     """Write what a site's provider reported, in the caller's transaction. Signal ``place`` after the commit."""
     known = {row.name: row for row in session.scalars(select(HostRow).where(HostRow.site_id == site.id))}
     names = {image.id: image.name for image in session.execute(select(ImageRow.id, ImageRow.name))}
-    held = claims(session)
     seen: list[str] = []
     for report in reports:
         row = known.pop(report.name, None)
@@ -241,6 +250,12 @@ def write_reports(broker: Broker, session: Session, site: SiteRow, reports: Sequ
                 elastic=report.elastic,
                 attributes={},
                 state=HostState.UP,
+                held_vms=0,
+                held_vcpus=0,
+                held_mem_mb=0,
+                held_gpus=0,
+                held_dedicated_cpus=0,
+                held_hugepages_mb=0,
             )
             row.status_reason, row.maintenance, row.generation = "", False, 0
             session.add(row)
@@ -251,10 +266,10 @@ def write_reports(broker: Broker, session: Session, site: SiteRow, reports: Sequ
     # In one statement: it is all that there is to write of thousands of hosts at rest.
     session.execute(
         update(HostRow).where(HostRow.id.in_(seen)).values(seen_at=broker.clock.now()),
-        execution_options={"synchronize_session": False},
+        execution_options={"synchronize_session": False, "changes": ()},
     )
     for row in known.values():
-        if held.get(row.id, Claims()).vms:
+        if row.held_vms:
             _set_state(broker, session, row, HostState.UNREACHABLE, "the site no longer lists this host")
         else:
             _forget(session, row)

@@ -148,9 +148,7 @@ def create_many(
                 _check_address(nets, address)
             if key_pair is not None:
                 keypair.find(session, actor, key_pair)
-            project.check_quota(
-                session, owner, vms=count, vcpus=count * size.vcpus, mem_mb=count * size.mem_mb
-            )
+            project.check_quota(owner, size, count)
             now = broker.clock.now()
             booked = None
             if wishes.reservation is not None:

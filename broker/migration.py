@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sqlalchemy import or_, select, update
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from broker import capability, event, flavor, host, pool, reservation, vm
@@ -14,7 +14,7 @@ from broker.actor import ADMIN, Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest, NoRoom, WrongState
 from broker.states import HostState, OperationState, VMState
-from broker.store import HostRow, MetaRow, OperationRow, VMRow
+from broker.store import HostRow, OperationRow, VMRow
 from placement import rebalance as planner
 from placement.column import Bools
 from placement.pool import Pool, Resident
@@ -58,18 +58,27 @@ def migrate(
     with its last operation.
     """
     actor.require(ADMIN)
+    row, task, begun = pool.decided(broker, lambda: _migrate(broker, actor, ref, host_ref))
+    if begun:
+        broker.submit(task)
+    return row, task
+
+
+def _migrate(
+    broker: Broker, actor: Actor, ref: str, host_ref: str | None
+) -> tuple[VMRow, OperationRow, bool]:
+    """The VM, its operation, and whether that is a new one."""
     with broker.store.transaction() as session:
-        session.get(MetaRow, "broker_id", with_for_update=True)
         row = vm.find(session, actor, ref, lock=True)
         under_way = vm.busy(session, row)
         if under_way is not None and under_way.kind == "vm.migrate":
-            return row, under_way
+            return row, under_way, False
         wanted = host.find(session, host_ref) if host_ref is not None else None
         _check(broker, session, row, wanted, under_way)
         if wanted is not None and wanted.id == row.host_id:
             last = session.get(OperationRow, row.operation_id) if row.operation_id else None
             if last is not None:
-                return row, last
+                return row, last, False
         movable = _MovablePool(broker, session)
         plan = planner.only(
             movable.pool(),
@@ -85,10 +94,10 @@ def migrate(
                 f"{row.name} cannot move to {where}: {plan.stuck[0][1]}",
                 hint=f"`isthmus vm why {row.name}` says what it asks for",
             )
+        pool.claim(session, movable.seen, [movable.seen.hosts[plan.moves[0].target].id])
         task = movable.begin(plan.moves[0], f"asked by {actor.name}")
         session.flush()
-    broker.submit(task)
-    return row, task
+    return row, task, True
 
 
 def drain(broker: Broker, actor: Actor, ref: str) -> PlanView:
@@ -98,8 +107,11 @@ def drain(broker: Broker, actor: Actor, ref: str) -> PlanView:
     """
     actor.require(ADMIN)
     host.set_maintenance(broker, actor, ref, True)
+    return _begun(broker, *pool.decided(broker, lambda: _drain(broker, actor, ref)))
+
+
+def _drain(broker: Broker, actor: Actor, ref: str) -> tuple[_MovablePool, PlanView]:
     with broker.store.transaction() as session:
-        session.get(MetaRow, "broker_id", with_for_update=True)
         row = host.find(session, ref)
         if row.elastic:
             raise WrongState(
@@ -115,8 +127,7 @@ def drain(broker: Broker, actor: Actor, ref: str) -> PlanView:
             _ALL,
             movable.seen.policy,
         )
-        view = movable.view("drain", plan, f"host {row.name} is drained by {actor.name}", apply=True)
-    return _submitted(broker, movable, view)
+        return movable, movable.view("drain", plan, f"host {row.name} is drained by {actor.name}", apply=True)
 
 
 def rebalance(broker: Broker, actor: Actor, *, goal: Goal, limits: Limits, apply: bool) -> PlanView:
@@ -131,14 +142,16 @@ def rebalance(broker: Broker, actor: Actor, *, goal: Goal, limits: Limits, apply
             movable.pool(), movable.seen.now, movable.open_to(None), limits, movable.seen.policy
         )
         return movable.view(goal, plan, "", apply=False)
+    return _begun(broker, *pool.decided(broker, lambda: _rebalance(broker, goal, limits)))
+
+
+def _rebalance(broker: Broker, goal: Goal, limits: Limits) -> tuple[_MovablePool, PlanView]:
     with broker.store.transaction() as session:
-        session.get(MetaRow, "broker_id", with_for_update=True)
         movable = _MovablePool(broker, session)
         plan = planner.PLANNERS[goal](
             movable.pool(), movable.seen.now, movable.open_to(None), limits, movable.seen.policy
         )
-        view = movable.view(goal, plan, f"to {goal} the hosts", apply=True)
-    return _submitted(broker, movable, view)
+        return movable, movable.view(goal, plan, f"to {goal} the hosts", apply=True)
 
 
 _ALL = Limits(max_moves=100_000, max_cost_s=float("inf"))
@@ -194,10 +207,6 @@ class _MovablePool:
         row.target_host_id = target.id
         reservation.follow(session, row, move_from=row.host_id, to=target.id)
         vm.set_state(broker, row, VMState.MIGRATING, f"to {target.name}: {reason}")
-        session.execute(
-            update(HostRow).where(HostRow.id == target.id).values(generation=HostRow.generation + 1),
-            execution_options={"synchronize_session": False},
-        )
         event.record(
             broker,
             session,
@@ -212,6 +221,8 @@ class _MovablePool:
     def view(self, goal: Goal, plan: Plan, reason: str, *, apply: bool) -> PlanView:
         """The plan in names; ``apply`` begins it."""
         hosts = self.seen.hosts
+        if apply:
+            pool.claim(self._session, self.seen, {hosts[move.target].id for move in plan.moves})
         return PlanView(
             goal,
             [
@@ -268,7 +279,7 @@ def _migrates(broker: Broker, at: HostRow) -> bool:
     return not at.elastic and capability.has(broker, at.site, Capability.MIGRATE)
 
 
-def _submitted(broker: Broker, movable: _MovablePool, view: PlanView) -> PlanView:
+def _begun(broker: Broker, movable: _MovablePool, view: PlanView) -> PlanView:
     for task in movable.begun:
         broker.submit(task)
     return view

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
@@ -279,7 +279,8 @@ class Leases:
         pool = self._pools.get(subnet.id)
         if pool is None:
             self._session.execute(
-                sql_delete(LeaseRow).where(LeaseRow.subnet_id == subnet.id, ~_in_use(self._broker))
+                sql_delete(LeaseRow).where(LeaseRow.subnet_id == subnet.id, ~_in_use(self._broker)),
+                execution_options={"changes": [f"lease:{subnet.id}"]},
             )
             leased = self._session.scalars(select(LeaseRow.address).where(LeaseRow.subnet_id == subnet.id))
             reserved = (item for text in subnet.reserved for item in expand(text))
@@ -289,13 +290,14 @@ class Leases:
         return pool
 
 
-def full_subnets(broker: Broker, session: Session) -> set[str]:
-    """Ids of the subnets without a free address."""
-    counts = session.execute(
+def full_subnets(broker: Broker, session: Session, among: Collection[str] | None = None) -> set[str]:
+    """Ids of the subnets without a free address; ``among``: of these alone."""
+    query = (
         select(SubnetRow.id, SubnetRow.cidr, SubnetRow.gateway, SubnetRow.reserved, func.count(LeaseRow.id))
         .outerjoin(LeaseRow, (LeaseRow.subnet_id == SubnetRow.id) & _in_use(broker))
         .group_by(SubnetRow.id)
     )
+    counts = session.execute(query if among is None else query.where(SubnetRow.id.in_(among)))
     return {
         subnet_id
         for subnet_id, cidr, gateway, reserved, leased in counts

@@ -215,10 +215,18 @@ def _invalid(problems: Sequence[Problem]) -> InvalidPolicy:
     )
 
 
+class WatchedFile:
+    """What this process knows of the policy file that it watches: its text, and what is wrong with it."""
+
+    def __init__(self, _broker: Broker) -> None:
+        self.text = self.problem = ""
+
+
 def reload_file(broker: Broker) -> None:
     """Apply the watched policy file when it changed; a bad file never replaces a good policy."""
     if not broker.settings.policy_file:
         return
+    watched = broker.part(WatchedFile)
     path = Path(broker.settings.policy_file)
     try:
         text = path.read_text()
@@ -226,27 +234,27 @@ def reload_file(broker: Broker) -> None:
         text = None
         problem = f"{path}: {error.strerror}"
     if text is not None:
-        if text == broker.policy_file_text:
+        if text == watched.text:
             return
         with broker.store.reading() as session:
             newest = session.scalar(select(PolicyRow.text).order_by(PolicyRow.version.desc()).limit(1))
             known = (
                 session.scalar(select(PolicyRow.version).where(PolicyRow.text == text).limit(1)) is not None
             )
-        before, broker.policy_file_text = broker.policy_file_text, text
+        before, watched.text = watched.text, text
         # After a restart a file that was applied once is no news: what was applied over it since stays in force.
         if newest == text or (known and not before):
             return
         try:
             apply(broker, SYSTEM, text, path.name)
-            broker.policy_file_problem = ""
+            watched.problem = ""
             return
         except BrokerError as error:
             # Tried again at each tick, because the mistake may be mended elsewhere: by adding the site it names.
             problem = str(error)
-            broker.policy_file_text = before
-    if problem == broker.policy_file_problem:
+            watched.text = before
+    if problem == watched.problem:
         return
-    broker.policy_file_problem = problem
+    watched.problem = problem
     with broker.store.transaction() as session:
         event.record(broker, session, "policy.rejected", "policy", problem)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import and_, func, or_, select
@@ -14,8 +15,11 @@ from sqlalchemy.orm import Session, lazyload
 from broker import capability, flavor, gateway, host, load, network, peer, usage, vm
 from broker import policy as policies
 from broker.broker import Broker
+from broker.errors import Unavailable
+from broker.kept_pool import KeptPool, Mask
 from broker.states import LIVE_RESERVATION, HostState, OperationState, VMState
-from broker.store import GatewayRow, HostRow, OperationRow, ProjectRow, ReservationRow, SubnetRow, VMRow
+from broker.store import GatewayRow, HostRow, OperationRow, ReservationRow, SubnetRow, VMRow
+from broker.store.changes import ALL
 from placement import burst
 from placement.budget import Ledger
 from placement.language import parse
@@ -30,9 +34,6 @@ Reasons = np.ndarray[tuple[int], np.dtype[np.object_]]
 """A text or None per host."""
 
 
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
-
-
 WAITING = (
     select(VMRow, OperationRow)
     .join(OperationRow, OperationRow.id == VMRow.operation_id)
@@ -41,6 +42,10 @@ WAITING = (
     )
     .where(OperationRow.state == OperationState.RUNNING, OperationRow.phase == "place")
 )
+
+
+_TRIES = 5
+T = TypeVar("T")
 
 
 _DATED = (
@@ -101,13 +106,10 @@ def snapshot(
     broker: Broker, session: Session, *, also: VMRow | None = None, residents: bool = False
 ) -> Snapshot:
     """The pool and the queue as they are. ``also``: a VM whose own claim counts as free, to explain it; ``residents``:
-    read who is there also when nobody that waits asks for it."""
-    rows = list(session.scalars(select(HostRow).order_by(HostRow.site_id, HostRow.name)))
-    held = host.claims(session)
-    spent: dict[str, float] = {}
-    for row in rows:
-        if row.elastic:
-            spent[row.site_id] = spent.get(row.site_id, 0.0) + held.get(row.id, host.Claims()).vcpus
+    read who is there also when nobody that waits asks for it.
+
+    The pool is the one that this process keeps; the queue is read in the caller's transaction.
+    """
     waiting = [
         (target, task)
         for target, task in session.execute(
@@ -116,14 +118,9 @@ def snapshot(
             )
         ).all()
     ]
-    subnets = {(row.network_id, row.site_id): row for row in session.scalars(select(SubnetRow))}
     policy, state = policies.current(broker, session)
-    bursting = session.scalar(BURSTING) or 0
-    index = {row.id: number for number, row in enumerate(rows)}
-    groups = _groups(rows)
     gates = {row.network_id: row for row in session.scalars(select(GatewayRow))}
-    suspends = _suspends(broker, rows, groups)
-    reserved = [of_row(one, index) for one in live(session, broker.clock.now())]
+    reserved = live(session, broker.clock.now())
     known = (
         residents
         or bool(reserved)
@@ -131,30 +128,57 @@ def snapshot(
         or any(target.affinity for target, _ in waiting)
         or (bool(waiting) and session.scalar(_DATED) is not None)
     )
-    return Snapshot(
-        hosts=rows,
-        table=_table(broker, list(index), [_attributes(row, held, spent, also) for row in rows]),
-        waiting=waiting,
-        policy=policy,
-        state=state,
-        bursting=bursting,
-        use=load.cloud_use(broker, session),
-        ledger=usage.ledger(broker, session, policy),
-        residents=_residents(session, index, suspends) if known else [],
-        reserved=reserved,
-        suspends=suspends,
-        suspend_s=broker.settings.timing.suspend_s,
-        making_room=_making_room(session) if known else frozenset(),
-        used=_used(broker, session, policy, waiting),
-        subnets=subnets,
-        full=network.full_subnets(broker, session),
-        gateways={network_id: _gateway_refusal(broker, row) for network_id, row in gates.items()},
-        gates=gates,
-        now=broker.clock.now().timestamp(),
-        down=_down(rows),
-        groups=groups,
-        index=index,
-    )
+    kept = broker.part(KeptPool)
+    with kept.lock:
+        kept.refresh(residents=known)
+        return Snapshot(
+            hosts=kept.hosts[:],
+            table=kept.table.copy() if also is None else kept.table_without(also),
+            waiting=waiting,
+            policy=policy,
+            state=state,
+            bursting=session.scalar(BURSTING) or 0,
+            use=load.cloud_use(broker, session),
+            ledger=usage.ledger(broker, session, policy),
+            residents=kept.residents() if known else [],
+            reserved=[of_row(one, kept.index) for one in reserved],
+            suspends=kept.suspends,
+            suspend_s=broker.settings.timing.suspend_s,
+            making_room=_making_room(session) if known else frozenset(),
+            used=_used(broker, session, policy, waiting),
+            subnets=kept.subnets,
+            full=kept.full,
+            gateways={network_id: _gateway_refusal(broker, row) for network_id, row in gates.items()},
+            gates=gates,
+            now=broker.clock.now().timestamp(),
+            down=_down(kept.hosts),
+            groups=kept.groups,
+            index=kept.index,
+        )
+
+
+class Changed(Exception):
+    """A host on which room was chosen has changed since the pool was read."""
+
+
+def decided(broker: Broker, decide: Callable[[], T]) -> T:
+    """What a transaction says that chooses room on the pool as it reads it, once more when somebody else was faster.
+
+    Raises Unavailable when that happens again and again.
+    """
+    for _ in range(_TRIES):
+        with suppress(Changed):
+            return decide()
+        broker.store.changes.add({ALL})
+    raise Unavailable("the pool changes faster than room in it can be chosen", hint="try again in a moment")
+
+
+def claim(session: Session, seen: Snapshot, host_ids: Collection[str]) -> None:
+    """Begin to write what was chosen on some hosts, in the caller's transaction: a round that was decided before this finds
+    them changed, and decides again. Raises Changed when they are no longer as they were seen."""
+    generations = {host_id: seen.hosts[seen.index[host_id]].generation for host_id in host_ids}
+    if host.take_unchanged(session, generations) != set(host_ids):
+        raise Changed
 
 
 def eligible_for(seen: Snapshot, wanted: ReservationRow) -> Mask:
@@ -249,6 +273,7 @@ def gateway_of(session: Session, network_id: str) -> GatewayRow | None:
 
 
 def gate(seen: Snapshot) -> burst.Gate | None:
+    """What lets VMs into clouds under the policy; None without one."""
     if seen.policy is None:
         return None
     return burst.Gate(seen.policy, seen.state, seen.use, seen.now, ledger=seen.ledger)
@@ -278,14 +303,6 @@ def _down(rows: Sequence[HostRow]) -> Reasons:
     return found
 
 
-def _suspends(broker: Broker, hosts: Sequence[HostRow], groups: Sequence[Sequence[int]]) -> Mask:
-    found: Mask = np.zeros(len(hosts), dtype=np.bool_)
-    for members in groups:
-        at = hosts[members[0]]
-        found[list(members)] = not at.elastic and capability.has(broker, at.site, Capability.SUSPEND)
-    return found
-
-
 def _making_room(session: Session) -> frozenset[str]:
     """For whom VMs are being suspended now."""
     rows = session.scalars(
@@ -295,57 +312,6 @@ def _making_room(session: Session) -> frozenset[str]:
         .where(VMRow.state == VMState.SUSPENDING)
     )
     return frozenset(str(params.get("for")) for params in rows)
-
-
-def _residents(session: Session, index: Mapping[str, int], suspends: Mask) -> list[Resident]:
-    rows = session.execute(
-        select(
-            VMRow.id,
-            ProjectRow.name,
-            VMRow.host_id,
-            flavor.SHARED_VCPUS,
-            flavor.ORDINARY_MEM_MB,
-            VMRow.gpus,
-            VMRow.vcpus - flavor.SHARED_VCPUS,
-            VMRow.mem_mb - flavor.ORDINARY_MEM_MB,
-            VMRow.priority,
-            VMRow.affinity,
-            VMRow.elastic,
-            VMRow.state,
-            VMRow.state_at,
-            VMRow.preemptible,
-            VMRow.runtime_s,
-            VMRow.reservation_id,
-        )
-        .join(ProjectRow, ProjectRow.id == VMRow.project_id)
-        .where(VMRow.host_id.is_not(None), VMRow.state != VMState.TERMINATED)
-    )
-    return [
-        Resident(
-            vm_id,
-            owner,
-            index[at],
-            # What is suspended is near its neighbours, and takes nothing.
-            0.0 if state == VMState.SUSPENDED else float(vcpus),
-            0.0 if state == VMState.SUSPENDED else float(mem),
-            since=state_at.timestamp(),
-            priority=priority,
-            preemptible=preemptible,
-            runtime_s=runtime_s,
-            rules=_rules(rules),
-            reservation=booked,
-            elastic=elastic,
-            suspendable=state == VMState.RUNNING
-            and bool(suspends[index[at]])
-            and not (gpus or own_cpus or pages),
-            leaving=state == VMState.SUSPENDING,
-            gpus=float(gpus),
-            dedicated_cpus=float(own_cpus),
-            hugepages_mb=float(pages),
-        )
-        for vm_id, owner, at, vcpus, mem, gpus, own_cpus, pages, priority, rules, elastic, state, state_at, preemptible, runtime_s, booked in rows
-        if at in index
-    ]
 
 
 def _rules(rules: Sequence[Mapping[str, Any]]) -> tuple[Rule, ...]:
@@ -361,43 +327,10 @@ def _used(
     return usage.decayed(broker, session, rules.half_life_s)
 
 
-def _groups(rows: Sequence[HostRow]) -> list[list[int]]:
-    groups: dict[tuple[str, bool], list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault((row.site_id, row.elastic), []).append(index)
-    return list(groups.values())
-
-
 def none(reasons: Reasons) -> Mask:
+    """Where there is no reason."""
     none: Mask = reasons == None  # noqa: E711 - of each element
     return none
-
-
-def _table(broker: Broker, ids: list[str], rows: list[dict[str, Any]]) -> HostTable:
-    """The hosts' table. What has not changed since the last one is taken from it."""
-    known = broker.last_table
-    if known is not None and known[0] == ids:
-        table = known[2].following(known[1], rows)
-    else:
-        table = HostTable.from_rows(rows)
-    broker.last_table = (ids, rows, table)
-    return table.copy()  # a round consumes it
-
-
-def _attributes(
-    row: HostRow, held: dict[str, host.Claims], spent: dict[str, float], also: VMRow | None
-) -> dict[str, Any]:
-    mine = held.get(row.id, host.Claims())
-    if (
-        also is not None
-        and also.host_id == row.id
-        and also.state not in (VMState.TERMINATED, VMState.SUSPENDED)
-    ):
-        mine = mine.without(also)
-    values = host.view(row, mine).attributes
-    if row.elastic:
-        values["cpu_free"] = max(0.0, row.vcpus_total - spent.get(row.site_id, 0.0))
-    return values
 
 
 def _group_refusal(

@@ -16,6 +16,7 @@ from broker import event
 from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, NotFound, QuotaExceeded, TokenMismatch
+from broker.flavor import Sized
 from broker.store import IdempotencyRow, ProjectRow, VMRow
 
 
@@ -32,6 +33,7 @@ def create(
     quota_vms: int | None = None,
     quota_vcpus: int | None = None,
     quota_mem_mb: int | None = None,
+    quota_gpus: int | None = None,
 ) -> ProjectRow:
     """A new project. Admins only. Raises Exists."""
     actor.require(ADMIN)
@@ -46,6 +48,11 @@ def create(
             quota_vms=quota_vms,
             quota_vcpus=quota_vcpus,
             quota_mem_mb=quota_mem_mb,
+            quota_gpus=quota_gpus,
+            used_vms=0,
+            used_vcpus=0,
+            used_mem_mb=0,
+            used_gpus=0,
             created_at=broker.clock.now(),
         )
         session.add(row)
@@ -99,20 +106,16 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
         session.delete(row)
 
 
-def check_quota(session: Session, project: ProjectRow, *, vms: int, vcpus: int, mem_mb: int) -> None:
-    """Raise QuotaExceeded when the project, which the caller has locked, may not have that much more."""
-    used = session.execute(
-        select(
-            func.count(), func.coalesce(func.sum(VMRow.vcpus), 0), func.coalesce(func.sum(VMRow.mem_mb), 0)
-        ).where(VMRow.project_id == project.id, VMRow.state != "terminated")
-    ).one()
+def check_quota(project: ProjectRow, size: Sized, count: int) -> None:
+    """Raise QuotaExceeded when the project, which the caller has locked, may not have ``count`` more VMs of a size."""
     limits = (
-        ("VMs", project.quota_vms, used[0], vms),
-        ("vCPUs", project.quota_vcpus, used[1], vcpus),
-        ("MiB of memory", project.quota_mem_mb, used[2], mem_mb),
+        ("VMs", project.quota_vms, project.used_vms, count),
+        ("vCPUs", project.quota_vcpus, project.used_vcpus, count * size.vcpus),
+        ("MiB of memory", project.quota_mem_mb, project.used_mem_mb, count * size.mem_mb),
+        ("GPUs", project.quota_gpus, project.used_gpus, count * size.gpus),
     )
     for noun, limit, have, more in limits:
-        if limit is not None and have + more > limit:
+        if limit is not None and more and have + more > limit:
             raise QuotaExceeded(
                 f"project {project.name} may have {limit} {noun}, has {have} and asks for {more} more",
                 hint="delete VMs, or ask an admin for a larger quota",

@@ -7,6 +7,7 @@ generation changed and tries again, so no host is ever over-committed.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 
@@ -14,12 +15,10 @@ import structlog
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session, lazyload
 
-from broker import event, network, pool, reservation, usage, vm
+from broker import event, host, network, pool, reservation, usage, vm
 from broker.broker import Broker
-from broker.states import HostState, OperationState, VMState
+from broker.states import OperationState, VMState
 from broker.store import (
-    HostRow,
-    MetaRow,
     OperationRow,
     VMRow,
 )
@@ -39,25 +38,36 @@ _SAME_ROUND_S = 5.0
 _MOST_REST_S = 1.0
 
 
+class Matchmaker:
+    """What the matchmaker of a process remembers of its rounds."""
+
+    def __init__(self, _broker: Broker) -> None:
+        self.lock = threading.Lock()
+        self.last_round = (-1, 0.0)
+        """The count of the signal ``place`` before it, and when it was."""
+        self.rests_until = 0.0
+
+
 def place_pending(broker: Broker) -> None:
     """Run a round, unless one ran just now and nothing was signalled since. One at a time in a process."""
     seen = broker.signals.count("place")
-    with broker.placing:
+    mine = broker.part(Matchmaker)
+    with mine.lock:
         now = broker.clock.now().timestamp()
-        last_count, last_at = broker.last_round
+        last_count, last_at = mine.last_round
         if last_count >= seen and 0 <= now - last_at < _SAME_ROUND_S:
             return
         # A round over thousands of hosts costs about the same for one VM as for fifty: when many come, it takes at most
         # half of the time, and the other half collects them. The first one after a rest does not wait.
-        time.sleep(max(0.0, min(broker.round_rests_until - time.monotonic(), _MOST_REST_S)))
+        time.sleep(max(0.0, min(mine.rests_until - time.monotonic(), _MOST_REST_S)))
         count = broker.signals.count("place")
         began = time.monotonic()
         for _ in range(_TRIES):
             if _round(broker):
                 break
         ended = time.monotonic()
-        broker.round_rests_until = ended + (ended - began)
-        broker.last_round = (count, now)
+        mine.rests_until = ended + (ended - began)
+        mine.last_round = (count, now)
 
 
 def decide(broker: Broker, seen: pool.Snapshot) -> tuple[rounds.Round, list[Waiting]]:
@@ -88,26 +98,27 @@ def _round(broker: Broker) -> bool:
     told = _tell_waiting(broker, seen, queue, decisions, reasons)
     for task in (*placed, *told, *_suspend(broker, decided.suspensions)):
         broker.submit(task)
+    if lost:
+        # Whatever this process knows of these hosts is old.
+        broker.store.changes.add(f"host:{host_id}" for host_id in lost)
     return not lost
 
 
 def _claim(
     broker: Broker, seen: pool.Snapshot, decisions: Sequence[Decision]
-) -> tuple[list[OperationRow], bool]:
-    """Write the round's claims: (operations to wake, whether any was lost to somebody else)."""
+) -> tuple[list[OperationRow], set[str]]:
+    """Write the round's claims: (operations to wake, hosts on which somebody else was faster)."""
     placed: list[OperationRow] = []
-    lost = False
+    lost: set[str] = set()
     chosen = {seen.hosts[decision.host].id for decision in decisions if decision.host is not None}
     if not chosen:
-        return [], False
+        return [], lost
     asked = [
         row.id
         for decision, (row, _) in zip(decisions, seen.waiting, strict=True)
         if decision.host is not None
     ]
     with broker.store.transaction() as session:
-        # One matchmaker writes at a time: two that lease addresses in different orders would block each other.
-        session.get(MetaRow, "broker_id", with_for_update=True)
         fresh = _taken(session, seen, chosen)
         live = _still_waiting(session, asked)
         leases = network.Leases(broker, session, asked)
@@ -116,7 +127,7 @@ def _claim(
                 continue
             at = seen.hosts[decision.host]
             if at.id not in fresh:
-                lost = True
+                lost.add(at.id)
                 continue
             target = live.get(task.id)
             if target is None:
@@ -188,27 +199,10 @@ def _suspend(broker: Broker, suspensions: Sequence[rounds.Suspend]) -> list[Oper
 
 def _taken(session: Session, seen: pool.Snapshot, chosen: set[str]) -> set[str]:
     """Those of the chosen hosts that are as they were in the snapshot, with their generations moved on."""
-    generations = {
-        row.id: row.generation
-        for row in session.execute(
-            select(HostRow.id, HostRow.generation)
-            .where(HostRow.id.in_(chosen), HostRow.state == HostState.UP)
-            .order_by(HostRow.id)
-            .with_for_update()
-        )
-    }
+    hosts = [seen.hosts[seen.index[host_id]] for host_id in chosen]
     # When somebody else burst meanwhile no elastic host is fresh: the policy's limits count all clouds together.
     alone = session.scalar(pool.BURSTING) == seen.bursting
-    fresh = {
-        row.id
-        for row in (seen.hosts[seen.index[host_id]] for host_id in generations)
-        if generations[row.id] == row.generation and (alone or not row.elastic)
-    }
-    session.execute(
-        update(HostRow).where(HostRow.id.in_(fresh)).values(generation=HostRow.generation + 1),
-        execution_options={"synchronize_session": False},
-    )
-    return fresh
+    return host.take_unchanged(session, {row.id: row.generation for row in hosts if alone or not row.elastic})
 
 
 def _still_waiting(session: Session, vm_ids: Sequence[str]) -> dict[str, VMRow]:

@@ -24,7 +24,7 @@ a host does not answer                                    marks it; nothing is c
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import structlog
 from sqlalchemy import select
@@ -32,6 +32,7 @@ from sqlalchemy.orm import Session
 
 from broker import event, policy, site, usage, vm
 from broker.broker import Broker
+from broker.engine_port import Turns
 from broker.states import OperationState, VMState
 from broker.store import EventRow, HostRow, OperationRow, SiteRow, VMRow
 from providers import port
@@ -53,38 +54,63 @@ _FOUND = {
 _ABSENT = (port.VMState.TERMINATED, port.VMState.TERMINATING)
 
 
-def reconcile(broker: Broker, patience_s: float | None = None) -> None:
-    """Compare every site with its rows once, all at a time.
+_AT_ONCE = 12
+"""Sites that this process compares at a time."""
+
+
+class Reconciler:
+    """What the reconciler of a process remembers: which sites are being compared now, and when it was last woken."""
+
+    def __init__(self, _broker: Broker) -> None:
+        self.lock = threading.Lock()
+        self.running: set[str] = set()
+        self.pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="isthmus-reconcile")
+        self.woken = 0
+
+
+def reconcile(
+    broker: Broker, patience_s: float | None = None, turns: Turns | None = None, rest_s: float = 0.0
+) -> None:
+    """Compare every site with its rows once, some of them at a time.
 
     ``patience_s``: do not wait longer for slow sites; each goes on by itself, and is left out of the next pass
-    while it does. None waits for all.
+    while it does. None waits for all. ``turns``: of brokers that share a store one compares a site at a time, and without news of it not
+    again within ``rest_s`` seconds.
     """
+    mine = broker.part(Reconciler)
+    woken = broker.signals.count("reconcile")
+    rest_s, mine.woken = 0.0 if woken != mine.woken else rest_s, woken
     with broker.store.reading() as session:
         rows = list(session.scalars(select(SiteRow)))
-    passes = [one for one in (_begin(broker, row) for row in rows) if one is not None]
+    passes = [one for one in (_begin(broker, mine, row, turns, rest_s) for row in rows) if one is not None]
     wait(passes, timeout=patience_s)
 
 
-def _begin(broker: Broker, row: SiteRow) -> Future[None] | None:
-    """Start the pass of one site in a thread of its own, unless its last one still runs."""
-    with broker.reconciling_lock:
-        if row.id in broker.reconciling:
+def _begin(
+    broker: Broker, mine: Reconciler, row: SiteRow, turns: Turns | None, rest_s: float
+) -> Future[None] | None:
+    """Start the pass of one site, unless its last one still runs."""
+    with mine.lock:
+        if row.id in mine.running:
             return None
-        broker.reconciling.add(row.id)
-    done: Future[None] = Future()
+        mine.running.add(row.id)
 
     def run() -> None:
+        duty = f"reconcile:{row.id}"
         try:
-            reconcile_site(broker, row)
+            if turns is None or turns.take_turn(duty, rest_s):
+                try:
+                    reconcile_site(broker, row)
+                finally:
+                    if turns is not None:
+                        turns.end_turn(duty)
         except Exception:
             log.exception("reconcile.failed", site=row.name)
         finally:
-            with broker.reconciling_lock:
-                broker.reconciling.discard(row.id)
-            done.set_result(None)
+            with mine.lock:
+                mine.running.discard(row.id)
 
-    threading.Thread(target=run, name=f"isthmus-reconcile-{row.name}", daemon=True).start()
-    return done
+    return mine.pool.submit(run)
 
 
 def reconcile_site(broker: Broker, row: SiteRow) -> None:

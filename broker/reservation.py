@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from broker import event, expression, flavor, pool, project
@@ -17,7 +18,7 @@ from broker.actor import MEMBER, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, QuotaExceeded, WrongState
 from broker.states import LIVE_RESERVATION, ReservationState
-from broker.store import EventRow, FlavorRow, HostRow, MetaRow, ProjectRow, ReservationRow, VMRow
+from broker.store import EventRow, FlavorRow, HostRow, ProjectRow, ReservationRow, VMRow
 from placement.lease import Book
 
 _LONGEST = timedelta(days=366)
@@ -43,75 +44,73 @@ def create(
     Raises InvalidRequest, InvalidExpression, NotFound, Exists, QuotaExceeded, and NoRoom with the earliest time at which
     there would be room.
     """
-
     actor.require(MEMBER)
     expression.check_text("requirements", requirements)
     now = broker.clock.now()
     start = start_at or now
     _check_times(now, start, end_at)
-    with broker.store.transaction() as session:
-        # No matchmaker writes meanwhile: what is read here is what there is.
-        session.get(MetaRow, "broker_id", with_for_update=True)
-        owner = project.find(session, actor, actor.project_id, lock=True)
-        size = flavor.find(session, flavor_ref)
-        if session.scalar(
-            select(ReservationRow.id).where(
-                ReservationRow.project_id == owner.id,
-                ReservationRow.name == name,
-                ReservationRow.state.in_(LIVE_RESERVATION),
+
+    def decide() -> ReservationRow:
+        with broker.store.transaction() as session:
+            owner = project.find(session, actor, actor.project_id, lock=True)
+            size = flavor.find(session, flavor_ref)
+            if session.scalar(
+                select(ReservationRow.id).where(
+                    ReservationRow.project_id == owner.id,
+                    ReservationRow.name == name,
+                    ReservationRow.state.in_(LIVE_RESERVATION),
+                )
+            ):
+                raise Exists("reservation", name)
+            _check_quota(session, owner, size, count)
+            seen = pool.snapshot(broker, session, residents=True)
+            row = ReservationRow(
+                id=broker.new_id("res"),
+                name=name,
+                project_id=owner.id,
+                state=ReservationState.SCHEDULED if start > now else ReservationState.ACTIVE,
+                flavor=size.name,
+                vcpus=size.vcpus,
+                mem_mb=size.mem_mb,
+                disk_gb=size.disk_gb,
+                gpus=size.gpus,
+                dedicated_cpus=size.dedicated_cpus,
+                hugepages=size.hugepages,
+                count=count,
+                requirements=requirements,
+                start_at=start,
+                end_at=end_at,
+                slots={},
+                created_at=now,
             )
-        ):
-            raise Exists("reservation", name)
-        _check_quota(session, owner, size, count)
-        seen = pool.snapshot(broker, session, residents=True)
-        row = ReservationRow(
-            id=broker.new_id("res"),
-            name=name,
-            project_id=owner.id,
-            state=ReservationState.SCHEDULED if start > now else ReservationState.ACTIVE,
-            flavor=size.name,
-            vcpus=size.vcpus,
-            mem_mb=size.mem_mb,
-            disk_gb=size.disk_gb,
-            gpus=size.gpus,
-            dedicated_cpus=size.dedicated_cpus,
-            hugepages=size.hugepages,
-            count=count,
-            requirements=requirements,
-            start_at=start,
-            end_at=end_at,
-            slots={},
-            created_at=now,
-        )
-        row.project = owner
-        eligible = pool.eligible_for(seen, row)
-        book = Book(
-            seen.table,
-            seen.residents,
-            seen.reserved,
-            seen.now,
-            suspend_s=seen.suspend_s,
-            suspends=seen.suspends,
-        )
-        wanted = pool.of_row(row, seen.index)
-        slots = book.room(wanted, eligible)
-        if slots is None:
-            raise _no_room(row, book.earliest(wanted, eligible))
-        row.slots = {seen.hosts[host].id: number for host, number in slots.items()}
-        # A round that was decided before this finds its hosts changed, and decides again.
-        session.execute(
-            update(HostRow).where(HostRow.id.in_(row.slots)).values(generation=HostRow.generation + 1),
-            execution_options={"synchronize_session": False},
-        )
-        session.add(row)
-        event.record(
-            broker,
-            session,
-            "reservation.created",
-            row.id,
-            f"{name} ({count} x {size.name} from {_time(start)} to {_time(end_at)}) reserved by {actor.name}",
-            project_id=owner.id,
-        )
+            row.project = owner
+            eligible = pool.eligible_for(seen, row)
+            book = Book(
+                seen.table,
+                seen.residents,
+                seen.reserved,
+                seen.now,
+                suspend_s=seen.suspend_s,
+                suspends=seen.suspends,
+            )
+            wanted = pool.of_row(row, seen.index)
+            slots = book.room(wanted, eligible)
+            if slots is None:
+                raise _no_room(row, book.earliest(wanted, eligible))
+            row.slots = {seen.hosts[host].id: number for host, number in slots.items()}
+            pool.claim(session, seen, row.slots)
+            session.add(row)
+            event.record(
+                broker,
+                session,
+                "reservation.created",
+                row.id,
+                f"{name} ({count} x {size.name} from {_time(start)} to {_time(end_at)}) reserved by {actor.name}",
+                project_id=owner.id,
+            )
+        return row
+
+    row = pool.decided(broker, decide)
     broker.signals.set("place")
     return row
 
@@ -287,15 +286,13 @@ def _mend(broker: Broker) -> bool:
         known = {host_id for row in rows for host_id in row.slots}
         away = set(session.scalars(select(HostRow.id).where(HostRow.id.in_(known), gone)))
         broken = [row.id for row in rows if away.intersection(row.slots)]
-    moved = [_elsewhere(broker, reserved, away) for reserved in broken]
+    moved = [pool.decided(broker, partial(_elsewhere, broker, reserved, away)) for reserved in broken]
     return any(moved)
 
 
 def _elsewhere(broker: Broker, reserved: str, away: set[str]) -> bool:
     """Move what of a reservation's room is on hosts that are away and not used there. False when there is no other."""
-
     with broker.store.transaction() as session:
-        session.get(MetaRow, "broker_id", with_for_update=True)
         row = session.get_one(ReservationRow, reserved, with_for_update={"of": ReservationRow})
         used: dict[str, int] = {}
         for host_id in session.scalars(
@@ -333,10 +330,7 @@ def _elsewhere(broker: Broker, reserved: str, away: set[str]) -> bool:
             host_id = seen.hosts[host].id
             kept[host_id] = kept.get(host_id, 0) + number
         row.slots = kept
-        session.execute(
-            update(HostRow).where(HostRow.id.in_(kept)).values(generation=HostRow.generation + 1),
-            execution_options={"synchronize_session": False},
-        )
+        pool.claim(session, seen, {seen.hosts[host].id for host in slots})
         event.record(
             broker,
             session,
@@ -379,14 +373,16 @@ def _check_quota(session: Session, owner: ProjectRow, size: FlavorRow, count: in
             func.coalesce(func.sum(ReservationRow.count), 0),
             func.coalesce(func.sum(ReservationRow.count * ReservationRow.vcpus), 0),
             func.coalesce(func.sum(ReservationRow.count * ReservationRow.mem_mb), 0),
+            func.coalesce(func.sum(ReservationRow.count * ReservationRow.gpus), 0),
         ).where(ReservationRow.project_id == owner.id, ReservationRow.state.in_(LIVE_RESERVATION))
     ).one()
     for noun, limit, have, more in (
         ("VMs", owner.quota_vms, held[0], count),
         ("vCPUs", owner.quota_vcpus, held[1], count * size.vcpus),
         ("MiB of memory", owner.quota_mem_mb, held[2], count * size.mem_mb),
+        ("GPUs", owner.quota_gpus, held[3], count * size.gpus),
     ):
-        if limit is not None and have + more > limit:
+        if limit is not None and more and have + more > limit:
             raise QuotaExceeded(
                 f"project {owner.name} may have {limit} {noun}, has reserved {have} and asks for {more} more",
                 hint="cancel reservations, or ask an admin for a larger quota",

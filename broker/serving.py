@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from broker import burst, project, queue, reconcile, reservation
+from broker import burst, claim, project, queue, reconcile, reservation
 from broker.broker import Broker
+from broker.bus import Bus
+from broker.clock import DatabaseClock
 from broker.engine_port import Engine
 
 _KEEP_KEYS = timedelta(days=7)
@@ -16,11 +18,21 @@ _PLACE_S = 10.0
 def start(broker: Broker, engine: Engine) -> None:
     """Upgrade nothing, serve no face: take up operations, watch the sites, evaluate the policy."""
     timing = broker.settings.timing
-    engine.schedule("reconcile", timing.reconcile_s, lambda: reconcile.reconcile(broker, patience_s=5.0))
+    engine.schedule(
+        "reconcile",
+        timing.reconcile_s,
+        lambda: reconcile.reconcile(broker, 5.0, engine.turns, 0.8 * timing.reconcile_s),
+        shared=True,
+    )
     engine.schedule("policy", timing.policy_s, lambda: burst.tick(broker))
     engine.schedule("reservation", _PLACE_S, lambda: reservation.tick(broker))
     engine.schedule("place", _PLACE_S, lambda: queue.place_pending(broker))
+    engine.schedule("claims", 3600.0, lambda: claim.mend(broker))
     engine.schedule("retention", 3600.0, lambda: project.forget_idempotency_keys(broker, _KEEP_KEYS))
+    if not broker.store.is_sqlite:
+        clock = broker.clock if isinstance(broker.clock, DatabaseClock) else None
+        broker.bus = Bus(broker.store, broker.signals, clock)
+        broker.bus.start()
     engine.start()
     broker.providers.watch()
 
@@ -28,4 +40,6 @@ def start(broker: Broker, engine: Engine) -> None:
 def stop(broker: Broker, engine: Engine) -> None:
     """Stop in the order that loses nothing: the engine first, then providers and the store."""
     engine.stop()
+    if broker.bus is not None:
+        broker.bus.stop()
     broker.close()

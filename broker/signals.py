@@ -17,14 +17,16 @@ class Signals:
         self._last = 0
         self._counts: dict[str, int] = {}
         self._listeners: dict[str, set[Callable[[], None]]] = {}
+        self.tell: Callable[[str], None] | None = None
+        """Tells other brokers of a signal (``broker.bus``)."""
 
     def count(self, name: str) -> int:
         """A number that grows whenever ``name`` is signalled; 0 for a name that is not known."""
         with self._lock:
             return self._counts.get(name, 0)
 
-    def set(self, name: str) -> None:
-        """Wake all that wait for ``name``."""
+    def set(self, name: str, *, tell: bool = True) -> None:
+        """Wake all that wait for ``name``, also in other brokers of the store unless they told it (``tell``)."""
         with self._lock:
             # One counter for all names, so that a forgotten name never counts back.
             self._last += 1
@@ -36,6 +38,8 @@ class Signals:
             self._lock.notify_all()
         for listener in listeners:
             listener()
+        if tell and self.tell is not None:
+            self.tell(name)
 
     def wait(self, name: str, seen: int, timeout_s: float) -> int:
         """Wait until the count of ``name`` is beyond ``seen``, or the time is up; the count then."""

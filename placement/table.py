@@ -39,14 +39,20 @@ class HostTable:
         self,
         before: Sequence[Mapping[str, AttributeValue]],
         now: Sequence[Mapping[str, AttributeValue]],
+        only: Sequence[int] | None = None,
     ) -> HostTable:
         """The table of the same hosts a little later, as ``from_rows(now)`` makes it; ``before`` are the rows of this one.
+        ``only``: the rows that may differ; None when any may.
 
         Columns in which nothing changed are shared, and so is what is kept as long as only consumed ones did.
         """
         changed = {
             name
-            for old, new in zip(before, now, strict=True)
+            for old, new in (
+                zip(before, now, strict=True)
+                if only is None
+                else ((before[number], now[number]) for number in only)
+            )
             if old != new
             for name in old.keys() | new.keys()
             if old.get(name) != new.get(name) or (name in old) != (name in new)

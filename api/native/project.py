@@ -24,6 +24,7 @@ def create_project(broker: TheBroker, caller: Caller, body: schema.ProjectCreate
             quota_vms=body.quota.vms,
             quota_vcpus=body.quota.vcpus,
             quota_mem_mb=body.quota.mem_mb,
+            quota_gpus=body.quota.gpus,
         )
     )
 
@@ -53,7 +54,12 @@ def _answer(row: ProjectRow) -> schema.Project:
     return schema.Project(
         id=row.id,
         name=row.name,
-        quota=schema.Quota(vms=row.quota_vms, vcpus=row.quota_vcpus, mem_mb=row.quota_mem_mb),
+        quota=schema.Quota(
+            vms=row.quota_vms, vcpus=row.quota_vcpus, mem_mb=row.quota_mem_mb, gpus=row.quota_gpus
+        ),
+        used=schema.QuotaUsed(
+            vms=row.used_vms, vcpus=row.used_vcpus, mem_mb=row.used_mem_mb, gpus=row.used_gpus
+        ),
         account=row.account,
         created_at=row.created_at,
     )

@@ -156,10 +156,34 @@ class Claims:
         self._begin_renewing()
         return True
 
-    def holds(self, name: str) -> bool:
-        """Whether the duty is held here as far as this process knows."""
+    def take_turn(self, name: str, rest_s: float) -> bool:
+        """Take a duty for one time, unless another broker has it or it was done less than ``rest_s`` seconds ago."""
+        now = self._broker.clock.now()
+        with self._broker.store.transaction() as session:
+            row = session.get(DutyRow, name, with_for_update=True)
+            if row is None:
+                row = DutyRow(name=name, holder=self.holder, until=now)
+                session.add(row)
+            elif (row.until > now and row.holder != self.holder) or (
+                now - row.until < timedelta(seconds=rest_s)
+            ):
+                return False
+            row.holder, row.until = self.holder, now + timedelta(seconds=CLAIM_S)
         with self._lock:
-            return name in self._duties
+            self._duties.add(name)
+        self._begin_renewing()
+        return True
+
+    def end_turn(self, name: str) -> None:
+        """Say that a duty was done, for this time."""
+        with self._lock:
+            self._duties.discard(name)
+        with self._broker.store.transaction() as session:
+            session.execute(
+                update(DutyRow)
+                .where(DutyRow.name == name, DutyRow.holder == self.holder)
+                .values(until=self._broker.clock.now())
+            )
 
     def stop(self) -> None:
         """End the thread and give the duties up; claims on operations that are held run out."""

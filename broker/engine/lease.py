@@ -22,6 +22,7 @@ from sqlalchemy import delete, or_, select, update
 
 from broker.broker import Broker
 from broker.engine.advance import Claims, Pause, advance
+from broker.engine_port import Turns
 from broker.states import OperationState
 from broker.store import DutyRow, OperationRow
 
@@ -59,7 +60,7 @@ class LeaseEngine:
         self._stopping = threading.Event()
         self._pool: ThreadPoolExecutor | None = None
         self._threads: list[threading.Thread] = []
-        self._duties: list[tuple[str, float, Callable[[], None]]] = []
+        self._duties: list[_Duty] = []
 
     # The port
 
@@ -75,9 +76,14 @@ class LeaseEngine:
             self._enqueue(operation_id, site_id)
             self._changed.notify()
 
-    def schedule(self, name: str, every_s: float, duty: Callable[[], None]) -> None:
-        """Add a duty; before ``start``."""
-        self._duties.append((name, every_s, duty))
+    @property
+    def turns(self) -> Turns:
+        """For duties that brokers share."""
+        return self.claims
+
+    def schedule(self, name: str, every_s: float, duty: Callable[[], None], *, shared: bool = False) -> None:
+        """Add a duty; before ``start``. ``shared``: all brokers do it."""
+        self._duties.append(_Duty(name, every_s, duty, shared))
 
     def start(self) -> None:
         """Take up what was under way, begin the duties."""
@@ -85,8 +91,8 @@ class LeaseEngine:
             self.forget_claims()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="isthmus-step")
         self._begin("isthmus-engine", self._dispatch)
-        for name, every_s, duty in self._duties:
-            self._begin(f"isthmus-{name}", partial(self._serve, name, every_s, duty))
+        for duty in self._duties:
+            self._begin(f"isthmus-{duty.name}", partial(self._serve, duty))
         self.broker.engine = self
 
     def stop(self) -> None:
@@ -97,8 +103,8 @@ class LeaseEngine:
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
-        for name, _, _ in self._duties:
-            self.broker.signals.set(name)
+        for duty in self._duties:
+            self.broker.signals.set(duty.name)
         for thread in self._threads:
             thread.join(timeout=10)
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -248,20 +254,20 @@ class LeaseEngine:
 
     # Duties
 
-    def _serve(self, name: str, every_s: float, duty: Callable[[], None]) -> None:
-        """Run a duty every so many seconds, and when ``name`` is signalled, while this broker has it."""
+    def _serve(self, duty: _Duty) -> None:
+        """Run a duty every so many seconds, and when its name is signalled, while this broker has it."""
         signals = self.broker.signals
         while not self._stopping.is_set():
-            seen = signals.count(name)
+            seen = signals.count(duty.name)
             mine = False
             try:
-                mine = self.claims.on_duty(name)
+                mine = duty.shared or self.claims.on_duty(duty.name)
                 if mine:
-                    duty()
+                    duty.run()
             except Exception:
-                log.exception("duty.failed", duty=name)
+                log.exception("duty.failed", duty=duty.name)
             if mine:
-                signals.wait(name, seen, every_s)
+                signals.wait(duty.name, seen, duty.every_s)
             else:
                 self._stopping.wait(_DUTY_TRY_S)
 
@@ -269,6 +275,16 @@ class LeaseEngine:
         thread = threading.Thread(target=work, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
+
+
+@dataclass(frozen=True)
+class _Duty:
+    """Something that is done again and again; ``shared``: by all brokers."""
+
+    name: str
+    every_s: float
+    run: Callable[[], None]
+    shared: bool
 
 
 @dataclass

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,18 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from broker.store import changes, claim
+
 _UPGRADE_LOCK = 0x6973_7468
 """Any number that no other program locks in the same database."""
+
+
+class _Session(Session):
+    """A session of a broker's store: it keeps what VMs hold in the rows of their hosts and projects."""
+
+
+claim.listen(_Session)
+changes.listen(_Session)
 
 
 class StoreError(Exception):
@@ -40,7 +51,11 @@ class Store:
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
             self.engine = create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True)
-        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self.changes = changes.Changes()
+        """What was committed here (and, where somebody tells, by other processes) since it was last taken."""
+        self._sessions = sessionmaker(
+            self.engine, class_=_Session, expire_on_commit=False, info={"changes": self.changes}
+        )
         # SQLite has one writer at a time and lets the others poll: of many threads some would wait beyond the timeout.
         # So those of this process queue up before it.
         self._writing: AbstractContextManager[Any] = threading.RLock() if self.is_sqlite else nullcontext()
@@ -59,6 +74,12 @@ class Store:
             with Session(connection, expire_on_commit=False) as session:
                 yield session
             connection.rollback()
+
+    def time_there(self) -> datetime:
+        """What time it is on the database's server (PostgreSQL)."""
+        with self.engine.connect() as connection:
+            there: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+            return there.astimezone(UTC)
 
     def upgrade(self) -> None:
         """Bring the schema to the newest revision. Raises StoreError."""
@@ -98,6 +119,7 @@ class Store:
                 "to run several"
             ) from None
         self._lock_file = handle
+        self.changes.whole = True
 
     def close(self) -> None:
         """Drop all connections."""

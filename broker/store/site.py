@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship, undefer_group
 
 from broker.store.base import Row
@@ -37,7 +37,10 @@ SITE_SETTINGS = undefer_group("settings")
 
 
 class HostRow(Row):
-    """``generation`` grows with each claim, so that two matchmakers never give the same room away twice."""
+    """``generation`` grows with each claim, so that two matchmakers never give the same room away twice.
+
+    ``held_*``: what our VMs hold there, written with each claim (``broker.store.claim``).
+    """
 
     __tablename__ = "host"
     __table_args__ = (UniqueConstraint("site_id", "name"),)
@@ -55,5 +58,11 @@ class HostRow(Row):
     mem_total_mb: Mapped[float] = mapped_column(default=0)
     reserved_vcpus: Mapped[float] = mapped_column(default=0)
     reserved_mem_mb: Mapped[float] = mapped_column(default=0)
+    held_vms: Mapped[int] = mapped_column(default=0)
+    held_vcpus: Mapped[int] = mapped_column(default=0)
+    held_mem_mb: Mapped[int] = mapped_column(BigInteger, default=0)
+    held_gpus: Mapped[int] = mapped_column(default=0)
+    held_dedicated_cpus: Mapped[int] = mapped_column(default=0)
+    held_hugepages_mb: Mapped[int] = mapped_column(BigInteger, default=0)
     attributes: Mapped[dict[str, Any]]
     seen_at: Mapped[datetime | None]

@@ -44,6 +44,8 @@ class VMRow(Hardware, Row):
             postgresql_where=text("state != 'terminated'"),
         ),
         Index("ix_vm_project_age", "project_id", "created_at", "id"),
+        Index("ix_vm_elastic", "state", sqlite_where=text("elastic"), postgresql_where=text("elastic")),
+        Index("ix_vm_site", "site_id", "state"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -15,12 +15,19 @@ app = noun("project")
 
 _COLUMNS: dict[str, Any] = {
     "NAME": lambda project: project.name,
-    "VMS": lambda project: project.quota.vms,
-    "VCPUS": lambda project: project.quota.vcpus,
-    "MEM MB": lambda project: project.quota.mem_mb,
+    "VMS": lambda project: _of(project, "vms"),
+    "VCPUS": lambda project: _of(project, "vcpus"),
+    "MEM MB": lambda project: _of(project, "mem_mb"),
+    "GPUS": lambda project: _of(project, "gpus"),
     "ACCOUNT": lambda project: project.account,
     "AGE": lambda project: age(project.created_at),
 }
+
+
+def _of(project: Any, what: str) -> str:
+    """What is used of a limit; what is used alone where there is none."""
+    used, limit = getattr(project.used, what), getattr(project.quota, what)
+    return str(used) if limit is None else f"{used} of {limit}"
 
 
 @app.command()
@@ -32,10 +39,11 @@ def create(
     mem_mb: Annotated[
         int | None, typer.Option("--mem-mb", min=0, help="Quota in MiB; none is no limit.")
     ] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", min=0, help="Quota; none is no limit.")] = None,
     json: Json = False,
 ) -> None:
     """Add a project."""
-    project = client_of(ctx).projects.create(name, vms=vms, vcpus=vcpus, mem_mb=mem_mb)
+    project = client_of(ctx).projects.create(name, vms=vms, vcpus=vcpus, mem_mb=mem_mb, gpus=gpus)
     if json:
         put_json(project)
     else:
@@ -52,9 +60,10 @@ def _record(project: Any) -> dict[str, Any]:
         "name": project.name,
         "id": project.id,
         "account": project.account,
-        "vms at most": project.quota.vms,
-        "vcpus at most": project.quota.vcpus,
-        "MiB at most": project.quota.mem_mb,
+        "vms": _of(project, "vms"),
+        "vcpus": _of(project, "vcpus"),
+        "MiB of memory": _of(project, "mem_mb"),
+        "gpus": _of(project, "gpus"),
         "created": project.created_at,
     }
 

@@ -17,8 +17,14 @@ class Projects(Resources[Project]):
     _model = Project
 
     def create(
-        self, name: str, *, vms: int | None = None, vcpus: int | None = None, mem_mb: int | None = None
+        self,
+        name: str,
+        *,
+        vms: int | None = None,
+        vcpus: int | None = None,
+        mem_mb: int | None = None,
+        gpus: int | None = None,
     ) -> Project:
-        """Add a project that may have so many VMs, vCPUs and MiB of memory at once; None is no limit."""
-        quota = {"vms": vms, "vcpus": vcpus, "mem_mb": mem_mb}
+        """Add a project that may have so many VMs, vCPUs, MiB of memory and GPUs at once; None is no limit."""
+        quota = {"vms": vms, "vcpus": vcpus, "mem_mb": mem_mb, "gpus": gpus}
         return self._http.post(Project, self._path, ask(schema.ProjectCreate, name=name, quota=quota))

@@ -32,7 +32,7 @@ from isthmus.schema.policy import (
     Rehearsal,
     RehearsalStep,
 )
-from isthmus.schema.project import Project, ProjectCreate, Quota, QuotaSet
+from isthmus.schema.project import Project, ProjectCreate, Quota, QuotaSet, QuotaUsed
 from isthmus.schema.reservation import Reservation, ReservationCreate, ReservationState
 from isthmus.schema.site import Site, SiteCreate
 from isthmus.schema.status import Status
@@ -105,6 +105,7 @@ __all__ = [
     "ProjectCreate",
     "Quota",
     "QuotaSet",
+    "QuotaUsed",
     "Rehearsal",
     "RehearsalStep",
     "Reservation",

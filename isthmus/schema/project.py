@@ -15,18 +15,30 @@ class Quota(Answer):
     vms: int | None = None
     vcpus: int | None = None
     mem_mb: int | None = None
+    gpus: int | None = None
+
+
+class QuotaUsed(Answer):
+    """What the project's VMs that are not terminated use of its quota."""
+
+    vms: int = 0
+    vcpus: int = 0
+    mem_mb: int = 0
+    gpus: int = 0
 
 
 class QuotaSet(Request):
     vms: int | None = Field(default=None, ge=0, lt=1 << 31)
     vcpus: int | None = Field(default=None, ge=0, lt=1 << 31)
     mem_mb: int | None = Field(default=None, ge=0, lt=1 << 31)
+    gpus: int | None = Field(default=None, ge=0, lt=1 << 31)
 
 
 class Project(Answer):
     id: str
     name: str
     quota: Quota = Field(default_factory=Quota)
+    used: QuotaUsed = Field(default_factory=QuotaUsed)
     account: str = Field(description="The project's twelve-digit account in the EC2 face.")
     created_at: datetime
 

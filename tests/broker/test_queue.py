@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from broker import launch, operation, policy, power, project, queue, site, vm, why
+from broker import claim, launch, operation, policy, power, project, queue, site, vm, why
 from broker.actor import SYSTEM
 from broker.errors import BrokerError
 from broker.states import OperationState
@@ -24,6 +24,7 @@ LIVE = VMRow.state != "terminated"
 def check_invariants(stage):
     """What must hold at every moment, whatever happens."""
     with stage.broker.store.reading() as session:
+        assert claim.differences(session) == {}, "what is held is not what VMs hold"
         for host in session.scalars(select(HostRow).where(HostRow.elastic.is_(False))):
             vcpus, mem = session.execute(
                 select(

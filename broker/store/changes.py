@@ -1,0 +1,145 @@
+"""What has changed in the store, so that what a process keeps in memory is refreshed by that alone.
+
+Each commit adds the names of what it changed: ``host:ID``, ``vm:ID``, ``lease:SUBNET-ID``, or a whole kind of them. A name is there only when the
+change can be read; whoever takes the names first and reads afterwards misses nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+from sqlalchemy import event, inspect
+from sqlalchemy.orm import ORMExecuteState, Session
+
+from broker.store.base import Row
+from broker.store.network import LeaseRow, NetworkRow, SubnetRow
+from broker.store.site import HostRow, SiteRow
+from broker.store.vm import VMRow
+
+ALL = "all"
+"""Everything may have changed."""
+SUBNETS = "subnets"
+"""Which subnets there are."""
+
+_MOST = 20_000
+"""Names that are remembered; more are everything."""
+
+_RESIDENT = (
+    "host_id",
+    "target_host_id",
+    "state",
+    "vcpus",
+    "mem_mb",
+    "gpus",
+    "dedicated_cpus",
+    "hugepages",
+    "priority",
+    "affinity",
+    "elastic",
+    "state_at",
+    "preemptible",
+    "runtime_s",
+    "reservation_id",
+)
+"""What the pool knows of a VM that holds room; a new reason for its state, say, is nothing to it."""
+
+
+class Changes:
+    """Names of what has changed since they were last taken."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: set[str] = {ALL}
+        self.whole = False
+        """Whether all changes come here, those of other processes too: otherwise nothing may be kept from one look to the next."""
+        self.tell: Callable[[Session, set[str]], None] | None = None
+        """Tells other processes, in the transaction that makes the change (``broker.bus``)."""
+
+    def add(self, names: Iterable[str]) -> None:
+        """Something has changed, and can be read."""
+        with self._lock:
+            self._names.update(names)
+            if len(self._names) > _MOST:
+                self._names = {ALL}
+
+    def take(self) -> set[str]:
+        """What has changed since the last time."""
+        with self._lock:
+            names, self._names = self._names, set()
+        return names if self.whole else {ALL}
+
+
+def mark(session: Session, *names: str) -> None:
+    """Say what a statement that changes rows in bulk has changed, in the caller's transaction."""
+    session.info.setdefault("changed", set()).update(names)
+
+
+def listen(sessions: type[Session]) -> None:
+    """Have sessions gather what they change, and add it to the ``changes`` of their ``info`` when it is committed."""
+    event.listen(sessions, "before_flush", _gather)
+    event.listen(sessions, "do_orm_execute", _gather_bulk)
+    event.listen(sessions, "before_commit", _tell)
+    event.listen(sessions, "after_commit", _add)
+    event.listen(sessions, "after_rollback", _drop)
+
+
+def _gather(session: Session, _context: object, _instances: object) -> None:
+    names: set[str] = set()
+    for row in session.new:
+        names |= _names_of(row)
+    for row in session.deleted:
+        names |= {ALL} if isinstance(row, SiteRow) else _names_of(row)
+    for row in session.dirty:
+        if session.is_modified(row):
+            names |= _names_of(row) if not isinstance(row, VMRow) or _matters(row) else set()
+    if names:
+        mark(session, *names)
+
+
+def _matters(row: VMRow) -> bool:
+    state = inspect(row)
+    return any(state.attrs[name].history.has_changes() for name in _RESIDENT)
+
+
+def _names_of(row: object) -> set[str]:
+    if isinstance(row, HostRow):
+        return {f"host:{row.id}"}
+    if isinstance(row, VMRow):
+        return {f"vm:{row.id}"}
+    if isinstance(row, LeaseRow):
+        return {f"lease:{row.subnet_id}"}
+    return {SUBNETS} if isinstance(row, SubnetRow | NetworkRow) else set()
+
+
+_TRACKED: tuple[type[Row], ...] = (HostRow, VMRow, LeaseRow, SubnetRow, NetworkRow, SiteRow)
+
+
+def _gather_bulk(state: ORMExecuteState) -> None:
+    """A statement that changes rows in bulk says itself what it changes (option ``changes``), or it is everything."""
+    if not (state.is_update or state.is_delete) or state.bind_mapper is None:
+        return
+    if issubclass(state.bind_mapper.class_, _TRACKED):
+        mark(state.session, *state.execution_options.get("changes", (ALL,)))
+
+
+def _tell(session: Session) -> None:
+    changes: Changes | None = session.info.get("changes")
+    if changes is None or changes.tell is None or session.in_nested_transaction():
+        return
+    session.flush()
+    if names := session.info.get("changed"):
+        changes.tell(session, names)
+
+
+def _add(session: Session) -> None:
+    if session.in_nested_transaction():
+        return
+    changes: Changes | None = session.info.get("changes")
+    names = session.info.pop("changed", None)
+    if names and changes is not None:
+        changes.add(names)
+
+
+def _drop(session: Session) -> None:
+    session.info.pop("changed", None)
