@@ -85,7 +85,7 @@ class Broker:
         except ImportError as error:
             raise InvalidRequest(
                 f"sites of kind {name!r} need a package that is not installed: {error}",
-                hint=f"pip install 'isthmus[{name}]'",
+                hint=f"pip install 'isthmus-server[{name}]'",
             ) from None
 
     def submit(self, operation_id: str) -> None:

@@ -29,6 +29,7 @@ class Store:
     """One database. Rows that leave a transaction are detached and stay readable."""
 
     def __init__(self, url: str) -> None:
+        """Raises StoreError when the driver of the database is not installed."""
         self.url = url
         parsed = make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
@@ -39,7 +40,10 @@ class Store:
         else:
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
-            self.engine = create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True)
+            try:
+                self.engine = create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True)
+            except ModuleNotFoundError as error:
+                raise StoreError(f"{error}: pip install 'isthmus-server[postgres]'") from error
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         # SQLite has one writer at a time and lets the others poll: of many threads some would wait beyond the timeout.
         # So those of this process queue up before it.

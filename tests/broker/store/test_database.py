@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -173,3 +174,9 @@ def test_vm_of_an_older_schema_is_there_after_the_upgrade(tmp_path):
             ("x", 0, "[]", 0)
         ]
     store.close()
+
+
+def test_missing_driver_is_named_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StoreError, match=r"pip install 'isthmus-server\[postgres\]'"):
+        Store("postgresql+psycopg://db.example.org/isthmus")
