@@ -66,3 +66,11 @@ def test_changes_go_into_the_changelog_at_a_release() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "## [9.9.9]" in done.stdout
+
+
+def test_every_package_has_a_floor_of_coverage() -> None:
+    floors = re.findall(r"^(\w+): \d+$", (ROOT / "scripts/coverage").read_text(), re.MULTILINE)
+    assert (
+        floors
+        == tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["coverage"]["run"]["source_pkgs"]
+    )
