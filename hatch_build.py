@@ -1,6 +1,7 @@
-"""Builds the kernel of the match (placement/kernel.c) when Isthmus is installed or packed into a wheel.
+"""Hooks of the build of ``isthmus-server``: the kernel of the match, and the version of the SDK that it needs.
 
-Without a C compiler it is left out, and the match decides in numpy: the same, but slower.
+``placement/kernel.c`` is compiled when the server is installed or packed into a wheel. Without a C compiler it is left
+out, and the match decides in numpy: the same, but slower.
 """
 
 from __future__ import annotations
@@ -13,9 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 # Results must be those of numpy bit by bit: no fused multiply-add, no fast-math.
 FLAGS = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+
+
+class DependenciesHook(MetadataHookInterface):
+    """Adds the SDK of the very same version, since the two share ``isthmus/schema``."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Fill in the dependencies: those of pyproject.toml, and the SDK."""
+        metadata["dependencies"] = [f"isthmus=={metadata['version']}", *self.config["dependencies"]]
 
 
 class KernelHook(BuildHookInterface):

@@ -94,7 +94,7 @@ class Providers:
         except ImportError as error:
             raise InvalidRequest(
                 f"sites of kind {name!r} need a package that is not installed: {error}",
-                hint=f"pip install 'isthmus[{name}]'",
+                hint=f"pip install 'isthmus-server[{name}]'",
             ) from None
 
     def make(self, row: SiteRow) -> Provider:

@@ -1,10 +1,3 @@
-"""The version of the installed package, from its metadata: pyproject.toml is the only place that states it."""
+"""The version, of this distribution and of ``isthmus-server``: stated here only."""
 
-from __future__ import annotations
-
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__ = version("isthmus")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+source"
+__version__ = "0.1.0"

@@ -40,6 +40,7 @@ class Store:
     """One database. Rows that leave a transaction are detached and stay readable."""
 
     def __init__(self, url: str) -> None:
+        """Raises StoreError when the driver of the database is not installed."""
         self.url = url
         parsed = make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
@@ -50,7 +51,10 @@ class Store:
         else:
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
-            self.engine = create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True)
+            try:
+                self.engine = create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True)
+            except ModuleNotFoundError as error:
+                raise StoreError(f"{error}: pip install 'isthmus-server[postgres]'") from error
         self.changes = changes.Changes()
         """What was committed here (and, where somebody tells, by other processes) since it was last taken."""
         self._sessions = sessionmaker(

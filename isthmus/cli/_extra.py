@@ -10,7 +10,7 @@ from isthmus.client._errors import ConfigurationError
 
 
 def extra(name: str, package: str) -> Callable[..., Any]:
-    """The function, loaded. ``package`` is the extra that brings it. Raises ConfigurationError without it."""
+    """The function, loaded. ``package`` brings it. Raises ConfigurationError without it."""
     points = entry_points(group="isthmus.commands", name=name)
     try:
         if not points:
@@ -20,6 +20,6 @@ def extra(name: str, package: str) -> Callable[..., Any]:
         raise ConfigurationError(
             f"`isthmus {name.replace('.', ' ')}` cannot be loaded: {error}",
             code="missing_extra",
-            hint=f"pip install 'isthmus[{package}]'",
+            hint=f"pip install '{package}'",
         ) from error
     return found

@@ -38,12 +38,12 @@ NOUNS = {
 """What asks a broker: itself, and each noun of the table, each in the module of its name."""
 
 EXTRAS = {
-    "init": ("Make a broker's data directory, its first admin and token.", "server"),
-    "serve": ("Run the broker.", "server"),
-    "agent": ("Run a gateway's agent.", "vpn"),
-    "lab": ("A whole hybrid cloud on this machine, to try and to test.", "lab"),
+    "init": ("Make a broker's data directory, its first admin and token.", "isthmus-server"),
+    "serve": ("Run the broker.", "isthmus-server"),
+    "agent": ("Run a gateway's agent.", "isthmus-server[vpn]"),
+    "lab": ("A whole hybrid cloud on this machine, to try and to test.", "isthmus-server[lab]"),
 }
-"""Commands that need more than the SDK: one line of help, and the extra to install."""
+"""Commands that need more than the SDK: one line of help, and what to install."""
 
 
 class Commands(TyperGroup):
@@ -92,11 +92,11 @@ def _load(name: str) -> Any:
 
 
 def _missing(name: str, reason: str) -> ConfigurationError:
-    extra = EXTRAS.get(name, ("", ""))[1]
+    package = EXTRAS.get(name, ("", ""))[1]
     return ConfigurationError(
         f"`isthmus {name}` cannot be loaded: {reason}",
         code="missing_extra",
-        hint=f"pip install 'isthmus[{extra}]'" if extra else "",
+        hint=f"pip install '{package}'" if package else "",
     )
 
 

@@ -184,7 +184,7 @@ def simulate(
     json: Json = False,
 ) -> None:
     """Try policies on a recorded workload, here, without a broker: what they cost, how long VMs wait, how often they flip."""
-    extra("policy.simulate", "simulate")(
+    extra("policy.simulate", "isthmus-server[simulate]")(
         files,
         trace_file=trace,
         hosts_file=hosts,

@@ -57,8 +57,10 @@ def write() -> str:
         for name, verb in (verbs or {}).items():
             parts.append(_verb(f"isthmus {noun} {name}", verb))
     parts.append("## Commands of the server's side\n")
-    rows = "".join(f"| `isthmus {name}` | {line} | `{extra}` |\n" for name, (line, extra) in EXTRAS.items())
-    parts.append(f"| command | | extra to install |\n|---|---|---|\n{rows}")
+    rows = "".join(
+        f"| `isthmus {name}` | {line} | `{package}` |\n" for name, (line, package) in EXTRAS.items()
+    )
+    parts.append(f"| command | | what to install |\n|---|---|---|\n{rows}")
     return "\n".join(part for part in parts if part)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -232,3 +233,9 @@ def test_peers_and_gateways_of_before_are_kept_with_the_network_they_were_of(emp
     with pytest.raises(IntegrityError), opened.transaction() as session:
         session.get_one(PeerRow, "peer-1").state = "enrolled"
     opened.close()
+
+
+def test_missing_driver_is_named_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StoreError, match=r"pip install 'isthmus-server\[postgres\]'"):
+        Store("postgresql+psycopg://db.example.org/isthmus")
