@@ -77,7 +77,8 @@ class Claims:
         self._broker = broker
         self._lock = threading.Lock()
         self._held: dict[str, str] = {}
-        self._duties: set[str] = set()
+        self._duties: dict[str, datetime] = {}
+        """Duties that are held, and until when as far as was written."""
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -141,6 +142,10 @@ class Claims:
     def on_duty(self, name: str) -> bool:
         """Take a periodic duty, when no other broker has it; it is kept until ``stop``."""
         now = self._broker.clock.now()
+        with self._lock:
+            held = self._duties.get(name)
+        if held is not None and held - now > timedelta(seconds=CLAIM_S / 3):
+            return True  # renewed just now: nobody can have taken it
         with self._broker.store.transaction() as session:
             row = session.get(DutyRow, name, with_for_update=True)
             if row is None:
@@ -148,11 +153,12 @@ class Claims:
                 session.add(row)
             elif row.holder != self.holder and row.until > now:
                 with self._lock:
-                    self._duties.discard(name)
+                    self._duties.pop(name, None)
                 return False
             row.holder, row.until = self.holder, now + timedelta(seconds=CLAIM_S)
+            until = row.until
         with self._lock:
-            self._duties.add(name)
+            self._duties[name] = until
         self._begin_renewing()
         return True
 
@@ -169,15 +175,16 @@ class Claims:
             ):
                 return False
             row.holder, row.until = self.holder, now + timedelta(seconds=CLAIM_S)
+            until = row.until
         with self._lock:
-            self._duties.add(name)
+            self._duties[name] = until
         self._begin_renewing()
         return True
 
     def end_turn(self, name: str) -> None:
         """Say that a duty was done, for this time."""
         with self._lock:
-            self._duties.discard(name)
+            self._duties.pop(name, None)
         with self._broker.store.transaction() as session:
             session.execute(
                 update(DutyRow)
@@ -189,7 +196,7 @@ class Claims:
         """End the thread and give the duties up; claims on operations that are held run out."""
         self._wake.set()
         with self._lock:
-            duties, self._duties = self._duties, set()
+            duties, self._duties = list(self._duties), {}
         if duties:
             with suppress(Exception), self._broker.store.transaction() as session:
                 session.execute(
@@ -207,7 +214,7 @@ class Claims:
     def _renew(self) -> None:
         while not self._wake.wait(CLAIM_S / 3):
             with self._lock:
-                held, duties = dict(self._held), set(self._duties)
+                held, duties = dict(self._held), list(self._duties)
             if not held and not duties:
                 continue
             until = self._broker.clock.now() + timedelta(seconds=CLAIM_S)
@@ -219,12 +226,22 @@ class Claims:
                             .where(OperationRow.id == operation_id, OperationRow.claim_token == token)
                             .values(claim_until=until)
                         )
-                    if duties:
-                        session.execute(
+                    kept = (
+                        session.scalars(
                             update(DutyRow)
                             .where(DutyRow.name.in_(duties), DutyRow.holder == self.holder)
                             .values(until=until)
-                        )
+                            .returning(DutyRow.name)
+                        ).all()
+                        if duties
+                        else []
+                    )
+                with self._lock:
+                    for name in duties:
+                        if name in self._duties and name in kept:
+                            self._duties[name] = until
+                        elif name not in kept:
+                            self._duties.pop(name, None)
             except Exception:
                 log.exception("claims.renew_failed")
 
