@@ -239,6 +239,7 @@ def write_reports(broker: Broker, session: Session, site: SiteRow, reports: Sequ
     """Write what a site's provider reported, in the caller's transaction. Signal ``place`` after the commit."""
     known = {row.name: row for row in session.scalars(select(HostRow).where(HostRow.site_id == site.id))}
     names = {image.id: image.name for image in session.execute(select(ImageRow.id, ImageRow.name))}
+    site.elastic = bool(reports) and all(report.elastic for report in reports)
     seen: list[str] = []
     for report in reports:
         row = known.pop(report.name, None)

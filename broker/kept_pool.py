@@ -29,6 +29,9 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 _ANEW_S = 600.0
 """How often everything is read anew, whatever is said to have changed."""
+_ROOMY = 0.2
+_ROOMY_S = 10.0
+"""A subnet with more than this part free is not counted again within so many seconds."""
 _AT_ONCE = 500
 """Ids in one query."""
 
@@ -76,6 +79,8 @@ class KeptPool:
         """By (network id, site id)."""
         self.full: set[str] = set()
         """Ids of subnets without a free address."""
+        self._roomy: dict[str, float] = {}
+        """Subnet id -> when it was seen to have plenty of free addresses (monotonic)."""
         self._attributes: list[dict[str, Any]] = []
         self._spent: dict[str, float] = {}
         """Site id -> vCPUs that VMs hold of all its elastic hosts together."""
@@ -119,9 +124,9 @@ class KeptPool:
         if everything or SUBNETS in names:
             rows = session.scalars(select(SubnetRow))
             self.subnets = {(row.network_id, row.site_id): row for row in rows}
-            self.full = network.full_subnets(self._broker, session)
-        elif leases := _ids(names, "lease:") | self.full:  # an address that rests is free by itself some time
-            self.full = self.full - leases | network.full_subnets(self._broker, session, leases)
+            self._count(session, None)
+        elif leases := self._tight(_ids(names, "lease:")):
+            self._count(session, leases)
         suspends = self._can_suspend()
         if not np.array_equal(suspends, self.suspends):
             self.suspends, everything = suspends, True
@@ -129,6 +134,25 @@ class KeptPool:
             self._residents, everything = {}, True
         if self._residents is not None:
             self._read_residents(session, None if everything else _ids(names, "vm:"))
+
+    def _count(self, session: Session, among: set[str] | None) -> None:
+        """Count the free addresses of some subnets, or of all."""
+        now = time.monotonic()
+        found = network.free_addresses(self._broker, session, among)
+        self.full = {
+            *(self.full - found.keys() if among is not None else ()),
+            *(subnet_id for subnet_id, (free, _) in found.items() if free <= 0),
+        }
+        for subnet_id, (free, room) in found.items():
+            self._roomy[subnet_id] = now if free > room * _ROOMY else 0.0
+
+    def _tight(self, leased: set[str]) -> set[str]:
+        """Subnets to be counted again: full ones, in which addresses come free by themselves, and of those that were leased from the
+        ones that are not known to have had plenty a short while ago."""
+        now = time.monotonic()
+        return self.full | {
+            subnet_id for subnet_id in leased if now - self._roomy.get(subnet_id, 0.0) > _ROOMY_S
+        }
 
     def _read_all_hosts(self, session: Session) -> None:
         self.hosts = list(session.scalars(select(HostRow).order_by(HostRow.site_id, HostRow.name)))

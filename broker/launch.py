@@ -11,7 +11,19 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from broker import event, expression, flavor, image, keypair, network, operation, peer, project, reservation
+from broker import (
+    event,
+    expression,
+    flavor,
+    image,
+    keypair,
+    network,
+    operation,
+    peer,
+    project,
+    reservation,
+    site,
+)
 from broker.actor import MEMBER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NotFound
@@ -30,7 +42,7 @@ class Wishes:
     ``runtime_s``: how long it will run, as its owner says; ``deadline``: when it must have run. ``affinity``: rules as in
     ``isthmus.schema.AffinityRule``. ``preemptible``: it may be suspended to make room for others. ``immediate``: it starts now
     or not at all. ``reservation``: name or
-    id of the advance reservation in whose room it stands.
+    id of the advance reservation in whose room it stands. ``site``: name or id of the only site where it may be.
     """
 
     priority: int = 0
@@ -40,6 +52,7 @@ class Wishes:
     preemptible: bool = False
     immediate: bool = False
     reservation: str | None = None
+    site: str | None = None
 
 
 def create(
@@ -153,6 +166,7 @@ def create_many(
             booked = None
             if wishes.reservation is not None:
                 booked = reservation.for_vm(session, actor, wishes.reservation, size)
+            wanted = site.find(session, wishes.site) if wishes.site is not None else None
             request_id = broker.new_id("r")
             made: list[tuple[VMRow, OperationRow]] = []
             for index in range(count):
@@ -180,6 +194,7 @@ def create_many(
                     dedicated_cpus=size.dedicated_cpus,
                     hugepages=size.hugepages,
                     site_id=None,
+                    site_wanted_id=wanted.id if wanted is not None else None,
                     host_id=None,
                     elastic=False,
                     networks=[net.id for net in nets],
@@ -210,7 +225,7 @@ def create_many(
                     enrolled_at=None,
                     terminated_at=None,
                 )
-                row.project, row.image, row.site, row.host = owner, base, None, None
+                row.project, row.image, row.site, row.host, row.site_wanted = owner, base, None, None, wanted
                 session.add(row)
                 task = operation.add(
                     broker, session, "vm.create", vm_id, phase="place", project_id=owner.id, waits=True
@@ -319,8 +334,10 @@ def _fingerprint_of(wishes: Wishes) -> list[Any]:
         return []
     deadline = wishes.deadline.isoformat() if wishes.deadline else None
     said = [wishes.priority, wishes.runtime_s, deadline, [dict(rule) for rule in wishes.affinity]]
-    if wishes.preemptible or wishes.reservation or wishes.immediate:
+    if wishes.preemptible or wishes.reservation or wishes.immediate or wishes.site:
         said += [wishes.preemptible, wishes.reservation, wishes.immediate]
+    if wishes.site:
+        said += [wishes.site]
     return said
 
 

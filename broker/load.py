@@ -7,60 +7,63 @@ from datetime import timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import flavor
 from broker.broker import Broker
-from broker.states import HostState, OperationState, VMState
-from broker.store import HostRow, OperationRow, ProjectRow, UsageRow, VMRow
+from broker.states import HostState, VMState
+from broker.store import HostRow, ProjectRow, UsageRow, VMRow
 from placement import burst
 
 
 def metrics(broker: Broker, session: Session) -> dict[str, float]:
     """What a policy's conditions read: seconds, counts, and fractions of what the local hosts have."""
-    now = broker.clock.now()
-    waits = [
-        (now - created).total_seconds()
-        for created in session.scalars(
-            select(VMRow.created_at)
-            .join(OperationRow, OperationRow.id == VMRow.operation_id)
-            .where(VMRow.state == VMState.PENDING, VMRow.host_id.is_(None), VMRow.reservation_id.is_(None))
-            .where(OperationRow.state == OperationState.RUNNING, VMRow.unplaceable.is_(False))
-        )
-    ]
     local = (HostRow.elastic.is_(False), HostRow.state == HostState.UP)
-    totals = session.execute(
+    vcpus, vcpus_used, mem, mem_used, local_vms = session.execute(
         select(
             func.coalesce(func.sum(HostRow.vcpus_total), 0.0),
-            func.coalesce(func.sum(HostRow.reserved_vcpus), 0.0),
+            func.coalesce(func.sum(HostRow.reserved_vcpus + HostRow.held_vcpus), 0.0),
             func.coalesce(func.sum(HostRow.mem_total_mb), 0.0),
-            func.coalesce(func.sum(HostRow.reserved_mem_mb), 0.0),
+            func.coalesce(func.sum(HostRow.reserved_mem_mb + HostRow.held_mem_mb), 0.0),
+            func.coalesce(func.sum(HostRow.held_vms), 0),
         ).where(*local)
     ).one()
-    vcpus, vcpus_used, mem, mem_used = totals
-    local_vms, vm_vcpus, vm_mem = session.execute(
-        select(
-            func.count(VMRow.id),
-            func.coalesce(func.sum(flavor.SHARED_VCPUS), 0),
-            func.coalesce(func.sum(flavor.ORDINARY_MEM_MB), 0),
-        )
-        .join(HostRow, HostRow.id == VMRow.host_id)
-        .where(VMRow.state.not_in((VMState.TERMINATED, VMState.SUSPENDED)), *local)
-    ).one()
-    vcpus_used, mem_used = vcpus_used + float(vm_vcpus), mem_used + float(vm_mem)
+    suspended = select(func.count()).where(VMRow.state == VMState.SUSPENDED).scalar_subquery()
+    asleep = session.scalar(select(suspended)) or 0
     bursting = session.execute(
         select(func.count(), func.coalesce(func.sum(VMRow.vcpus), 0)).where(
             VMRow.elastic, VMRow.state != VMState.TERMINATED
         )
     ).one()
     return burst.Load(
-        waits=waits,
-        vcpus=vcpus,
-        vcpus_used=vcpus_used,
-        mem_mb=mem,
-        mem_used_mb=mem_used,
-        local_vms=local_vms,
+        waits=_waits(broker, session),
+        vcpus=float(vcpus),
+        vcpus_used=float(vcpus_used),
+        mem_mb=float(mem),
+        mem_used_mb=float(mem_used),
+        local_vms=local_vms - asleep,
         burst_vms=bursting[0],
         burst_vcpus=float(bursting[1]),
     ).metrics()
+
+
+def _waits(broker: Broker, session: Session) -> burst.Waits:
+    """How long VMs without a host have waited that some host could take: never all of them are read."""
+    now = broker.clock.now()
+    who = (
+        VMRow.state == VMState.PENDING,
+        VMRow.host_id.is_(None),
+        VMRow.reservation_id.is_(None),
+        VMRow.unplaceable.is_(False),
+    )
+    length, first = session.execute(select(func.count(), func.min(VMRow.created_at)).where(*who)).one()
+    if not length:
+        return burst.Waits()
+    # The 95th percentile lies between two neighbours, counted from the one that has waited longest.
+    place = 0.05 * (length - 1)
+    around = session.scalars(
+        select(VMRow.created_at).where(*who).order_by(VMRow.created_at).offset(int(place)).limit(2)
+    ).all()
+    long, less = ((now - created).total_seconds() for created in (around[0], around[-1]))
+    p95 = long + (less - long) * (place - int(place))
+    return burst.Waits(length, p95, (now - first).total_seconds())
 
 
 def cloud_use(broker: Broker, session: Session) -> burst.CloudUse:

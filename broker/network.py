@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
 
@@ -26,6 +26,8 @@ BRIDGE = "bridge"
 NAT = "nat"
 
 _LARGEST_RANGE = 65536
+_KEPT_S = 60.0
+"""How long the free addresses of a subnet are kept before its leases are read again."""
 
 
 def create(broker: Broker, actor: Actor, *, name: str, cidr: str) -> NetworkRow:
@@ -226,17 +228,35 @@ def subnet_at(session: Session, network_id: str, site_id: str) -> SubnetRow | No
     )
 
 
-class Leases:
-    """Leases addresses in the caller's transaction: many of a subnet for the price of reading its leases once.
+class FreeAddresses:
+    """The free addresses of subnets that a process keeps, so that a lease does not read a hundred thousand others.
 
-    ``vm_ids`` are the VMs that may be leased to. One at a time on a database: lock before.
+    What was given back since is not among them: that rests for a while anyway. Who leases beside it is stopped by the
+    constraint that an address is leased once.
+    """
+
+    def __init__(self, _broker: Broker) -> None:
+        self.pools: dict[str, tuple[addresses.Pool, datetime]] = {}
+        """Subnet id -> its free addresses, and when its leases were read."""
+
+    def forget(self) -> None:
+        """Read all anew: a transaction that leased did not end well."""
+        self.pools.clear()
+
+
+class Leases:
+    """Leases addresses in the caller's transaction: many of a subnet for the price of reading its leases once, or not at all.
+
+    ``vm_ids`` are the VMs that may be leased to. When the transaction fails, have ``FreeAddresses`` forget what it knows.
     """
 
     def __init__(self, broker: Broker, session: Session, vm_ids: Sequence[str]) -> None:
         self._broker = broker
         self._session = session
         self._subnets = {(row.network_id, row.site_id): row for row in session.scalars(select(SubnetRow))}
-        self._pools: dict[str, addresses.Pool] = {}
+        self._free = broker.part(FreeAddresses)
+        self._read: set[str] = set()
+        """Subnets whose leases were read in this transaction."""
         self._held = {
             (vm_id, subnet_id)
             for vm_id, subnet_id in session.execute(
@@ -257,8 +277,7 @@ class Leases:
                     raise addresses.AddressError("this site has no subnet of the VM's network")
                 if (vm.id, subnet.id) in self._held:
                     continue
-                pool = self._pool(subnet)
-                address = pool.take(vm.wanted_address if position == 0 else None)
+                pool, address = self._take(subnet, vm.wanted_address if position == 0 else None)
                 row = LeaseRow(
                     id=self._broker.new_id("eni"),
                     subnet_id=subnet.id,
@@ -275,34 +294,50 @@ class Leases:
             raise
         self._session.add_all(row for _, row in made)
 
+    def _take(self, subnet: SubnetRow, wanted: str | None) -> tuple[addresses.Pool, str]:
+        """A free address of a subnet, and the pool that it is from. One that is not there is looked for in the leases of now."""
+        now = self._broker.clock.now()
+        pool, read_at = self._free.pools.get(subnet.id, (None, now))
+        old = (now - read_at).total_seconds() > _KEPT_S or not self._broker.store.changes.whole
+        if pool is None or (old and subnet.id not in self._read):
+            pool = self._pool(subnet)
+        try:
+            return pool, pool.take(wanted)
+        except addresses.AddressError:
+            if subnet.id in self._read:
+                raise
+        pool = self._pool(subnet)
+        return pool, pool.take(wanted)
+
     def _pool(self, subnet: SubnetRow) -> addresses.Pool:
-        pool = self._pools.get(subnet.id)
-        if pool is None:
-            self._session.execute(
-                sql_delete(LeaseRow).where(LeaseRow.subnet_id == subnet.id, ~_in_use(self._broker)),
-                execution_options={"changes": [f"lease:{subnet.id}"]},
-            )
-            leased = self._session.scalars(select(LeaseRow.address).where(LeaseRow.subnet_id == subnet.id))
-            reserved = (item for text in subnet.reserved for item in expand(text))
-            pool = self._pools[subnet.id] = addresses.Pool(
-                subnet.cidr, itertools.chain(leased, reserved), subnet.gateway
-            )
+        """The free addresses of a subnet, read now."""
+        self._session.execute(
+            sql_delete(LeaseRow).where(LeaseRow.subnet_id == subnet.id, ~_in_use(self._broker)),
+            execution_options={"changes": [f"lease:{subnet.id}"]},
+        )
+        leased = self._session.scalars(select(LeaseRow.address).where(LeaseRow.subnet_id == subnet.id))
+        reserved = (item for text in subnet.reserved for item in expand(text))
+        pool = addresses.Pool(subnet.cidr, itertools.chain(leased, reserved), subnet.gateway)
+        self._free.pools[subnet.id] = pool, self._broker.clock.now()
+        self._read.add(subnet.id)
         return pool
 
 
-def full_subnets(broker: Broker, session: Session, among: Collection[str] | None = None) -> set[str]:
-    """Ids of the subnets without a free address; ``among``: of these alone."""
+def free_addresses(
+    broker: Broker, session: Session, among: Collection[str] | None = None
+) -> dict[str, tuple[int, int]]:
+    """Subnet id -> (its free addresses, those that there are to lease); ``among``: of these alone."""
     query = (
         select(SubnetRow.id, SubnetRow.cidr, SubnetRow.gateway, SubnetRow.reserved, func.count(LeaseRow.id))
         .outerjoin(LeaseRow, (LeaseRow.subnet_id == SubnetRow.id) & _in_use(broker))
         .group_by(SubnetRow.id)
     )
     counts = session.execute(query if among is None else query.where(SubnetRow.id.in_(among)))
-    return {
-        subnet_id
-        for subnet_id, cidr, gateway, reserved, leased in counts
-        if leased >= _room(cidr, gateway, tuple(reserved))
-    }
+    found: dict[str, tuple[int, int]] = {}
+    for subnet_id, cidr, gateway, reserved, leased in counts:
+        room = _room(cidr, gateway, tuple(reserved))
+        found[subnet_id] = room - leased, room
+    return found
 
 
 @lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session, lazyload
 
 from broker import capability, flavor, gateway, host, load, network, peer, usage, vm
@@ -46,6 +46,10 @@ WAITING = (
 
 _TRIES = 5
 T = TypeVar("T")
+
+
+Place = tuple[int, datetime, str]
+"""A place in the queue: a VM's priority, since when it is there, its id."""
 
 
 _DATED = (
@@ -103,21 +107,26 @@ class Snapshot:
 
 
 def snapshot(
-    broker: Broker, session: Session, *, also: VMRow | None = None, residents: bool = False
+    broker: Broker,
+    session: Session,
+    *,
+    also: VMRow | None = None,
+    residents: bool = False,
+    after: Place | None = None,
+    most: int | None = None,
 ) -> Snapshot:
     """The pool and the queue as they are. ``also``: a VM whose own claim counts as free, to explain it; ``residents``:
-    read who is there also when nobody that waits asks for it.
+    read who is there also when nobody that waits asks for it; ``most``: so many who wait, those ``after`` a place in the queue.
 
     The pool is the one that this process keeps; the queue is read in the caller's transaction.
     """
-    waiting = [
-        (target, task)
-        for target, task in session.execute(
-            WAITING.options(lazyload(VMRow.nics), lazyload(VMRow.host), lazyload(VMRow.site)).order_by(
-                VMRow.created_at, VMRow.id
-            )
-        ).all()
-    ]
+    queue = WAITING.options(lazyload(VMRow.nics), lazyload(VMRow.host), lazyload(VMRow.site))
+    if after is not None:
+        priority, created_at, vm_id = after
+        later = tuple_(VMRow.created_at, VMRow.id) > tuple_(created_at, vm_id)
+        queue = queue.where((VMRow.priority < priority) | ((VMRow.priority == priority) & later))
+    queue = queue.order_by(VMRow.priority.desc(), VMRow.created_at, VMRow.id).limit(most)
+    waiting = [(target, task) for target, task in session.execute(queue).all()]
     policy, state = policies.current(broker, session)
     gates = {row.network_id: row for row in session.scalars(select(GatewayRow))}
     reserved = live(session, broker.clock.now())
@@ -337,6 +346,12 @@ def _group_refusal(
     seen: Snapshot, row: VMRow, at: HostRow, tunnels: Callable[[Sequence[GatewayRow]], str]
 ) -> str | None:
     # One answer for all hosts of a site that are elastic alike. ``tunnels``: why not through all of these gateways.
+    if row.site_wanted_id is not None and at.site_id != row.site_wanted_id:
+        return (
+            f"it is to be at site {row.site_wanted.name}"
+            if row.site_wanted
+            else "it is to be at another site"
+        )
     gates: list[GatewayRow] = []
     for network_id in row.networks:
         subnet = seen.subnets.get((network_id, at.site_id))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 from sqlalchemy import or_, select, update
@@ -36,6 +37,10 @@ _EXPLAINED = 50
 """How many waiting VMs are told why in one round, oldest first; the others keep what they were told."""
 _SAME_ROUND_S = 5.0
 _MOST_REST_S = 1.0
+_MOST_WAITING = 2_000
+"""Waiting VMs that one round decides on."""
+_LOOK_ANEW_S = 60.0
+"""How long it is believed that nothing has changed: avoided hosts and policies have times of their own."""
 
 
 class Matchmaker:
@@ -46,28 +51,56 @@ class Matchmaker:
         self.last_round = (-1, 0.0)
         """The count of the signal ``place`` before it, and when it was."""
         self.rests_until = 0.0
+        self.after: pool.Place | None = None
+        """Where in the queue the next round begins; None at its head."""
+        self.in_vain = True
+        """Whether nothing has come of the rounds since the head of the queue."""
+        self.settled: tuple[int, int, float] | None = None
+        """The pool, the signals and the time at which all had been looked at in vain; None when there is something to do."""
 
 
 def place_pending(broker: Broker) -> None:
-    """Run a round, unless one ran just now and nothing was signalled since. One at a time in a process."""
+    """Run rounds until all that wait were looked at, or some time has passed; none when one ran just now and nothing was signalled
+    since, or when nothing has changed since all were looked at in vain. One at a time in a process."""
     seen = broker.signals.count("place")
     mine = broker.part(Matchmaker)
     with mine.lock:
         now = broker.clock.now().timestamp()
         last_count, last_at = mine.last_round
-        if last_count >= seen and 0 <= now - last_at < _SAME_ROUND_S:
+        if last_count >= seen and 0 <= now - last_at < _SAME_ROUND_S and mine.after is None:
+            return
+        if _is_settled(broker, mine, now):
             return
         # A round over thousands of hosts costs about the same for one VM as for fifty: when many come, it takes at most
         # half of the time, and the other half collects them. The first one after a rest does not wait.
         time.sleep(max(0.0, min(mine.rests_until - time.monotonic(), _MOST_REST_S)))
         count = broker.signals.count("place")
+        version = broker.store.changes.version
         began = time.monotonic()
-        for _ in range(_TRIES):
-            if _round(broker):
+        tries = 0
+        while tries < _TRIES:
+            if not _round(broker, mine):
+                tries += 1
+            elif mine.after is None or time.monotonic() - began > _MOST_REST_S:
                 break
         ended = time.monotonic()
         mine.rests_until = ended + (ended - began)
         mine.last_round = (count, now)
+        done = mine.after is None and mine.in_vain
+        mine.settled = (version, count, now) if done else None
+    if mine.after is not None:
+        broker.signals.set("place", tell=False)
+
+
+def _is_settled(broker: Broker, mine: Matchmaker, now: float) -> bool:
+    """Whether all who wait were looked at in vain, and nothing has happened since that could be of use to them."""
+    if mine.settled is None or not broker.store.changes.whole:
+        return False
+    version, count, at = mine.settled
+    return (version, count) == (
+        broker.store.changes.version,
+        broker.signals.count("place"),
+    ) and 0 <= now - at < _LOOK_ANEW_S
 
 
 def decide(broker: Broker, seen: pool.Snapshot) -> tuple[rounds.Round, list[Waiting]]:
@@ -85,20 +118,32 @@ def decide(broker: Broker, seen: pool.Snapshot) -> tuple[rounds.Round, list[Wait
     return decided, queue
 
 
-def _round(broker: Broker) -> bool:
-    """One round. False when another matchmaker was faster somewhere and it is worth trying again."""
+def _round(broker: Broker, mine: Matchmaker) -> bool:
+    """One round over a part of the queue. False when another matchmaker was faster somewhere and it is worth trying again."""
+    if mine.after is None:
+        mine.in_vain = True
     with broker.store.reading() as session:
         waits = session.scalar(pool.WAITING.with_only_columns(VMRow.id).limit(1)) is not None
-        if not waits and not reservation.is_due(broker, session):
+        due = reservation.is_due(broker, session)
+        if not waits and not due:
+            mine.after = None
             return True
-        seen = pool.snapshot(broker, session)
+        seen = pool.snapshot(broker, session, after=mine.after, most=_MOST_WAITING)
+    # A list of thousands is decided on in parts, in order, so that neither time nor memory grows with it.
+    more = len(seen.waiting) == _MOST_WAITING
+    last, _ = seen.waiting[-1] if more else (None, None)
+    following = (last.priority, last.created_at, last.id) if last is not None else None
     decided, queue = decide(broker, seen)
     decisions, reasons = decided.decisions, decided.reasons
     placed, lost = _claim(broker, seen, decisions)
     told = _tell_waiting(broker, seen, queue, decisions, reasons)
+    if placed or lost or told or due or decided.suspensions:
+        mine.in_vain = False
     for task in (*placed, *told, *_suspend(broker, decided.suspensions)):
         broker.submit(task)
-    if lost:
+    if not lost:
+        mine.after = following
+    else:
         # Whatever this process knows of these hosts is old.
         broker.store.changes.add(f"host:{host_id}" for host_id in lost)
     return not lost
@@ -118,7 +163,7 @@ def _claim(
         for decision, (row, _) in zip(decisions, seen.waiting, strict=True)
         if decision.host is not None
     ]
-    with broker.store.transaction() as session:
+    with _leasing(broker), broker.store.transaction() as session:
         fresh = _taken(session, seen, chosen)
         live = _still_waiting(session, asked)
         leases = network.Leases(broker, session, asked)
@@ -167,6 +212,15 @@ def _claim(
             placed.append(task)
         _wake(broker, session, placed)
     return placed, lost
+
+
+@contextmanager
+def _leasing(broker: Broker) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        broker.part(network.FreeAddresses).forget()
+        raise
 
 
 def _wake(broker: Broker, session: Session, tasks: Sequence[OperationRow]) -> None:

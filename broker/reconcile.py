@@ -24,6 +24,7 @@ a host does not answer                                    marks it; nothing is c
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import structlog
@@ -58,6 +59,10 @@ _AT_ONCE = 12
 """Sites that this process compares at a time."""
 
 
+_SHARE = 40.0
+"""A pass without news takes no more than this part of the time."""
+
+
 class Reconciler:
     """What the reconciler of a process remembers: which sites are being compared now, and when it was last woken."""
 
@@ -66,6 +71,8 @@ class Reconciler:
         self.running: set[str] = set()
         self.pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="isthmus-reconcile")
         self.woken = 0
+        self.took: dict[str, float] = {}
+        """Site id -> seconds that its last pass took."""
 
 
 def reconcile(
@@ -82,7 +89,17 @@ def reconcile(
     rest_s, mine.woken = 0.0 if woken != mine.woken else rest_s, woken
     with broker.store.reading() as session:
         rows = list(session.scalars(select(SiteRow)))
-    passes = [one for one in (_begin(broker, mine, row, turns, rest_s) for row in rows) if one is not None]
+    passes = [
+        one
+        for one in (
+            # A site that takes long to compare is compared more seldom, unless there is news.
+            _begin(
+                broker, mine, row, turns, max(rest_s, _SHARE * mine.took.get(row.id, 0.0)) if rest_s else 0.0
+            )
+            for row in rows
+        )
+        if one is not None
+    ]
     wait(passes, timeout=patience_s)
 
 
@@ -99,8 +116,10 @@ def _begin(
         duty = f"reconcile:{row.id}"
         try:
             if turns is None or turns.take_turn(duty, rest_s):
+                began = time.monotonic()
                 try:
                     reconcile_site(broker, row)
+                    mine.took[row.id] = time.monotonic() - began
                 finally:
                     if turns is not None:
                         turns.end_turn(duty)

@@ -44,6 +44,7 @@ def create(
         id=broker.new_id("site"),
         name=name,
         kind=kind,
+        elastic=False,
         state=SiteState.NEW,
         status_reason="",
         options=dict(options or {}),
@@ -186,9 +187,8 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
     actor.require(ADMIN)
     with broker.store.transaction() as session:
         row = find(session, ref)
-        live = session.scalars(
-            select(VMRow.name).where(VMRow.site_id == row.id, VMRow.state != "terminated").limit(5)
-        ).all()
+        there = (VMRow.site_id == row.id) | (VMRow.site_wanted_id == row.id)
+        live = session.scalars(select(VMRow.name).where(there, VMRow.state != "terminated").limit(5)).all()
         if live:
             raise InUse(f"site {row.name} still runs {', '.join(live)}", hint="delete these VMs first")
         subnet = session.scalar(select(SubnetRow).where(SubnetRow.site_id == row.id))
@@ -203,8 +203,8 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
                 f"site {row.name} has the gateway {gate.name}",
                 hint=f"`isthmus gateway delete {gate.name}` first",
             )
-        for past in session.scalars(select(VMRow).where(VMRow.site_id == row.id)):
-            past.site_id = past.host_id = None
+        for past in session.scalars(select(VMRow).where(there)):
+            past.site_id = past.host_id = past.site_wanted_id = None
         session.flush()
         event.record(broker, session, "site.deleted", row.id, f"site {row.name} removed by {actor.name}")
         session.delete(row)

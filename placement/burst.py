@@ -236,14 +236,30 @@ class Gate:
         return self._demand
 
 
+@dataclass(frozen=True)
+class Waits:
+    """How many VMs wait for a host, and how long, in seconds: the 95th percentile, and the one that waits longest."""
+
+    length: int = 0
+    p95: float = 0.0
+    oldest: float = 0.0
+
+    @classmethod
+    def of(cls, waits: Sequence[float]) -> Waits:
+        """Of what each has waited."""
+        if not waits:
+            return cls()
+        return cls(len(waits), float(np.percentile(waits, 95)), max(waits))
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the conditions of a policy are about. ``waits``: seconds that each VM without a host has waited.
+    """What the conditions of a policy are about. ``waits``: of VMs without a host.
 
     ``vcpus`` and ``mem_mb`` are what the local hosts have, ``*_used`` what of it is held.
     """
 
-    waits: Sequence[float]
+    waits: Waits
     vcpus: float
     vcpus_used: float
     mem_mb: float
@@ -252,17 +268,12 @@ class Load:
     burst_vms: int
     burst_vcpus: float
 
-    def _wait_p95(self) -> float:
-        if len(self.waits) < 2:
-            return self.waits[0] if self.waits else 0.0
-        return float(np.percentile(self.waits, 95))
-
     def metrics(self) -> dict[str, float]:
         """The values of ``placement.policy.METRICS``."""
         return {
-            "queue.length": float(len(self.waits)),
-            "queue.wait_p95": self._wait_p95(),
-            "queue.oldest": max(self.waits, default=0.0),
+            "queue.length": float(self.waits.length),
+            "queue.wait_p95": self.waits.p95,
+            "queue.oldest": self.waits.oldest,
             # Without a local host the pool is full, not empty: that is when a burst is wanted most.
             "local.cpu_used": self.vcpus_used / self.vcpus if self.vcpus else 1.0,
             "local.mem_used": self.mem_used_mb / self.mem_mb if self.mem_mb else 1.0,

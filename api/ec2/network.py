@@ -9,7 +9,6 @@ from api.ec2 import filters, ids
 from api.ec2.call import Call, boolean, tag_list
 from api.ec2.fault import Fault
 from api.ec2.paging import page
-from api.ec2.site import hosts_of_zones
 from broker import network
 from broker.store import NetworkRow, SubnetRow
 
@@ -24,9 +23,8 @@ def networks(call: Call) -> list[NetworkRow]:
 
 def subnets(call: Call) -> list[SubnetRow]:
     """The subnets at zones, in the order of their ids."""
-    zones = hosts_of_zones(call)
     return sorted(
-        (subnet for row in networks(call) for subnet in row.subnets if subnet.site.name in zones),
+        (subnet for row in networks(call) for subnet in row.subnets if not subnet.site.elastic),
         key=lambda subnet: subnet.id,
     )
 

@@ -32,8 +32,7 @@ def hosts_of_zones(call: Call) -> dict[str, list[HostView]]:
 
 def zones(call: Call) -> list[SiteRow]:
     """The sites that are zones, by name."""
-    names = hosts_of_zones(call)
-    return [row for row in site.list_sites(call.broker, call.actor) if row.name in names]
+    return [row for row in site.list_sites(call.broker, call.actor) if not row.elastic]
 
 
 def describe_availability_zones(call: Call) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from api.ec2.tag import CLIENT_TOKEN, all_vms, of_specifications, tags_of
 from broker import flavor, image, keypair, launch, power, vm
 from broker.actor import MEMBER
 from broker.errors import Exists, TokenMismatch
+from broker.launch import Wishes
 from broker.states import VMState
 from broker.store import VMRow
 from isthmus.schema._base import NAME_PATTERN
@@ -73,7 +74,6 @@ _READ = frozenset(
         "UserData",
     }
 )
-_AT_SITE = re.compile(r'site == "([a-z0-9.-]+)"')
 
 
 # -- launching -------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def run_instances(call: Call) -> dict[str, Any]:
             key_pair=params.get("KeyName") or None,
             user_data=user_data,
             labels={**tags, **({CLIENT_TOKEN: token} if token else {})},
-            requirements=f'site == "{site}"' if site else None,
+            wishes=Wishes(site=site),
             # Apart from the keys of the native API, which has the same table.
             token=f"ec2:{token}" if token else None,
         )
@@ -406,7 +406,7 @@ Places = Callable[[], Mapping[tuple[str, str], str]]
 
 
 def _places(call: Call) -> Places:
-    """Looked up at most once, and only for a VM without an address: it reads all hosts."""
+    """Looked up at most once, and only for a VM without an address."""
     return cache(lambda: {(row.network_id, row.site.name): row.id for row in subnets(call)})
 
 
@@ -421,8 +421,8 @@ class _View:
         self.tags = tags_of(row)
         self.state = _STATES[row.state]
         # Until it is placed, an instance is where it was asked for.
-        asked = _AT_SITE.fullmatch(row.requirements or "")
-        self.zone = row.site.name if row.site else asked[1] if asked else ""
+        at = row.site or row.site_wanted
+        self.zone = at.name if at else ""
         self.network = self.subnet = self.address = ""
         if self.state[1] == "terminated":
             return  # a terminated instance is nowhere

@@ -54,6 +54,7 @@ def create_vm(
                 preemptible=body.preemptible,
                 immediate=body.immediate,
                 reservation=body.reservation,
+                site=body.site,
             ),
             token=idempotency_key,
         )
@@ -231,6 +232,7 @@ def answer(row: VMRow) -> schema.VM:
         preemptible=row.preemptible,
         immediate=row.immediate,
         interruptions=row.interruptions,
+        site_wanted=row.site_wanted.name if row.site_wanted else None,
         reservation=row.reservation_id,
         provider_ref=row.provider_ref,
         operation=row.operation_id,

@@ -51,6 +51,8 @@ class Changes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._names: set[str] = {ALL}
+        self.version = 0
+        """Grows with each change."""
         self.whole = False
         """Whether all changes come here, those of other processes too: otherwise nothing may be kept from one look to the next."""
         self.tell: Callable[[Session, set[str]], None] | None = None
@@ -59,6 +61,7 @@ class Changes:
     def add(self, names: Iterable[str]) -> None:
         """Something has changed, and can be read."""
         with self._lock:
+            self.version += 1
             self._names.update(names)
             if len(self._names) > _MOST:
                 self._names = {ALL}

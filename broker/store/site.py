@@ -12,7 +12,7 @@ from broker.store.base import Row
 
 
 class SiteRow(Row):
-    """``state``: new, up or unreachable.
+    """``state``: new, up or unreachable. ``elastic``: it is a cloud, all of whose hosts are elastic.
 
     ``options`` name each host of a site, and hosts, VMs and subnets load their site with them: so the options
     are not loaded unless asked for (``SITE_SETTINGS``). Read them elsewhere only inside a transaction.
@@ -25,6 +25,7 @@ class SiteRow(Row):
     kind: Mapped[str]
     state: Mapped[str]
     status_reason: Mapped[str] = mapped_column(default="")
+    elastic: Mapped[bool] = mapped_column(default=False)
     options: Mapped[dict[str, Any]] = mapped_column(deferred=True, deferred_group="settings")
     attributes: Mapped[dict[str, Any]]
     host_attributes: Mapped[dict[str, Any]] = mapped_column(deferred=True, deferred_group="settings")

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ForeignKey, Index, text
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, foreign, mapped_column, relationship
 
 from broker.store.base import Row
 from broker.store.image import Hardware, ImageRow
@@ -30,6 +30,8 @@ class VMRow(Hardware, Row):
 
     ``target_host_id``: where it is being migrated to; it holds room there too.
 
+    ``site_wanted``: the only site where it may be.
+
     A suspended VM keeps its host, where its disk and its memory are saved, and holds neither cores nor memory there.
     """
 
@@ -46,6 +48,12 @@ class VMRow(Hardware, Row):
         Index("ix_vm_project_age", "project_id", "created_at", "id"),
         Index("ix_vm_elastic", "state", sqlite_where=text("elastic"), postgresql_where=text("elastic")),
         Index("ix_vm_site", "site_id", "state"),
+        Index(
+            "ix_vm_waiting",
+            "created_at",
+            sqlite_where=text("host_id IS NULL AND state = 'pending'"),
+            postgresql_where=text("host_id IS NULL AND state = 'pending'"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -63,6 +71,10 @@ class VMRow(Hardware, Row):
     disk_gb: Mapped[int]
     site_id: Mapped[str | None] = mapped_column(ForeignKey("site.id"))
     site: Mapped[SiteRow | None] = relationship(lazy="joined")
+    site_wanted_id: Mapped[str | None]
+    site_wanted: Mapped[SiteRow | None] = relationship(
+        lazy="joined", primaryjoin=lambda: foreign(VMRow.site_wanted_id) == SiteRow.id
+    )
     host_id: Mapped[str | None] = mapped_column(ForeignKey("host.id"), index=True)
     host: Mapped[HostRow | None] = relationship(lazy="joined")
     elastic: Mapped[bool] = mapped_column(default=False)

@@ -108,6 +108,7 @@ def create(
     reservation: Annotated[
         str | None, typer.Option("--reservation", help="The reservation in whose room it stands.")
     ] = None,
+    site: Annotated[str | None, typer.Option("--site", help="The only site where it may be.")] = None,
     wait: Wait = True,
     timeout: Timeout = 600,
     json: Json = False,
@@ -132,6 +133,7 @@ def create(
             key_pair=key_pair,
             user_data=text,
             labels=pairs(label, "--label") if label else None,
+            site=site,
             requirements=requirements,
             rank=rank,
             priority=priority or None,
@@ -316,6 +318,7 @@ def _record(vm: VM) -> dict[str, Any]:
         "rank": vm.rank,
         "preemptible": "yes" if vm.preemptible else None,
         "interruptions": vm.interruptions or None,
+        "site wanted": vm.site_wanted,
         "reservation": vm.reservation,
         "provider ref": vm.provider_ref,
         "operation": vm.operation,

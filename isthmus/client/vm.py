@@ -143,6 +143,7 @@ class VMs(Collection[VM]):
         key_pair: str | None = None,
         user_data: str | None = None,
         labels: Mapping[str, str] | None = None,
+        site: str | None = None,
         requirements: str | None = None,
         rank: str | None = None,
         priority: int | None = None,
@@ -156,7 +157,7 @@ class VMs(Collection[VM]):
     ) -> VM:
         """Ask for a VM. Returns at once with a ``pending`` one: ``vm.wait_until("running")``.
 
-        ``requirements`` and ``rank`` are expressions over host attributes (docs/reference/expressions.md).
+        ``site``: the only one where it may be. ``requirements`` and ``rank`` are expressions over host attributes (docs/reference/expressions.md).
         ``affinity``: rules about the VMs of its group (docs/how-to/place-vms-apart.md). A ``deadline`` needs ``runtime_s``.
         ``preemptible``: it may be suspended to make room for others; ``immediate``: it starts now or ends in ``error``;
         ``reservation``: it stands in that one's room.
@@ -172,6 +173,7 @@ class VMs(Collection[VM]):
             key_pair=key_pair,
             user_data=user_data,
             labels=labels,
+            site=site,
             requirements=requirements,
             rank=rank,
             priority=priority,

@@ -90,6 +90,7 @@ class VM(Answer):
     preemptible: bool = False
     immediate: bool = False
     interruptions: int = Field(default=0, description="How often a cloud took it back.")
+    site_wanted: str | None = Field(default=None, description="The only site where it may be.")
     reservation: str | None = Field(
         default=None, description="Id of the reservation in whose room it stands."
     )
@@ -117,6 +118,7 @@ class VMCreate(Request):
     key_pair: str | None = None
     user_data: str = Field(default="", max_length=12288, description="For cloud-init, plain text.")
     labels: Labels = Field(default_factory=dict, max_length=50, description=_LABELS)
+    site: str | None = Field(default=None, description="The only site where it may be.")
     requirements: str | None = Field(default=None, max_length=4096)
     rank: str | None = Field(default=None, max_length=4096)
     priority: int = Field(default=0, ge=-100, le=100, description="Higher ones are placed first.")

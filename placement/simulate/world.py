@@ -10,7 +10,7 @@ from typing import Any
 
 from placement import burst
 from placement.budget import Charge, Ledger, Settled
-from placement.burst import BurstState, BurstVM, CloudUse, Gate, Load
+from placement.burst import BurstState, BurstVM, CloudUse, Gate, Load, Waits
 from placement.policy import Policy
 from placement.pool import Pool, Resident, Waiting
 from placement.request import Request
@@ -189,7 +189,13 @@ class _World:
 
     def _decide(self, now: float) -> None:
         load = Load(
-            [now - waiting.since for waiting, task in self.waiting.values() if task.id not in self.hopeless],
+            Waits.of(
+                [
+                    now - waiting.since
+                    for waiting, task in self.waiting.values()
+                    if task.id not in self.hopeless
+                ]
+            ),
             self.vcpus,
             self.vcpus_used,
             self.mem_mb,

@@ -392,3 +392,44 @@ def test_default_requirement_of_the_policy_is_anded_to_the_vms_own(stage):
     row, task = stage.request("never", requirements='name == "sim-01" || name == "sim-03"')
     stage.drive(task, most_s=30)
     assert stage.vm(row.id).host is None
+
+
+def test_long_queue_is_decided_on_in_parts_and_the_last_is_placed_too(stage, monkeypatch):
+    monkeypatch.setattr(queue, "_MOST_WAITING", 3)
+    for number in range(8):
+        stage.request(f"never-{number}", requirements="cpu_total > 1000")
+    row, _ = stage.request("web")
+    for _ in range(6):
+        queue.place_pending(stage.broker)
+    assert stage.vm(row.id).host is not None
+
+
+def test_vm_of_a_higher_priority_stands_further_ahead_in_a_long_queue(stage, monkeypatch):
+    monkeypatch.setattr(queue, "_MOST_WAITING", 3)
+    stage.add_local(hosts=1, name="small", part=9, cpus=2)
+    for number in range(8):
+        stage.request(f"low-{number}", requirements='site == "small"')
+    high, _ = stage.request("high", requirements='site == "small"', wishes=launch.Wishes(priority=5))
+    for _ in range(6):
+        queue.place_pending(stage.broker)
+    assert stage.vm(high.id).host is not None
+
+
+def test_queue_that_was_looked_at_in_vain_is_left_alone_until_something_changes(stage):
+    from broker import host
+
+    stage.broker.store.changes.whole = True
+    row, _ = stage.request("big", requirements="rack == 'r7'")
+    queue.place_pending(stage.broker)
+    queue.place_pending(stage.broker)
+    mine = stage.broker.part(queue.Matchmaker)
+    assert mine.settled is not None
+    stage.wait(queue._SAME_ROUND_S + 1)
+    rounds_before = mine.rests_until
+    queue.place_pending(stage.broker)
+    assert mine.rests_until == rounds_before, "a round ran"
+    with stage.broker.store.transaction() as session:
+        at = host.find(session, "sim-02")
+        at.attributes = {**at.attributes, "rack": "r7"}
+    queue.place_pending(stage.broker)
+    assert stage.vm(row.id).host.name == "sim-02"

@@ -305,3 +305,31 @@ def test_events_are_paged_and_of_the_callers_project(stage):
     assert event.list_events(stage.broker, stage.outsider) == []
     rest = event.list_events(stage.broker, stage.member, after=mine[1].seq, target=row.id)
     assert [item.seq for item in rest] == [mine[2].seq, mine[3].seq]
+
+
+def test_vm_is_placed_at_the_site_that_it_is_wanted_at_alone(stage):
+    stage.add_local(name="annex", part=2)
+    row = stage.create("web", wishes=launch.Wishes(site="annex"))
+    assert row.site.name == "annex"
+    with pytest.raises(NotFound):
+        stage.request("lost", wishes=launch.Wishes(site="nowhere"))
+
+
+def test_vm_whose_site_is_full_waits_and_says_for_which(stage):
+    from broker import queue
+
+    stage.add_local(hosts=1, name="annex", part=2, cpus=2)
+    stage.create("first", wishes=launch.Wishes(site="annex"))
+    row, _ = stage.request("second", wishes=launch.Wishes(site="annex"))
+    queue.place_pending(stage.broker)
+    assert "it is to be at site annex" in stage.vm(row.id).status_reason
+
+
+def test_site_that_a_vm_is_wanted_at_is_not_removed(stage):
+    from broker import site
+    from broker.errors import InUse
+
+    stage.add_site("annex", hosts=1)
+    stage.request("web", wishes=launch.Wishes(site="annex"))
+    with pytest.raises(InUse):
+        site.delete(stage.broker, stage.admin, "annex")

@@ -39,6 +39,8 @@ def upgrade() -> None:
         sqlite_where=sa.text("elastic"),
         postgresql_where=sa.text("elastic"),
     )
+    waiting = sa.text("host_id IS NULL AND state = 'pending'")
+    op.create_index("ix_vm_waiting", "vm", ["created_at"], sqlite_where=waiting, postgresql_where=waiting)
     op.create_index("ix_vm_site", "vm", ["site_id", "state"])
     _count()
 
