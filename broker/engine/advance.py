@@ -342,6 +342,10 @@ def _write(
             target = step.own(session)
         if outcome.write is not None:
             outcome.write(session, target)
+            if goes_on:
+                # The next phase sees what was written, with what belongs to it now.
+                session.flush()
+                session.refresh(target)
         parks = isinstance(outcome, Wait) and outcome.seconds is None
         if parks:
             # Whoever it waits for may have moved it while it looked: then it looks again at once.

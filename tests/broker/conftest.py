@@ -318,16 +318,22 @@ class Stage:
         return (driver or self.driver).step(task if isinstance(task, str) else task.id)
 
     def drive(
-        self, task: OperationRow | str, *, most_s: float = 3600, until: Callable[[], bool] | None = None
+        self,
+        task: OperationRow | str,
+        *,
+        most_s: float = 3600,
+        until: Callable[[], bool] | None = None,
+        phases: int = 1,
     ) -> OperationRow:
-        """Drive an operation until it is over (or ``until`` holds), with agents at work and time passing."""
+        """Drive an operation until it is over (or ``until`` holds), with agents at work and time passing; so many ``phases`` at a
+        time."""
         task_id = task if isinstance(task, str) else task.id
         began = self.clock.now()
         for _ in range(2000):
             if until is not None and until():
                 break
             queue.place_pending(self.broker)
-            pause = self.driver.step(task_id)
+            pause = self.driver.step(task_id, most=phases)
             if pause is None:
                 break
             for agent in self.agents:

@@ -151,5 +151,5 @@ def test_site_whose_provider_cannot_be_made_can_do_nothing(stage, monkeypatch):
         row = session.query(SiteRow).one()
         assert capability.has(stage.broker, row, Capability.STOP)
     stage.broker.providers.drop(row.id)
-    monkeypatch.setattr(stage.broker, "kinds", {})
+    monkeypatch.setattr(stage.broker.providers, "kinds", {})
     assert not capability.has(stage.broker, row, Capability.STOP)

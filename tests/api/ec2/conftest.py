@@ -31,6 +31,14 @@ REGION = "lab-1"
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDMmqOD3D8j3yqXBEVAhcYSg4+sZaMS8uQd+pZ0Q0F0g me@example"
 
 
+def engine_at_work(broker: Broker) -> LeaseEngine:
+    """An engine that drives what is asked for and places what waits, and has no other duties."""
+    engine = LeaseEngine(broker)
+    engine.schedule("place", 10.0, lambda: queue.place_pending(broker))
+    engine.start()
+    return engine
+
+
 @dataclass
 class Face:
     """The face, a project's key to it, and what stands behind it."""
@@ -88,9 +96,7 @@ def face(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Face]:
     row = image.create(broker, SYSTEM, name="tiny", path=str(disk), format="raw")
     keypair.create(broker, actor, name="me", public_key=PUBLIC_KEY)
     key, secret = accesskey.create(broker, actor, role="member")
-    engine = LeaseEngine(broker)
-    engine.schedule("place", 10.0, lambda: queue.place_pending(broker))
-    engine.start()
+    engine = engine_at_work(broker)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     port = listening.getsockname()[1]
@@ -151,4 +157,4 @@ def until() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def engine_of() -> Callable[[Broker], LeaseEngine]:
-    return LeaseEngine
+    return engine_at_work

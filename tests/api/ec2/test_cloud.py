@@ -76,10 +76,8 @@ def campus(face, tmp_path, engine_of):
     flavor.create(broker, SYSTEM, name="one", vcpus=1, mem_mb=512, disk_gb=5)
     policy.apply(broker, SYSTEM, POLICY)
     engine = engine_of(broker)
-    broker.engine = engine
     yield broker, Actor(project_id=owner.id, role="member", name="me")
     agent.set()
-    broker.engine = None
     engine.stop()
     broker.close()
 

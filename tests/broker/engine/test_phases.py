@@ -228,6 +228,16 @@ def test_each_operation_makes_exactly_the_calls_it_is_tested_with(hybrid, scene)
 
 
 @pytest.mark.parametrize("scene", SCENES)
+def test_operation_whose_phases_follow_each_other_at_once_ends_as_well(hybrid, scene):
+    """As an engine drives it: under one claim, each phase with what the one before has written."""
+    row, task = SCENES[scene](hybrid, "web")
+    task = hybrid.drive(task, phases=100)
+    state, holdings = END[scene]
+    assert (task.state, hybrid.vm(row.id).state) == (OperationState.DONE, state), task.message
+    assert hybrid.holdings(row.id) == holdings
+
+
+@pytest.mark.parametrize("scene", SCENES)
 def test_every_step_run_twice_changes_nothing_more(hybrid, scene):
     plain, task = SCENES[scene](hybrid, "plain")
     hybrid.finish(task)
