@@ -9,8 +9,8 @@ import numpy as np
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from broker import capability, event, flavor, host, pool, reservation, vm
-from broker.actor import ADMIN, Actor
+from broker import access, capability, event, flavor, host, pool, reservation, vm
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest, NoRoom, WrongState
 from broker.states import HostState, OperationState, VMState
@@ -57,7 +57,7 @@ def migrate(
     Raises NotFound, WrongState, InvalidRequest (another site's host), NoRoom. One that is on that host already is answered
     with its last operation.
     """
-    actor.require(ADMIN)
+    access.require(actor, "vm.migrate")
     with broker.store.transaction() as session:
         session.get(MetaRow, "broker_id", with_for_update=True)
         row = vm.find(session, actor, ref, lock=True)
@@ -96,7 +96,7 @@ def drain(broker: Broker, actor: Actor, ref: str) -> PlanView:
 
     Again: moves those that could not move before.
     """
-    actor.require(ADMIN)
+    access.require(actor, "host.drain")
     host.set_maintenance(broker, actor, ref, True)
     with broker.store.transaction() as session:
         session.get(MetaRow, "broker_id", with_for_update=True)
@@ -121,7 +121,7 @@ def drain(broker: Broker, actor: Actor, ref: str) -> PlanView:
 
 def rebalance(broker: Broker, actor: Actor, *, goal: Goal, limits: Limits, apply: bool) -> PlanView:
     """Plan to ``pack`` or ``balance`` the hosts, and with ``apply`` begin the moves. Admins only. Raises InvalidRequest."""
-    actor.require(ADMIN)
+    access.require(actor, "migration.rebalance")
     if goal not in planner.PLANNERS:
         raise InvalidRequest(f"{goal!r} is no goal", hint="pack or balance")
     if not apply:
