@@ -56,15 +56,24 @@ class Permission:
     line: str
 
     @property
+    def in_order(self) -> tuple[str, ...]:
+        """The roles that have it, the least first."""
+        return tuple(role for role in ROLES if role in self.roles)
+
+    @property
     def least(self) -> str:
         """The least of the roles that have it."""
-        return next(role for role in ROLES if role in self.roles)
+        return self.in_order[0]
 
 
 PERMISSIONS: Mapping[str, Permission] = {
     "accesskey.create": Permission(Scope.PROJECT, MEMBERS, "Make an access key, of the own role at most."),
     "accesskey.list": Permission(Scope.PROJECT, MEMBERS, "See access keys, without their secrets."),
     "accesskey.delete": Permission(Scope.PROJECT, MEMBERS, "Revoke an access key, of the own role at most."),
+    "auth.can": Permission(
+        Scope.ANY, READERS, "Ask what one may; others than oneself only with `token.list`."
+    ),
+    "auth.permissions": Permission(Scope.ANY, READERS, "See this table."),
     "event.list": Permission(Scope.PROJECT, READERS, "See and follow events."),
     "expression.check": Permission(Scope.ANY, READERS, "Try a requirement or a rank on the hosts."),
     "flavor.create": Permission(Scope.BROKER, ADMINS, "Add a size."),

@@ -122,7 +122,10 @@ def _change(
     params: dict[str, Any] | None = None,
     instead_of: Sequence[str] = (),
 ) -> tuple[VMRow, OperationRow]:
-    """Write the operation, whose kind is the permission's name. One of a kind ``instead_of`` that waits for room, with its VM suspended, makes way for it."""
+    """Write the operation, whose kind is the name of the permission, too.
+
+    One of a kind ``instead_of`` that waits for room, with its VM suspended, makes way for it.
+    """
     verb = kind.split(".")[1]
     seen = vm.get(broker, actor, ref)
     access.require(actor, kind, seen.project_id)

@@ -106,6 +106,23 @@ def test_who_lacks_a_permission_is_refused_before_anything_else(bare_stage, modu
             assert refused.details == {"permission": permission, "role": needed.least}
 
 
+def test_nobody_else_decides_by_roles():
+    """No face knows a role, and no other file of the broker looks at what role or which grants a caller has."""
+    root = Path(next(iter(broker.__path__))).parent
+    found = []
+    for path in sorted([*root.glob("api/**/*.py"), *root.glob("broker/**/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = ast.unparse(node) if isinstance(node, ast.Compare) else ""
+            if "actor.role" in text or "caller.role" in text or ".grants" in text:
+                found.append(f"{path.relative_to(root)}: {text}")
+            if isinstance(node, ast.ImportFrom) and node.module == "broker.actor" and path.parts[-3] == "api":
+                found += [f"{path.relative_to(root)}: {one.name}" for one in node.names if one.name in NAMES]
+    assert [line for line in found if not line.startswith("broker/access.py")] == []
+
+
+NAMES = {"ADMIN", "MEMBER", "READER", "GATEWAY"}
+
+
 def test_each_role_may_what_the_one_below_it_may():
     reader, member, admin, agent = map(access.permissions_of, (READER, MEMBER, ADMIN, GATEWAY))
     assert reader < member < admin
