@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from broker import event, project
+from broker import access, event, project
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import NotFound, Unauthenticated
@@ -29,11 +29,13 @@ def create(
     broker: Broker, actor: Actor, *, project_ref: str | None = None, role: str = "member"
 ) -> tuple[AccessKeyRow, str]:
     """A new key and its secret, shown once."""
-    actor.require(role)
+    access.require(actor, "accesskey.create")
     secret = secrets.token_urlsafe(30)
     alphabet = string.ascii_uppercase + "234567"
     with broker.store.transaction() as session:
         owner = project.find(session, actor, project_ref or actor.project_id)
+        access.require(actor, "accesskey.create", owner.id)
+        access.require_role(actor, role, owner.id)
         row = AccessKeyRow(
             id="AKIS" + "".join(secrets.choice(alphabet) for _ in range(16)),
             project_id=owner.id,
@@ -56,22 +58,22 @@ def create(
 
 def list_access_keys(broker: Broker, actor: Actor) -> Sequence[AccessKeyRow]:
     """Keys of the caller's project; all of them for admins."""
-    actor.require("member")
+    access.require(actor, "accesskey.list")
     query = select(AccessKeyRow).order_by(AccessKeyRow.created_at, AccessKeyRow.id)
-    if not actor.is_admin:
-        query = query.where(AccessKeyRow.project_id == actor.project_id)
+    query = access.visible(query, actor, AccessKeyRow, "accesskey.list")
     with broker.store.reading() as session:
         return list(session.scalars(query))
 
 
 def delete(broker: Broker, actor: Actor, key_id: str) -> None:
     """Revoke a key at once. Raises NotFound."""
-    actor.require("member")
+    access.require(actor, "accesskey.delete")
     with broker.store.transaction() as session:
         row = session.get(AccessKeyRow, key_id)
-        if row is None or not (actor.is_admin or row.project_id == actor.project_id):
+        if row is None or not access.sees(actor, row.project_id, "accesskey.list"):
             raise NotFound("accesskey", key_id)
-        actor.require(row.role)
+        access.require(actor, "accesskey.delete", row.project_id)
+        access.require_role(actor, row.role, row.project_id)
         event.record(
             broker,
             session,
@@ -89,5 +91,10 @@ def open_key(broker: Broker, key_id: str) -> OpenKey:
         row = session.get(AccessKeyRow, key_id)
     if row is None:
         raise Unauthenticated("the access key is not valid", hint="make one with `isthmus accesskey create`")
-    actor = Actor(project_id=row.project_id, role=row.role, name=row.id)
-    return OpenKey(actor=actor, secret=broker.sealer.open(row.sealed_secret), account=row.project.account)
+    secret = broker.sealer.open(row.sealed_secret)
+    return OpenKey(actor=actor_of(row), secret=secret, account=row.project.account)
+
+
+def actor_of(row: AccessKeyRow) -> Actor:
+    """Who an access key lets in: an actor with the one grant that it carries."""
+    return Actor(project_id=row.project_id, role=row.role, name=row.id)

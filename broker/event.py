@@ -10,7 +10,8 @@ from sqlalchemy import event as database_event
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from broker.actor import READER, Actor
+from broker import access
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.store import EventRow
 
@@ -60,10 +61,8 @@ def list_events(
     limit: int = 100,
 ) -> Sequence[EventRow]:
     """Events oldest first: those after ``after``, or the newest ``limit``. Others than admins see their project's."""
-    actor.require(READER)
-    query = select(EventRow)
-    if not actor.is_admin:
-        query = query.where(EventRow.project_id == actor.project_id)
+    access.require(actor, "event.list")
+    query = access.visible(select(EventRow), actor, EventRow, "event.list")
     if target:
         query = query.where(EventRow.target == target)
     if kind:

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from broker import host
-from broker.actor import READER, Actor
+from broker import access, host
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import InvalidExpression
 from placement import opennebula
@@ -35,7 +35,7 @@ def check(
     broker: Broker, actor: Actor, text: str, *, kind: Kind = "requirement", dialect: Dialect = "isthmus"
 ) -> ExpressionView:
     """Read an expression, translate it, and say what it is worth on each host now. Raises InvalidExpression."""
-    actor.require(READER)
+    access.require(actor, "expression.check")
     expression = _parsed(kind, text, dialect)
     views = host.list_hosts(broker, actor)
     table = HostTable.from_rows([view.attributes for view in views])

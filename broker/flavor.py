@@ -8,8 +8,8 @@ from typing import TypedDict
 from sqlalchemy import case, select
 from sqlalchemy.orm import Session
 
-from broker import event
-from broker.actor import ADMIN, READER, Actor
+from broker import access, event
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, NotFound
 from broker.store import FlavorRow, ReservationRow, VMRow
@@ -67,7 +67,7 @@ def create(
     hugepages: bool = False,
 ) -> FlavorRow:
     """A new flavor. Admins only. Raises Exists."""
-    actor.require(ADMIN)
+    access.require(actor, "flavor.create")
     with broker.store.transaction() as session:
         if session.get(FlavorRow, name):
             raise Exists("flavor", name)
@@ -95,14 +95,14 @@ def find(session: Session, name: str) -> FlavorRow:
 
 def get(broker: Broker, actor: Actor, name: str) -> FlavorRow:
     """One flavor. Raises NotFound."""
-    actor.require(READER)
+    access.require(actor, "flavor.get")
     with broker.store.reading() as session:
         return find(session, name)
 
 
 def list_flavors(broker: Broker, actor: Actor) -> Sequence[FlavorRow]:
     """All flavors, smallest first."""
-    actor.require(READER)
+    access.require(actor, "flavor.list")
     with broker.store.reading() as session:
         return list(
             session.scalars(select(FlavorRow).order_by(FlavorRow.vcpus, FlavorRow.mem_mb, FlavorRow.name))
@@ -111,7 +111,7 @@ def list_flavors(broker: Broker, actor: Actor) -> Sequence[FlavorRow]:
 
 def delete(broker: Broker, actor: Actor, name: str) -> None:
     """Remove a flavor; VMs keep the size they were made with. Raises NotFound."""
-    actor.require(ADMIN)
+    access.require(actor, "flavor.delete")
     with broker.store.transaction() as session:
         session.delete(find(session, name))
         event.record(broker, session, "flavor.deleted", name, f"flavor {name} deleted by {actor.name}")

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import event, network, site, token
-from broker.actor import ADMIN, GATEWAY, READER, Actor
+from broker import access, event, network, site, token
+from broker.actor import GATEWAY, Actor
 from broker.broker import Broker
 from broker.errors import Conflict, Exists, Forbidden, InUse, InvalidRequest, NotFound
 from broker.states import LIVE_PEER
@@ -40,7 +40,7 @@ def create(
     broker: Broker, actor: Actor, *, name: str, site_ref: str, network_ref: str, endpoint: str
 ) -> tuple[GatewayRow, str]:
     """A new gateway and its agent's token, shown once. Admins only. Raises Exists, InvalidRequest, NotFound."""
-    actor.require(ADMIN)
+    access.require(actor, "gateway.create")
     match = _ENDPOINT.fullmatch(endpoint)
     if match is None or not 0 < int(match[2]) < 65536:
         raise InvalidRequest(f"endpoint {endpoint!r} is not HOST:PORT", hint="such as 203.0.113.7:51820")
@@ -85,7 +85,7 @@ def create(
 
 def renew_token(broker: Broker, actor: Actor, ref: str) -> tuple[GatewayRow, str]:
     """A new token for a gateway's agent, shown once; the one before is dead at once. Admins only. Raises NotFound."""
-    actor.require(ADMIN)
+    access.require(actor, "gateway.renew_token")
     with broker.store.transaction() as session:
         row = find(session, ref)
         for old in session.scalars(select(TokenRow).where(TokenRow.gateway_id == row.id)):
@@ -111,21 +111,21 @@ def find(session: Session, ref: str) -> GatewayRow:
 
 def get(broker: Broker, actor: Actor, ref: str) -> GatewayRow:
     """One gateway. Raises NotFound."""
-    actor.require(READER)
+    access.require(actor, "gateway.get")
     with broker.store.reading() as session:
         return find(session, ref)
 
 
 def list_gateways(broker: Broker, actor: Actor) -> Sequence[GatewayRow]:
     """All gateways, by name."""
-    actor.require(READER)
+    access.require(actor, "gateway.list")
     with broker.store.reading() as session:
         return list(session.scalars(select(GatewayRow).order_by(GatewayRow.name)))
 
 
 def peer_counts(broker: Broker, actor: Actor) -> dict[str, int]:
     """Gateway id -> number of its live peers."""
-    actor.require(READER)
+    access.require(actor, "gateway.list")
     with broker.store.reading() as session:
         rows = session.execute(
             select(PeerRow.gateway_id, func.count())
@@ -154,7 +154,7 @@ def status_reason(row: GatewayRow) -> str:
 
 def delete(broker: Broker, actor: Actor, ref: str) -> None:
     """Remove a gateway without live peers. Raises InUse, NotFound."""
-    actor.require(ADMIN)
+    access.require(actor, "gateway.delete")
     with broker.store.transaction() as session:
         row = find(session, ref)
         if session.scalar(
@@ -172,7 +172,7 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
 
 def own(actor: Actor) -> str:
     """The id of the agent's own gateway. Raises Forbidden for anybody else."""
-    if actor.role != GATEWAY or actor.gateway_id is None:
+    if actor.gateway_id is None:
         raise Forbidden(
             "this is for gateways' agents", hint="use the token that `isthmus gateway create` printed"
         )
@@ -192,6 +192,7 @@ def register(
 
     A new key replaces the old one: burst VMs launched before must be relaunched.
     """
+    access.require(actor, "gateway.register")
     gateway_id = own(actor)
     with broker.store.transaction() as session:
         row = session.get(GatewayRow, gateway_id, with_for_update={"of": GatewayRow})
@@ -219,6 +220,7 @@ def document(broker: Broker, actor: Actor) -> GatewayDocument:
 
     Raises Conflict when it reads none that this broker writes.
     """
+    access.require(actor, "gateway.document")
     gateway_id = own(actor)
     with broker.store.reading() as session:
         row = session.get(GatewayRow, gateway_id)
@@ -234,6 +236,7 @@ def document(broker: Broker, actor: Actor) -> GatewayDocument:
 
 def next_document(broker: Broker, actor: Actor, after: int, wait_s: float) -> GatewayDocument | None:
     """The document when its generation is beyond ``after``; waits up to ``wait_s`` seconds for one, else None."""
+    access.require(actor, "gateway.document")
     deadline = broker.clock.now().timestamp() + wait_s
     while True:
         seen = broker.signals.count("gateways")
@@ -253,6 +256,7 @@ def report(
     problems: Sequence[str] = (),
 ) -> None:
     """What the agent has applied, what its peers have sent, and what of its document it could not apply, in words."""
+    access.require(actor, "gateway.report")
     gateway_id = own(actor)
     with broker.store.transaction() as session:
         row = session.get(GatewayRow, gateway_id, with_for_update={"of": GatewayRow})

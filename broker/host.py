@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import select, tuple_, update
 from sqlalchemy.orm import Session
 
-from broker import event, flavor
-from broker.actor import ADMIN, READER, Actor
+from broker import access, event, flavor
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest, NotFound
 from broker.states import HostState
@@ -143,7 +143,7 @@ def list_hosts(
     limit: int | None = None,
 ) -> Sequence[HostView]:
     """Hosts by site and name; ``after`` names the site and host of the last one of the page before."""
-    actor.require(READER)
+    access.require(actor, "host.list")
     query = select(HostRow).join(SiteRow, HostRow.site_id == SiteRow.id).order_by(SiteRow.name, HostRow.name)
     if site_ref:
         query = query.where((SiteRow.id == site_ref) | (SiteRow.name == site_ref))
@@ -182,7 +182,7 @@ def find(session: Session, ref: str) -> HostRow:
 
 def get(broker: Broker, actor: Actor, ref: str) -> HostView:
     """One host. Raises NotFound."""
-    actor.require(READER)
+    access.require(actor, "host.get")
     with broker.store.reading() as session:
         row = find(session, ref)
         return view(row)
@@ -190,7 +190,7 @@ def get(broker: Broker, actor: Actor, ref: str) -> HostView:
 
 def set_maintenance(broker: Broker, actor: Actor, ref: str, maintenance: bool) -> HostView:
     """In maintenance a host takes no new VM; what runs there goes on. Raises NotFound."""
-    actor.require(ADMIN)
+    access.require(actor, "host.maintenance")
     with broker.store.transaction() as session:
         row = find(session, ref)
         if row.maintenance != maintenance:

@@ -11,8 +11,8 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import event, site
-from broker.actor import ADMIN, READER, Actor
+from broker import access, event, site
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound
 from broker.store import ImageRow, VMRow
@@ -38,7 +38,7 @@ def create(
 
     Raises Exists, InvalidRequest (no such file, another format than said, a backing file), NotFound (site).
     """
-    actor.require(ADMIN)
+    access.require(actor, "image.create")
     with broker.store.reading() as session:
         if session.scalar(select(ImageRow).where(ImageRow.name == name)):
             raise Exists("image", name)
@@ -93,14 +93,14 @@ def find(session: Session, ref: str) -> ImageRow:
 
 def get(broker: Broker, actor: Actor, ref: str) -> ImageRow:
     """One image. Raises NotFound."""
-    actor.require(READER)
+    access.require(actor, "image.get")
     with broker.store.reading() as session:
         return find(session, ref)
 
 
 def list_images(broker: Broker, actor: Actor) -> Sequence[ImageRow]:
     """All images, by name."""
-    actor.require(READER)
+    access.require(actor, "image.list")
     with broker.store.reading() as session:
         query = select(ImageRow).where(ImageRow.state != "deleted").order_by(ImageRow.name)
         return list(session.scalars(query))
@@ -108,7 +108,7 @@ def list_images(broker: Broker, actor: Actor) -> Sequence[ImageRow]:
 
 def map_sites(broker: Broker, actor: Actor, ref: str, sites: dict[str, str]) -> ImageRow:
     """Set under which id each cloud site knows this image. Raises NotFound."""
-    actor.require(ADMIN)
+    access.require(actor, "image.map")
     with broker.store.transaction() as session:
         row = find(session, ref)
         for site_name in sites:
@@ -123,7 +123,7 @@ def map_sites(broker: Broker, actor: Actor, ref: str, sites: dict[str, str]) -> 
 
 def delete(broker: Broker, actor: Actor, ref: str) -> None:
     """Remove an image that no VM uses. Raises InUse, NotFound."""
-    actor.require(ADMIN)
+    access.require(actor, "image.delete")
     with broker.store.transaction() as session:
         row = find(session, ref)
         users = session.scalar(

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from broker import event
-from broker.actor import MEMBER, READER, Actor
+from broker import access, event
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NotFound
 from broker.store import KeyPairRow
@@ -20,7 +20,7 @@ from broker.store import KeyPairRow
 
 def create(broker: Broker, actor: Actor, *, name: str, public_key: str) -> KeyPairRow:
     """Import a public key into the caller's project. Raises Exists, InvalidRequest."""
-    actor.require(MEMBER)
+    access.require(actor, "keypair.create", actor.project_id)
     line = public_key.strip()
     if "\n" in line:
         raise InvalidRequest(
@@ -64,22 +64,23 @@ def find(session: Session, actor: Actor, name: str) -> KeyPairRow:
 
 def get(broker: Broker, actor: Actor, name: str) -> KeyPairRow:
     """One key pair. Raises NotFound."""
-    actor.require(READER)
+    access.require(actor, "keypair.get", actor.project_id)
     with broker.store.reading() as session:
         return find(session, actor, name)
 
 
 def list_key_pairs(broker: Broker, actor: Actor) -> Sequence[KeyPairRow]:
     """The project's key pairs, by name."""
-    actor.require(READER)
-    query = select(KeyPairRow).where(KeyPairRow.project_id == actor.project_id).order_by(KeyPairRow.name)
+    access.require(actor, "keypair.list", actor.project_id)
+    query = select(KeyPairRow).order_by(KeyPairRow.name)
+    query = access.visible(query, actor, KeyPairRow, "keypair.list", here=True)
     with broker.store.reading() as session:
         return list(session.scalars(query))
 
 
 def delete(broker: Broker, actor: Actor, name: str) -> None:
     """Forget a key; VMs that were started with it keep it. Raises NotFound."""
-    actor.require(MEMBER)
+    access.require(actor, "keypair.delete", actor.project_id)
     with broker.store.transaction() as session:
         session.delete(find(session, actor, name))
         event.record(

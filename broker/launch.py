@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from broker import (
+    access,
     event,
     expression,
     flavor,
@@ -24,7 +25,7 @@ from broker import (
     reservation,
     site,
 )
-from broker.actor import MEMBER, Actor
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NotFound
 from broker.states import VMState
@@ -73,6 +74,7 @@ def create(
     token: str | None = None,
 ) -> tuple[VMRow, OperationRow]:
     """Ask for one VM: see ``create_many``."""
+    access.require(actor, "vm.create", actor.project_id)
     return create_many(
         broker,
         actor,
@@ -116,7 +118,7 @@ def create_many(
     the only network there is. The same ``token`` with the same request answers with the same VMs.
     Raises InvalidRequest, InvalidExpression, NotFound, Exists, QuotaExceeded, TokenMismatch.
     """
-    actor.require(MEMBER)
+    access.require(actor, "vm.create", actor.project_id)
     expression.check_text("requirements", requirements)
     expression.check_text("rank", rank)
     _check_user_data(user_data)

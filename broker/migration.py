@@ -9,8 +9,8 @@ import numpy as np
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from broker import capability, event, flavor, host, pool, reservation, vm
-from broker.actor import ADMIN, Actor
+from broker import access, capability, event, flavor, host, pool, reservation, vm
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest, NoRoom, WrongState
 from broker.states import HostState, OperationState, VMState
@@ -57,7 +57,7 @@ def migrate(
     Raises NotFound, WrongState, InvalidRequest (another site's host), NoRoom. One that is on that host already is answered
     with its last operation.
     """
-    actor.require(ADMIN)
+    access.require(actor, "vm.migrate")
     row, task, begun = pool.decided(broker, lambda: _migrate(broker, actor, ref, host_ref))
     if begun:
         broker.submit(task)
@@ -105,7 +105,7 @@ def drain(broker: Broker, actor: Actor, ref: str) -> PlanView:
 
     Again: moves those that could not move before.
     """
-    actor.require(ADMIN)
+    access.require(actor, "host.drain")
     host.set_maintenance(broker, actor, ref, True)
     return _begun(broker, *pool.decided(broker, lambda: _drain(broker, actor, ref)))
 
@@ -132,7 +132,7 @@ def _drain(broker: Broker, actor: Actor, ref: str) -> tuple[_MovablePool, PlanVi
 
 def rebalance(broker: Broker, actor: Actor, *, goal: Goal, limits: Limits, apply: bool) -> PlanView:
     """Plan to ``pack`` or ``balance`` the hosts, and with ``apply`` begin the moves. Admins only. Raises InvalidRequest."""
-    actor.require(ADMIN)
+    access.require(actor, "migration.rebalance")
     if goal not in planner.PLANNERS:
         raise InvalidRequest(f"{goal!r} is no goal", hint="pack or balance")
     if not apply:

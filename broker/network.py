@@ -12,8 +12,8 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
-from broker import event, site
-from broker.actor import ADMIN, READER, Actor
+from broker import access, event, site
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Overlap
 from broker.store import GatewayRow, LeaseRow, NetworkRow, SubnetRow, VMRow
@@ -32,7 +32,7 @@ _KEPT_S = 60.0
 
 def create(broker: Broker, actor: Actor, *, name: str, cidr: str) -> NetworkRow:
     """A new network. Admins only. Raises Exists, InvalidRequest, Overlap."""
-    actor.require(ADMIN)
+    access.require(actor, "network.create")
     _check_prefix(cidr)
     with broker.store.transaction() as session:
         if session.scalar(select(NetworkRow).where(NetworkRow.name == name)):
@@ -67,21 +67,21 @@ def find(session: Session, ref: str) -> NetworkRow:
 
 def get(broker: Broker, actor: Actor, ref: str) -> NetworkRow:
     """One network. Raises NotFound."""
-    actor.require(READER)
+    access.require(actor, "network.get")
     with broker.store.reading() as session:
         return find(session, ref)
 
 
 def list_networks(broker: Broker, actor: Actor) -> Sequence[NetworkRow]:
     """All networks, by name."""
-    actor.require(READER)
+    access.require(actor, "network.list")
     with broker.store.reading() as session:
         return list(session.scalars(select(NetworkRow).order_by(NetworkRow.name)))
 
 
 def leased(broker: Broker, actor: Actor) -> dict[str, int]:
     """Subnet id -> number of its leased addresses."""
-    actor.require(READER)
+    access.require(actor, "network.list")
     with broker.store.reading() as session:
         rows = session.execute(
             select(LeaseRow.subnet_id, func.count())
@@ -93,7 +93,7 @@ def leased(broker: Broker, actor: Actor) -> dict[str, int]:
 
 def delete(broker: Broker, actor: Actor, ref: str) -> None:
     """Remove a network without leases and gateways. Raises InUse, NotFound."""
-    actor.require(ADMIN)
+    access.require(actor, "network.delete")
     with broker.store.transaction() as session:
         row = find(session, ref)
         if session.scalar(select(GatewayRow.id).where(GatewayRow.network_id == row.id)):
@@ -127,7 +127,7 @@ def add_subnet(
 
     ``mode`` is by default ``nat`` on hosts of ours, and ``tunnel`` in a cloud: there it is the only one.
     """
-    actor.require(ADMIN)
+    access.require(actor, "network.add_subnet")
     _check_prefix(cidr)
     mode = _mode_at(broker, actor, site_ref, mode)
     subnet_prefix = addresses.network_of(cidr)
@@ -193,7 +193,7 @@ def add_subnet(
 
 def remove_subnet(broker: Broker, actor: Actor, ref: str, site_ref: str) -> None:
     """Take a network's subnet from a site. Raises InUse, NotFound."""
-    actor.require(ADMIN)
+    access.require(actor, "network.remove_subnet")
     with broker.store.transaction() as session:
         network = find(session, ref)
         at = site.find(session, site_ref)

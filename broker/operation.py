@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from broker.actor import READER, Actor
+from broker import access
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import NotFound
 from broker.states import OperationState
@@ -59,16 +60,17 @@ def add(
 
 def get(broker: Broker, actor: Actor, operation_id: str) -> OperationRow:
     """One operation. Raises NotFound."""
-    actor.require(READER)
+    access.require(actor, "operation.get")
     with broker.store.reading() as session:
         row = session.get(OperationRow, operation_id)
-    if row is None or not (actor.is_admin or row.project_id == actor.project_id):
+    if row is None or not access.sees(actor, row.project_id, "operation.get"):
         raise NotFound("operation", operation_id)
     return row
 
 
 def wait(broker: Broker, actor: Actor, operation_id: str, timeout_s: float) -> OperationRow:
     """The operation when it is over, or as it is when ``timeout_s`` seconds are up."""
+    access.require(actor, "operation.get")
     deadline = broker.clock.now().timestamp() + timeout_s
     name = f"{operation_id}.over"
     while True:
@@ -91,10 +93,9 @@ def list_operations(
     limit: int = 100,
 ) -> Sequence[OperationRow]:
     """Operations, newest first; ``after`` is the id of the last one of the page before."""
-    actor.require(READER)
+    access.require(actor, "operation.list")
     query = select(OperationRow).order_by(OperationRow.created_at.desc(), OperationRow.id.desc()).limit(limit)
-    if not actor.is_admin:
-        query = query.where(OperationRow.project_id == actor.project_id)
+    query = access.visible(query, actor, OperationRow, "operation.list")
     if target:
         query = query.where(OperationRow.target == target)
     if state:

@@ -14,8 +14,8 @@ from ipaddress import ip_address
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from broker import event, gateway, network
-from broker.actor import READER, Actor
+from broker import access, event, gateway, network
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import EnrolmentRefused, InvalidRequest
 from broker.states import LIVE_PEER, PeerState
@@ -152,6 +152,7 @@ def enrol(broker: Broker, actor: Actor, address: str, public_key: str) -> tuple[
     A repeated post of the same key succeeds, because an answer can be lost. Raises EnrolmentRefused for a
     bootstrap that is used, expired or unknown, and for a key that was seen before.
     """
+    access.require(actor, "peer.enrol")
     gateway_id = gateway.own(actor)
     refused: str | None = None
     with broker.store.transaction() as session:
@@ -229,10 +230,11 @@ def list_peers(
     broker: Broker, actor: Actor, *, gateway_ref: str | None = None, vm_id: str | None = None
 ) -> Sequence[PeerRow]:
     """Peers, newest first; others than admins see those of their project's VMs."""
-    actor.require(READER)
-    query = select(PeerRow).order_by(PeerRow.created_at.desc(), PeerRow.id)
-    if not actor.is_admin:
-        query = query.join(VMRow, VMRow.id == PeerRow.vm_id).where(VMRow.project_id == actor.project_id)
+    access.require(actor, "peer.list")
+    query = (
+        select(PeerRow).order_by(PeerRow.created_at.desc(), PeerRow.id).join(VMRow, VMRow.id == PeerRow.vm_id)
+    )
+    query = access.visible(query, actor, VMRow, "peer.list")
     with broker.store.reading() as session:
         if gateway_ref:
             query = query.where(PeerRow.gateway_id == gateway.find(session, gateway_ref).id)

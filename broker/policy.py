@@ -12,8 +12,8 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from broker import event, load, usage
-from broker.actor import ADMIN, MEMBER, READER, SYSTEM, Actor
+from broker import access, event, load, usage
+from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
 from broker.errors import BrokerError, InvalidPolicy, NotFound
 from broker.states import BurstWord
@@ -42,7 +42,7 @@ class PolicyView:
 
 def check(broker: Broker, actor: Actor, text: str, name: str = "policy.yaml") -> Sequence[Problem]:
     """All mistakes of a policy file; none when it is good. For members: reading a large file costs the broker time."""
-    actor.require(MEMBER)
+    access.require(actor, "policy.check")
     try:
         policy = parse(text, name)
     except PolicyError as error:
@@ -53,7 +53,7 @@ def check(broker: Broker, actor: Actor, text: str, name: str = "policy.yaml") ->
 
 def apply(broker: Broker, actor: Actor, text: str, name: str = "policy.yaml") -> PolicyView:
     """Put a policy in force as a new version. Admins only. Raises InvalidPolicy; the old one then stays."""
-    actor.require(ADMIN)
+    access.require(actor, "policy.apply")
     try:
         policy = parse(text, name)
     except PolicyError as error:
@@ -89,7 +89,7 @@ def apply(broker: Broker, actor: Actor, text: str, name: str = "policy.yaml") ->
 
 def show(broker: Broker, actor: Actor) -> PolicyView:
     """The policy in force with its clauses and their values now. Raises NotFound when there is none."""
-    actor.require(READER)
+    access.require(actor, "policy.get")
     with broker.store.reading() as session:
         row = session.scalar(select(PolicyRow).order_by(PolicyRow.version.desc()).limit(1))
         if row is None:
@@ -116,7 +116,7 @@ def _budget(broker: Broker, session: Session, policy: Policy | None) -> str:
 
 def versions(broker: Broker, actor: Actor) -> Sequence[PolicyRow]:
     """All applied versions, newest first."""
-    actor.require(READER)
+    access.require(actor, "policy.versions")
     with broker.store.reading() as session:
         return list(session.scalars(select(PolicyRow).order_by(PolicyRow.version.desc())))
 

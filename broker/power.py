@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from broker import capability, event, flavor, vm
-from broker.actor import MEMBER, Actor
+from broker import access, capability, event, flavor, vm
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import WrongState
 from broker.states import VMState
@@ -16,7 +16,7 @@ from providers.port import Capability
 
 def start(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
     """Start a stopped VM, or resume a suspended one; nothing changes when it runs. Raises NotFound, WrongState."""
-    actor.require(MEMBER)
+    access.require(actor, "vm.start")
     if vm.get(broker, actor, ref).state == VMState.SUSPENDED:
         return resume(broker, actor, ref)
     return _change(
@@ -36,6 +36,7 @@ def stop(broker: Broker, actor: Actor, ref: str, *, force: bool = False) -> tupl
 
     Raises NotFound, WrongState: also for a suspended VM, whose room somebody else may have, and where its site stops no VMs.
     """
+    access.require(actor, "vm.stop")
     return _change(
         broker,
         actor,
@@ -51,6 +52,7 @@ def stop(broker: Broker, actor: Actor, ref: str, *, force: bool = False) -> tupl
 
 def reboot(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
     """Reboot a running VM. Raises NotFound, WrongState."""
+    access.require(actor, "vm.reboot")
     return _change(
         broker,
         actor,
@@ -68,8 +70,9 @@ def suspend(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow
 
     Raises NotFound, WrongState (it does not run, or its site cannot suspend).
     """
-    actor.require(MEMBER)
+    access.require(actor, "vm.suspend")
     seen = vm.get(broker, actor, ref)
+    access.require(actor, "vm.suspend", seen.project_id)
     if flavor.bound_by(seen):
         raise WrongState(
             f"cannot suspend {seen.name}: it has {flavor.bound_by(seen)}",
@@ -90,6 +93,7 @@ def suspend(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow
 
 def resume(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow]:
     """Let a suspended VM go on where it was, as soon as its host has room. Raises NotFound, WrongState."""
+    access.require(actor, "vm.resume")
     row, task = _change(
         broker,
         actor,
@@ -118,10 +122,13 @@ def _change(
     params: dict[str, Any] | None = None,
     instead_of: Sequence[str] = (),
 ) -> tuple[VMRow, OperationRow]:
-    """Write the operation. One of a kind ``instead_of`` that waits for room, with its VM suspended, makes way for it."""
-    actor.require(MEMBER)
+    """Write the operation, whose kind is the name of the permission, too.
+
+    One of a kind ``instead_of`` that waits for room, with its VM suspended, makes way for it.
+    """
     verb = kind.split(".")[1]
     seen = vm.get(broker, actor, ref)
+    access.require(actor, kind, seen.project_id)
     capability.check(broker, seen.site, needs, seen.name, verb=verb)
     with broker.store.transaction() as session:
         row = vm.find(session, actor, ref, lock=True)

@@ -12,8 +12,8 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import event
-from broker.actor import ADMIN, READER, Actor
+from broker import access, event
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, NotFound, QuotaExceeded, TokenMismatch
 from broker.flavor import Sized
@@ -36,7 +36,7 @@ def create(
     quota_gpus: int | None = None,
 ) -> ProjectRow:
     """A new project. Admins only. Raises Exists."""
-    actor.require(ADMIN)
+    access.require(actor, "project.create")
     with broker.store.transaction() as session:
         if session.scalar(select(ProjectRow).where(ProjectRow.name == name)):
             raise Exists("project", name)
@@ -66,31 +66,29 @@ def find(session: Session, actor: Actor, ref: str, *, lock: bool = False) -> Pro
     if lock:
         query = query.with_for_update()
     row = session.scalar(query)
-    if row is None or not (actor.is_admin or row.id == actor.project_id):
+    if row is None or not access.sees(actor, row.id, "project.get"):
         raise NotFound("project", ref)
     return row
 
 
 def get(broker: Broker, actor: Actor, ref: str) -> ProjectRow:
     """One project. Raises NotFound."""
-    actor.require(READER)
+    access.require(actor, "project.get")
     with broker.store.reading() as session:
         return find(session, actor, ref)
 
 
 def list_projects(broker: Broker, actor: Actor) -> Sequence[ProjectRow]:
     """All projects for admins, their own for others; by name."""
-    actor.require(READER)
-    query = select(ProjectRow).order_by(ProjectRow.name)
-    if not actor.is_admin:
-        query = query.where(ProjectRow.id == actor.project_id)
+    access.require(actor, "project.list")
+    query = access.visible(select(ProjectRow).order_by(ProjectRow.name), actor, ProjectRow.id, "project.list")
     with broker.store.reading() as session:
         return list(session.scalars(query))
 
 
 def delete(broker: Broker, actor: Actor, ref: str) -> None:
     """Remove a project that never had a VM. Raises InUse, NotFound."""
-    actor.require(ADMIN)
+    access.require(actor, "project.delete")
     with broker.store.transaction() as session:
         row = find(session, actor, ref)
         if row.id == actor.project_id:

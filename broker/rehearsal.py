@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker import burst, load, policy, pool, queue, usage
-from broker.actor import ADMIN, Actor
+from broker import access, burst, load, policy, pool, queue, usage
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.states import BurstWord
 from placement import burst as rules
@@ -35,7 +35,7 @@ class RehearsalView:
 
 def rehearse(broker: Broker, actor: Actor, text: str, name: str = "policy.yaml") -> RehearsalView:
     """Try a policy on the pool and the queue as they are. Admins only. Raises InvalidPolicy."""
-    actor.require(ADMIN)
+    access.require(actor, "policy.rehearse")
     with broker.store.reading() as session:
         tried = policy.read(broker, session, text, name)
         seen = pool.snapshot(broker, session)

@@ -13,8 +13,8 @@ from functools import partial
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import event, expression, flavor, pool, project
-from broker.actor import MEMBER, READER, Actor
+from broker import access, event, expression, flavor, pool, project
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, QuotaExceeded, WrongState
 from broker.states import LIVE_RESERVATION, ReservationState
@@ -44,7 +44,7 @@ def create(
     Raises InvalidRequest, InvalidExpression, NotFound, Exists, QuotaExceeded, and NoRoom with the earliest time at which
     there would be room.
     """
-    actor.require(MEMBER)
+    access.require(actor, "reservation.create", actor.project_id)
     expression.check_text("requirements", requirements)
     now = broker.clock.now()
     start = start_at or now
@@ -128,14 +128,14 @@ def find(session: Session, actor: Actor, ref: str, *, lock: bool = False) -> Res
     if lock:
         query = query.with_for_update(of=ReservationRow)
     row = session.scalar(query)
-    if row is None or not (actor.is_admin or row.project_id == actor.project_id):
+    if row is None or not access.sees(actor, row.project_id, "reservation.get"):
         raise NotFound("reservation", ref)
     return row
 
 
 def get(broker: Broker, actor: Actor, ref: str) -> ReservationRow:
     """One reservation. Raises NotFound."""
-    actor.require(READER)
+    access.require(actor, "reservation.get")
     with broker.store.reading() as session:
         return find(session, actor, ref)
 
@@ -144,10 +144,9 @@ def list_reservations(
     broker: Broker, actor: Actor, *, include_over: bool = False, all_projects: bool = False
 ) -> Sequence[ReservationRow]:
     """Reservations of the caller's project by their start; those that are over on request."""
-    actor.require(READER)
+    access.require(actor, "reservation.list")
     query = select(ReservationRow).order_by(ReservationRow.start_at, ReservationRow.id)
-    if not (all_projects and actor.is_admin):
-        query = query.where(ReservationRow.project_id == actor.project_id)
+    query = access.visible(query, actor, ReservationRow, "reservation.list", here=not all_projects)
     if not include_over:
         query = query.where(ReservationRow.state.in_(LIVE_RESERVATION))
     with broker.store.reading() as session:
@@ -177,9 +176,10 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
 
     Raises NotFound; cancelling again, or after its end, changes nothing.
     """
-    actor.require(MEMBER)
+    access.require(actor, "reservation.delete")
     with broker.store.transaction() as session:
         row = find(session, actor, ref, lock=True)
+        access.require(actor, "reservation.delete", row.project_id)
         if row.state in LIVE_RESERVATION:
             row.state = ReservationState.CANCELLED
             event.record(

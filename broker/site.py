@@ -10,8 +10,8 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import event, host
-from broker.actor import ADMIN, READER, Actor
+from broker import access, event, host
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Unavailable
 from broker.states import SiteState
@@ -36,7 +36,7 @@ def create(
 
     Raises Exists, InvalidRequest (kind, options, credentials), Unavailable (no host of it answers).
     """
-    actor.require(ADMIN)
+    access.require(actor, "site.create")
     with broker.store.reading() as session:
         if session.scalar(select(SiteRow).where(SiteRow.name == name)):
             raise Exists("site", name)
@@ -117,21 +117,21 @@ def find(session: Session, ref: str) -> SiteRow:
 
 def get(broker: Broker, actor: Actor, ref: str) -> SiteRow:
     """One site. Raises NotFound."""
-    actor.require(READER)
+    access.require(actor, "site.get")
     with broker.store.reading() as session:
         return find(session, ref)
 
 
 def list_sites(broker: Broker, actor: Actor) -> Sequence[SiteRow]:
     """All sites, by name."""
-    actor.require(READER)
+    access.require(actor, "site.list")
     with broker.store.reading() as session:
         return list(session.scalars(select(SiteRow).order_by(SiteRow.name).options(SITE_SETTINGS)))
 
 
 def host_counts(broker: Broker, actor: Actor) -> dict[str, int]:
     """Site id -> number of its hosts."""
-    actor.require(READER)
+    access.require(actor, "site.list")
     with broker.store.reading() as session:
         rows = session.execute(select(HostRow.site_id, func.count()).group_by(HostRow.site_id)).all()
     return dict(rows)
@@ -139,7 +139,7 @@ def host_counts(broker: Broker, actor: Actor) -> dict[str, int]:
 
 def refresh(broker: Broker, actor: Actor, ref: str) -> SiteRow:
     """Take the site's inventory now, and have it reconciled. Raises NotFound, Unavailable."""
-    actor.require(ADMIN)
+    access.require(actor, "site.refresh")
     row = get(broker, actor, ref)
     row = take_inventory(broker, row)
     broker.signals.set("reconcile")
@@ -184,7 +184,7 @@ def take_inventory(broker: Broker, row: SiteRow) -> SiteRow:
 
 def delete(broker: Broker, actor: Actor, ref: str) -> None:
     """Remove a site that holds nothing of ours. Raises InUse, NotFound."""
-    actor.require(ADMIN)
+    access.require(actor, "site.delete")
     with broker.store.transaction() as session:
         row = find(session, ref)
         there = (VMRow.site_id == row.id) | (VMRow.site_wanted_id == row.id)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from broker import policy, project, usage
-from broker.actor import READER, Actor
+from broker import access, policy, project, usage
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.states import VMState
 from broker.store import HostRow, SiteRow, VMRow
@@ -42,8 +42,12 @@ class BudgetView:
 
 def budget(broker: Broker, actor: Actor) -> BudgetView | None:
     """How the policy's budget stands; None without one."""
-    actor.require(READER)
-    whose = None if actor.is_admin else project.get(broker, actor, actor.project_id).name
+    access.require(actor, "status.budget")
+    whose = (
+        None
+        if access.everywhere(actor, "status.budget")
+        else project.get(broker, actor, actor.project_id).name
+    )
     with broker.store.reading() as session:
         in_force, _ = policy.current(broker, session)
         ledger = usage.ledger(broker, session, in_force)
@@ -63,12 +67,11 @@ def budget(broker: Broker, actor: Actor) -> BudgetView | None:
 
 def status(broker: Broker, actor: Actor) -> StatusView:
     """How the broker stands."""
-    actor.require(READER)
+    access.require(actor, "status.get")
     owner = project.get(broker, actor, actor.project_id)
     with broker.store.reading() as session:
         living = select(func.count()).select_from(VMRow).where(VMRow.state != VMState.TERMINATED)
-        if not actor.is_admin:
-            living = living.where(VMRow.project_id == actor.project_id)
+        living = access.visible(living, actor, VMRow, "status.get")
         waiting = living.where(VMRow.state == VMState.PENDING, VMRow.host_id.is_(None))
         return StatusView(
             broker_id=broker.id,

@@ -10,8 +10,8 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from broker import event, project
-from broker.actor import ADMIN, GATEWAY, Actor
+from broker import access, event, project
+from broker.actor import GATEWAY, Actor
 from broker.broker import Broker
 from broker.errors import Forbidden, NotFound, Unauthenticated
 from broker.store import TokenRow
@@ -59,9 +59,11 @@ def create(
     expires_in_s: int | None = None,
 ) -> tuple[TokenRow, str]:
     """A new token and its secret, shown once. Others than admins make tokens of their own project and role at most."""
-    actor.require(role)
+    access.require(actor, "token.create")
     with broker.store.transaction() as session:
         owner = project.find(session, actor, project_ref or actor.project_id)
+        access.require(actor, "token.create", owner.id)
+        access.require_role(actor, role, owner.id)
         row, secret = add(
             broker, session, name=name, project_id=owner.id, role=role, expires_in_s=expires_in_s
         )
@@ -79,22 +81,22 @@ def create(
 
 def list_tokens(broker: Broker, actor: Actor) -> Sequence[TokenRow]:
     """Tokens of people and programs; by name. Not those of gateways."""
-    actor.require("member")
+    access.require(actor, "token.list")
     query = select(TokenRow).where(TokenRow.role != GATEWAY).order_by(TokenRow.name, TokenRow.id)
-    if not actor.is_admin:
-        query = query.where(TokenRow.project_id == actor.project_id)
+    query = access.visible(query, actor, TokenRow, "token.list")
     with broker.store.reading() as session:
         return list(session.scalars(query))
 
 
 def delete(broker: Broker, actor: Actor, token_id: str) -> None:
     """Revoke a token at once. Raises NotFound."""
-    actor.require("member")
+    access.require(actor, "token.delete")
     with broker.store.transaction() as session:
         row = session.get(TokenRow, token_id)
-        if row is None or not (actor.is_admin or row.project_id == actor.project_id):
+        if row is None or not access.sees(actor, row.project_id, "token.list"):
             raise NotFound("token", token_id)
-        if row.role in (ADMIN, GATEWAY) and not actor.is_admin:
+        access.require(actor, "token.delete", row.project_id)
+        if not access.covers(actor, row.role, row.project_id):
             raise Forbidden("only an admin may revoke the token of an admin or a gateway")
         event.record(
             broker,
@@ -117,4 +119,9 @@ def authenticate(broker: Broker, secret: str) -> Actor:
         raise Unauthenticated(
             f"the token {row.name} has expired", hint="make one with `isthmus token create`"
         )
+    return actor_of(row)
+
+
+def actor_of(row: TokenRow) -> Actor:
+    """Who a token lets in: an actor with the one grant that it carries."""
     return Actor(project_id=row.project_id, role=row.role, name=row.name, gateway_id=row.gateway_id)

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from broker.actor import READER, Actor
+from broker import access
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest
 from broker.store import HostRow, UsageRow, VMRow
@@ -135,7 +136,7 @@ def report(
 
     Raises InvalidRequest.
     """
-    actor.require(READER)
+    access.require(actor, "usage.list")
     now = broker.clock.now()
     for time in (since, until):
         if time is not None and time.tzinfo is None:
@@ -149,8 +150,7 @@ def report(
     query = select(UsageRow).where(
         UsageRow.started_at < last, or_(UsageRow.ended_at.is_(None), UsageRow.ended_at > first)
     )
-    if not actor.is_admin:
-        query = query.where(UsageRow.project_id == actor.project_id)
+    query = access.visible(query, actor, UsageRow, "usage.list")
     found: dict[tuple[str, str, bool], UsageView] = {}
     seen: dict[tuple[str, str, bool], set[str]] = {}
     with broker.store.reading() as session:

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
+from broker import access, event, operation, site
 from broker import capability as capabilities
-from broker import event, operation, site
-from broker.actor import MEMBER, READER, Actor
+from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import (
     NotFound,
@@ -32,14 +32,14 @@ def find(session: Session, actor: Actor, ref: str, *, lock: bool = False) -> VMR
     if lock:
         query = query.with_for_update(of=VMRow)
     row = session.scalar(query)
-    if row is None or not (actor.is_admin or row.project_id == actor.project_id):
+    if row is None or not access.sees(actor, row.project_id, "vm.get"):
         raise NotFound("vm", ref)
     return row
 
 
 def get(broker: Broker, actor: Actor, ref: str) -> VMRow:
     """One VM. Raises NotFound."""
-    actor.require(READER)
+    access.require(actor, "vm.get")
     with broker.store.reading() as session:
         return find(session, actor, ref)
 
@@ -62,12 +62,11 @@ def list_vms(
 
     Labels must all match. Raises NotFound when ``after`` is no VM.
     """
-    actor.require(READER)
+    access.require(actor, "vm.list")
     # What hosts report of themselves is large, and in a list of VMs nobody reads it.
     lean = joinedload(VMRow.host).defer(HostRow.attributes)
     query = select(VMRow).options(lean).order_by(VMRow.created_at, VMRow.id)
-    if not (all_projects and actor.is_admin):
-        query = query.where(VMRow.project_id == actor.project_id)
+    query = access.visible(query, actor, VMRow, "vm.list", here=not all_projects)
     if ids is not None:
         query = query.where(VMRow.id.in_(ids))
     if not include_terminated and state != VMState.TERMINATED:
@@ -99,6 +98,7 @@ def list_vms(
 
 def set_labels(broker: Broker, actor: Actor, ref: str, labels: Mapping[str, str]) -> VMRow:
     """Replace a VM's labels. Raises NotFound."""
+    access.require(actor, "vm.label")
     return change_labels(broker, actor, ref, lambda _labels: labels)
 
 
@@ -106,9 +106,10 @@ def change_labels(
     broker: Broker, actor: Actor, ref: str, change: Callable[[Mapping[str, str]], Mapping[str, str]]
 ) -> VMRow:
     """Make a VM's labels from those it has, so that two changes at once both count. Raises NotFound."""
-    actor.require(MEMBER)
+    access.require(actor, "vm.label")
     with broker.store.transaction() as session:
         row = find(session, actor, ref, lock=True)
+        access.require(actor, "vm.label", row.project_id)
         labels = dict(change(row.labels))
         if labels != row.labels:
             row.labels = labels
@@ -157,9 +158,10 @@ def begin_preempt(broker: Broker, session: Session, row: VMRow, *, for_id: str, 
 
 def delete(broker: Broker, actor: Actor, ref: str, *, reason: str = "") -> tuple[VMRow, OperationRow]:
     """Delete a VM in whatever state it is; operations under way on it end. Deleting again changes nothing."""
-    actor.require(MEMBER)
+    access.require(actor, "vm.delete")
     with broker.store.transaction() as session:
         row = find(session, actor, ref, lock=True)
+        access.require(actor, "vm.delete", row.project_id)
         ended = row.operation_id
         task = begin_delete(broker, session, row, reason=reason or f"deleted by {actor.name}")
     if ended:
@@ -221,7 +223,9 @@ def begin_relaunch(broker: Broker, session: Session, row: VMRow, *, reason: str)
 
 def console(broker: Broker, actor: Actor, ref: str) -> str:
     """The newest 64 KiB of the serial console. Raises NotFound, WrongState, Unavailable."""
+    access.require(actor, "vm.console")
     row = get(broker, actor, ref)
+    access.require(actor, "vm.console", row.project_id)
     if row.site is None or row.host is None or row.provider_ref is None:
         raise WrongState(f"{row.name} runs nowhere yet", hint=f"`isthmus vm why {row.name}` says why")
     capabilities.check(broker, row.site, Capability.CONSOLE, row.name)

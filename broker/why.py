@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from broker import load, pool, vm
+from broker import access, load, pool, vm
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import InvalidExpression
@@ -37,7 +37,9 @@ class WhyView:
 
 def why(broker: Broker, actor: Actor, ref: str) -> WhyView:
     """Explain one VM. Raises NotFound, InvalidExpression (with the policy's requirement its own is too long or too deep)."""
+    access.require(actor, "vm.why")
     row = vm.get(broker, actor, ref)
+    access.require(actor, "vm.why", row.project_id)
     try:
         explanation, seen = _explained(broker, row)
     except ExpressionError as error:

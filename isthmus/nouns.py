@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 if TYPE_CHECKING:
     from isthmus.client._client import Client
+    from isthmus.client.access import Access
     from isthmus.client.accesskey import AccessKey as AccessKey
     from isthmus.client.accesskey import AccessKeyCreated as AccessKeyCreated
     from isthmus.client.accesskey import AccessKeys
@@ -49,9 +50,11 @@ if TYPE_CHECKING:
     from isthmus.client.usage import Usages
     from isthmus.client.vm import VM as VM
     from isthmus.client.vm import VMs
+    from isthmus.schema import Can as Can
     from isthmus.schema import Event as Event
     from isthmus.schema import OperationState as OperationState
     from isthmus.schema import Peer as Peer
+    from isthmus.schema import Permission as Permission
     from isthmus.schema import Policy as Policy
     from isthmus.schema import PolicyCheck as PolicyCheck
     from isthmus.schema import Role as Role
@@ -150,6 +153,9 @@ class Nouns:
         "AccessKeys",
         "Access keys of the EC2 face.",
         exports=("AccessKey", "AccessKeyCreated"),
+    )
+    auth: Noun[Access] = Noun(
+        "access", "Access", "Who may do what, and why.", exports=("Can", "Permission"), command="auth"
     )
 
 

@@ -8,8 +8,7 @@ from typing import Any
 from api.ec2 import filters
 from api.ec2.call import Call
 from api.ec2.fault import Fault, missing
-from broker import keypair
-from broker.actor import MEMBER
+from broker import access, keypair
 from broker.errors import InvalidRequest, NotFound
 from broker.store import KeyPairRow
 
@@ -43,7 +42,7 @@ def import_key_pair(call: Call) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise Fault("InvalidKey.Format", "Key is not in valid OpenSSH public key format") from None
     call.refuse(["TagSpecifications"])
-    call.actor.require(MEMBER)
+    access.require(call.actor, "keypair.create", call.actor.project_id)
     call.proceed()
     try:
         row = keypair.create(call.broker, call.actor, name=call.params["KeyName"], public_key=text)
@@ -59,7 +58,7 @@ def delete_key_pair(call: Call) -> dict[str, Any]:
     name = call.params.get("KeyName")
     if not name:
         raise missing("KeyName")
-    call.actor.require(MEMBER)
+    access.require(call.actor, "keypair.delete", call.actor.project_id)
     call.proceed()
     with suppress(NotFound):
         keypair.delete(call.broker, call.actor, name)

@@ -11,8 +11,7 @@ from api.ec2 import filters, ids
 from api.ec2.call import Call
 from api.ec2.fault import Fault
 from api.ec2.paging import page
-from broker import vm
-from broker.actor import MEMBER
+from broker import access, vm
 from broker.store import VMRow
 
 CLIENT_TOKEN = "aws:ec2:client-token"  # noqa: S105 (a label's name)
@@ -149,7 +148,7 @@ def _shown(call: Call, row: VMRow) -> bool:
 
 def _tagged(call: Call) -> list[VMRow]:
     """The VMs that the request names. Raises Fault for what is not there or no instance."""
-    call.actor.require(MEMBER)
+    access.require(call.actor, "vm.label", call.actor.project_id)
     names: list[str] = call.params["Resources"]
     for name in names:
         if not re.fullmatch(r"i-[0-9a-f]+", name):

@@ -18,8 +18,7 @@ from api.ec2.paging import page
 from api.ec2.protocol import decode_user_data, format_time
 from api.ec2.site import zones
 from api.ec2.tag import CLIENT_TOKEN, all_vms, of_specifications, tags_of
-from broker import flavor, image, keypair, launch, power, vm
-from broker.actor import MEMBER
+from broker import access, flavor, image, keypair, launch, power, vm
 from broker.errors import Exists, TokenMismatch
 from broker.launch import Wishes
 from broker.states import VMState
@@ -82,7 +81,7 @@ _READ = frozenset(
 def run_instances(call: Call) -> dict[str, Any]:
     """RunInstances: MaxCount VMs or none, at once ``pending``. A repeated ClientToken answers with the same VMs."""
     params = call.params
-    call.actor.require(MEMBER)
+    access.require(call.actor, "vm.create", call.actor.project_id)
     call.refuse(name for name in params if name not in _HARMLESS | _READ)
     _refuse_groups(params)
     least, most = params["MinCount"], params["MaxCount"]
@@ -288,7 +287,7 @@ def terminate_instances(call: Call) -> dict[str, Any]:
     def terminate(row: VMRow) -> VMRow:
         return row if row.state == VMState.TERMINATED else vm.delete(call.broker, call.actor, row.id)[0]
 
-    return {"TerminatingInstances": _change(call, terminate)}
+    return {"TerminatingInstances": _change(call, "vm.delete", terminate)}
 
 
 def start_instances(call: Call) -> dict[str, Any]:
@@ -305,6 +304,7 @@ def start_instances(call: Call) -> dict[str, Any]:
     return {
         "StartingInstances": _change(
             call,
+            "vm.start",
             start,
             allowed=(VMState.STOPPED, VMState.SUSPENDED, VMState.RUNNING, VMState.PENDING),
             verb="started",
@@ -325,6 +325,7 @@ def stop_instances(call: Call) -> dict[str, Any]:
     return {
         "StoppingInstances": _change(
             call,
+            "vm.stop",
             stop,
             allowed=(
                 VMState.RUNNING,
@@ -342,6 +343,7 @@ def reboot_instances(call: Call) -> None:
     """RebootInstances."""
     _change(
         call,
+        "vm.reboot",
         lambda row: power.reboot(call.broker, call.actor, row.id)[0],
         allowed=(VMState.RUNNING,),
         verb="rebooted",
@@ -349,10 +351,15 @@ def reboot_instances(call: Call) -> None:
 
 
 def _change(
-    call: Call, act: Callable[[VMRow], VMRow], *, allowed: Sequence[str] = (), verb: str = ""
+    call: Call,
+    permission: str,
+    act: Callable[[VMRow], VMRow],
+    *,
+    allowed: Sequence[str] = (),
+    verb: str = "",
 ) -> list[dict[str, Any]]:
     """Do it to every VM that is named, when all are there and in a state for it; the states before and after."""
-    call.actor.require(MEMBER)
+    access.require(call.actor, permission, call.actor.project_id)
     rows = _rows(call, call.params["InstanceIds"])
     for row in rows:
         if allowed and row.state not in allowed:

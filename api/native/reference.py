@@ -20,7 +20,7 @@ JSON over HTTP on port 8770, below `/v1`. The OpenAPI document is at `/v1/openap
 
 - **Who asks.** `Authorization: Bearer ist_...`, on every route but `/healthz` and the document. Roles: `admin` does
   everything; `member` has its project's own VMs, keys and tokens, and reads the rest; `reader` reads; a gateway's token
-  opens `/v1/agent/` and nothing else.
+  opens `/v1/agent/` and nothing else. [Permissions](permissions.md) has every verb; `GET /v1/auth/can` explains one.
 - **References.** `{ref}` is a name or an id; a VM's name is looked up among the living VMs of the caller's project. A host
   may be named `site/name`, and a cloud's host is named `zone/type`: the slash may stand as it is or as `%2F`.
 - **Errors** have one shape and a stable code: [errors](errors.md). A field that is not known is an error, so that a

@@ -1,5 +1,6 @@
 """The models of the native API, defined once: the server answers with them, the SDK reads them."""
 
+from isthmus.schema.access import Can, Grant, Permission
 from isthmus.schema.accesskey import AccessKey, AccessKeyCreate, AccessKeyCreated
 from isthmus.schema.error import Error, ErrorDetail
 from isthmus.schema.event import Event
@@ -64,6 +65,7 @@ __all__ = [
     "AffinityRule",
     "AgentRegister",
     "AgentStatus",
+    "Can",
     "Clause",
     "Console",
     "Enrol",
@@ -78,6 +80,7 @@ __all__ = [
     "Gateway",
     "GatewayCreate",
     "GatewayCreated",
+    "Grant",
     "Host",
     "HostUpdate",
     "HostWorth",
@@ -97,6 +100,7 @@ __all__ = [
     "Page",
     "Peer",
     "PeerStatus",
+    "Permission",
     "Policy",
     "PolicyCheck",
     "PolicyText",

@@ -234,6 +234,14 @@ def test_reference_of_operations_is_what_the_declarations_say() -> None:
     )
 
 
+def test_reference_of_permissions_is_what_the_table_says() -> None:
+    from broker.reference import write
+
+    assert (REFERENCE / "permissions.md").read_text() == write() + "\n", (
+        "run `python -m broker.reference > docs/reference/permissions.md`"
+    )
+
+
 # -- events ----------------------------------------------------------------------------------------------------------
 
 COMPUTED = {

@@ -625,3 +625,63 @@ def test_an_expression_of_opennebula_is_translated_with_its_warnings(
     assert out.splitlines()[:2] == ["cpu_free * 100", "warning: OpenNebula cuts ranks to whole numbers"]
     assert "250.5" in out
     assert "undefined" in out
+
+
+# Who may do what
+
+
+def _can(allowed: bool) -> schema.Can:
+    member = schema.Grant(project="lab", role="member")
+    return schema.Can(
+        allowed=allowed,
+        who="token ci",
+        action="vm.delete",
+        what="vm web",
+        project="lab",
+        scope="project",
+        roles=["member", "admin"],
+        grants=[member],
+        grant=member if allowed else None,
+        reason="token ci is member in project lab, and that role has vm.delete",
+    )
+
+
+def test_whether_somebody_may_is_said_with_its_grant_and_by_the_exit_code(
+    run: Run, broker: Any, capsys: Any
+) -> None:
+    broker.on("GET", "/v1/auth/can", _can(True), _can(False))
+    assert run("auth", "can", "ci", "vm.delete", "vm:web") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "yes: token ci is member in project lab, and that role has vm.delete"
+    assert [line.split(maxsplit=1) for line in out[1:]] == [
+        ["who", "token ci"],
+        ["action", "vm.delete"],
+        ["what", "vm web"],
+        ["grants", "member in project lab"],
+        ["needed", "member or admin, in the thing's project"],
+    ]
+    assert run("auth", "can", "ci", "vm.delete", "--json") == 1
+    assert json.loads(capsys.readouterr().out) == _can(False).model_dump(mode="json")
+    asked = [dict(one.query) for one in broker.asked]
+    assert asked == [
+        {"who": "ci", "action": "vm.delete", "what": "vm:web"},
+        {"who": "ci", "action": "vm.delete"},
+    ]
+
+
+def test_permissions_are_listed_by_role(run: Run, broker: Any, capsys: Any) -> None:
+    row = schema.Permission(
+        name="vm.get", scope="project", roles=["reader", "admin"], description="See a VM."
+    )
+    broker.on("GET", "/v1/auth/permissions", [row])
+    assert run("auth", "permissions", "--role", "reader") == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == [
+        "vm.get",
+        "project",
+        "reader,",
+        "admin",
+        "See",
+        "a",
+        "VM.",
+    ]
+    assert dict(broker.asked[0].query)["role"] == "reader"

@@ -61,6 +61,21 @@ PLAN = schema.MigrationPlan(
 PROJECT = schema.Project(id="prj-1", name="lab", account="123456789012", created_at=NOW)
 TOKEN = schema.Token(id="tok-1", name="ci", project="lab", role="member", created_at=NOW)
 KEY = schema.AccessKey(id="AKIA1", project="lab", role="member", created_at=NOW)
+GRANT = schema.Grant(project="lab", role="reader")
+CAN = schema.Can(
+    allowed=False,
+    who="token ci",
+    action="vm.delete",
+    what="vm web",
+    project="lab",
+    scope="project",
+    roles=["member", "admin"],
+    grants=[GRANT],
+    reason="vm.delete needs the role member or admin in project lab, and token ci is reader in project lab",
+)
+PERMISSION = schema.Permission(
+    name="vm.get", scope="project", roles=["reader", "member", "admin"], description="See a VM."
+)
 PEER = schema.Peer(id="peer-1", gateway="gw", vm="web", state="enrolled", address="10.0.2.4")
 POLICY = schema.Policy(version=1, text="version: 1", applied_by="admin", applied_at=NOW, burst="closed")
 EVENT = schema.Event(seq=7, time=NOW, kind="vm.placed", target="vm-1", message="placed on a")
@@ -356,6 +371,22 @@ CALLS: list[tuple[str, Any, str, str, Any, Any]] = [
         schema.AccessKeyCreated(access_key=KEY, secret="s"),
     ),
     ("accesskey list", lambda c: list(c.accesskeys.list()), "GET", "/v1/accesskeys", None, [KEY]),
+    (
+        "auth can",
+        lambda c: c.auth.can("vm.delete", "vm:web", who="ci"),
+        "GET",
+        "/v1/auth/can",
+        None,
+        CAN,
+    ),
+    (
+        "auth permissions",
+        lambda c: list(c.auth.permissions("reader")),
+        "GET",
+        "/v1/auth/permissions",
+        None,
+        [PERMISSION],
+    ),
     (
         "accesskey delete",
         lambda c: c.accesskeys.delete("AKIA1"),
