@@ -311,6 +311,7 @@ class Leases:
 
     def _pool(self, subnet: SubnetRow) -> addresses.Pool:
         """The free addresses of a subnet, read now."""
+        self._session.flush()  # what was leased in this transaction is taken too
         self._session.execute(
             sql_delete(LeaseRow).where(LeaseRow.subnet_id == subnet.id, ~_in_use(self._broker)),
             execution_options={"changes": [f"lease:{subnet.id}"]},

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import structlog
@@ -136,7 +137,13 @@ def current(broker: Broker, session: Session) -> tuple[Policy | None, burst.Burs
     if kept is not None:
         holds = kept.close_holds_since
         state = burst.BurstState(kept.open, kept.since.timestamp(), holds.timestamp() if holds else None)
-    return (parse(row.text, row.name) if row is not None else None), state
+    return (_parsed(row.text, row.name) if row is not None else None), state
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str, name: str) -> Policy:
+    """A policy that was checked when it was applied. It is asked for at every round, and never changes."""
+    return parse(text, name)
 
 
 def evaluate(broker: Broker, session: Session, policy: Policy) -> BurstDecision:

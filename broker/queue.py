@@ -163,10 +163,11 @@ def _claim(
         for decision, (row, _) in zip(decisions, seen.waiting, strict=True)
         if decision.host is not None
     ]
-    with _leasing(broker), broker.store.transaction() as session:
+    with _leasing(broker), broker.store.transaction() as session, session.no_autoflush:
         fresh = _taken(session, seen, chosen)
         live = _still_waiting(session, asked)
         leases = network.Leases(broker, session, asked)
+        usage.end(broker, session, *asked)
         for decision, (_row, task) in zip(decisions, seen.waiting, strict=True):
             if decision.host is None:
                 continue
@@ -178,7 +179,7 @@ def _claim(
             if target is None:
                 continue
             if target.state == VMState.SUSPENDED:
-                usage.begin(broker, session, target, at)
+                usage.begin(broker, session, target, at, anew=True)
                 vm.set_state(broker, target, VMState.PENDING, "resuming")
                 placed.append(task)
                 continue
@@ -191,7 +192,7 @@ def _claim(
             task.site_id = at.site_id
             target.launch += 1
             target.status_reason = ""
-            usage.begin(broker, session, target, at)
+            usage.begin(broker, session, target, at, anew=True)
             rank = "" if decision.rank is None else f", rank {decision.rank:g}"
             second = "" if decision.runner_up is None else seen.hosts[decision.runner_up].name
             event.record(
@@ -210,6 +211,8 @@ def _claim(
                 runner_up_rank=decision.runner_up_rank,
             )
             placed.append(task)
+        # All at once: a statement for all VMs, instead of some for each.
+        session.flush()
         _wake(broker, session, placed)
     return placed, lost
 

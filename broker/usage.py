@@ -18,9 +18,10 @@ from placement.budget import Charge, Ledger, month_of
 from placement.policy import Policy
 
 
-def begin(broker: Broker, session: Session, row: VMRow, at: HostRow) -> None:
-    """Write that a VM holds room on a host from now on, in the transaction of its claim."""
-    end(broker, session, row.id)
+def begin(broker: Broker, session: Session, row: VMRow, at: HostRow, *, anew: bool = False) -> None:
+    """Write that a VM holds room on a host from now on, in the transaction of its claim. ``anew``: it held none before."""
+    if not anew:
+        end(broker, session, row.id)
     price = at.attributes.get("price_hour")
     session.add(
         UsageRow(
@@ -41,11 +42,11 @@ def begin(broker: Broker, session: Session, row: VMRow, at: HostRow) -> None:
     )
 
 
-def end(broker: Broker, session: Session, vm_id: str) -> None:
-    """Write that a VM holds no room any more, in the transaction that gives it up. Again changes nothing."""
+def end(broker: Broker, session: Session, *vm_ids: str) -> None:
+    """Write that VMs hold no room any more, in the transaction that gives it up. Again changes nothing."""
     session.execute(
         update(UsageRow)
-        .where(UsageRow.vm_id == vm_id, UsageRow.ended_at.is_(None))
+        .where(UsageRow.vm_id.in_(vm_ids), UsageRow.ended_at.is_(None))
         .values(ended_at=broker.clock.now()),
         execution_options={"synchronize_session": False},
     )

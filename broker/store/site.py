@@ -49,7 +49,7 @@ class HostRow(Row):
     id: Mapped[str] = mapped_column(primary_key=True)
     site_id: Mapped[str] = mapped_column(ForeignKey("site.id", ondelete="CASCADE"), index=True)
     site: Mapped[SiteRow] = relationship(lazy="joined")
-    name: Mapped[str]
+    name: Mapped[str] = mapped_column(index=True)
     state: Mapped[str]
     status_reason: Mapped[str] = mapped_column(default="")
     maintenance: Mapped[bool] = mapped_column(default=False)

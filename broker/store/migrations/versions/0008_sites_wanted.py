@@ -14,6 +14,7 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("site", sa.Column("elastic", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("vm", sa.Column("site_wanted_id", sa.String(), nullable=True))
+    op.create_index("ix_host_name", "host", ["name"])
     site = sa.table("site", sa.column("id"), sa.column("name"), sa.column("elastic", sa.Boolean()))
     host = sa.table("host", sa.column("site_id"), sa.column("elastic", sa.Boolean()))
     vm = sa.table("vm", *(sa.column(name) for name in ("site_wanted_id", "requirements")))
