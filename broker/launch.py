@@ -11,7 +11,19 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from broker import event, expression, flavor, image, keypair, network, operation, peer, project, reservation
+from broker import (
+    event,
+    expression,
+    flavor,
+    image,
+    keypair,
+    label,
+    network,
+    operation,
+    peer,
+    project,
+    reservation,
+)
 from broker.actor import MEMBER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NotFound
@@ -96,11 +108,13 @@ def create_many(
     rank: str | None = None,
     wishes: Wishes = Wishes(),
     token: str | None = None,
+    client_token: str | None = None,
 ) -> list[tuple[VMRow, OperationRow]]:
     """Ask for ``count`` equal VMs, all or none, in one reservation. They are ``pending`` until a host is found.
 
     Without a name a VM is named by its id; several with a name get ``-1``, ``-2``... Without networks it joins
-    the only network there is. The same ``token`` with the same request answers with the same VMs.
+    the only network there is. The same ``token`` with the same request answers with the same VMs. ``client_token`` is
+    kept with them for the EC2 face to show.
     Raises InvalidRequest, InvalidExpression, NotFound, Exists, QuotaExceeded, TokenMismatch.
     """
     actor.require(MEMBER)
@@ -189,7 +203,7 @@ def create_many(
                     public_address=None,
                     key_pair=key_pair,
                     sealed_user_data=broker.sealer.seal(user_data) if user_data else "",
-                    labels=dict(labels or {}),
+                    client_token=client_token,
                     requirements=requirements,
                     rank=rank,
                     local_only=False,
@@ -205,6 +219,7 @@ def create_many(
                     provider_ref=None,
                     launch=0,
                     reservation=request_id,
+                    launch_index=index,
                     operation_id=None,
                     created_at=now,
                     state_at=now,
@@ -214,6 +229,7 @@ def create_many(
                 )
                 row.project, row.image, row.site, row.host = owner, base, None, None
                 session.add(row)
+                label.give(session, row, labels)
                 task = operation.add(
                     broker, session, "vm.create", vm_id, phase="place", project_id=owner.id, waits=True
                 )

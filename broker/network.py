@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
 
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy import delete as sql_delete
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
-from broker import event, site
+from broker import event, label, site
 from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Overlap
-from broker.store import GatewayRow, LeaseRow, NetworkRow, SubnetRow, VMRow
+from broker.store import LABELS, GatewayRow, LeaseRow, NetworkRow, SubnetRow, VMRow
 from providers.port import Capability, NetworkSpec, supports
 from vpn import address as addresses
 from vpn.plan import ENROLMENT_POOL
@@ -26,9 +26,13 @@ BRIDGE = "bridge"
 NAT = "nat"
 
 _LARGEST_RANGE = 65536
+_LABELLED = (LABELS, selectinload(NetworkRow.subnets).undefer_group("labels"))
+"""For a query of networks: their labels, and those of their subnets."""
 
 
-def create(broker: Broker, actor: Actor, *, name: str, cidr: str) -> NetworkRow:
+def create(
+    broker: Broker, actor: Actor, *, name: str, cidr: str, labels: Mapping[str, str] | None = None
+) -> NetworkRow:
     """A new network. Admins only. Raises Exists, InvalidRequest, Overlap."""
     actor.require(ADMIN)
     _check_prefix(cidr)
@@ -49,6 +53,7 @@ def create(broker: Broker, actor: Actor, *, name: str, cidr: str) -> NetworkRow:
             id=broker.new_id("net"), name=name, cidr=cidr, created_at=broker.clock.now(), subnets=[]
         )
         session.add(row)
+        label.give(session, row, labels)
         event.record(
             broker, session, "network.created", row.id, f"network {name} ({cidr}) created by {actor.name}"
         )
@@ -57,7 +62,8 @@ def create(broker: Broker, actor: Actor, *, name: str, cidr: str) -> NetworkRow:
 
 def find(session: Session, ref: str) -> NetworkRow:
     """A network by id or name. Raises NotFound."""
-    row = session.scalar(select(NetworkRow).where((NetworkRow.id == ref) | (NetworkRow.name == ref)))
+    query = select(NetworkRow).where((NetworkRow.id == ref) | (NetworkRow.name == ref))
+    row = session.scalar(query.options(*_LABELLED))
     if row is None:
         raise NotFound("network", ref)
     return row
@@ -70,11 +76,14 @@ def get(broker: Broker, actor: Actor, ref: str) -> NetworkRow:
         return find(session, ref)
 
 
-def list_networks(broker: Broker, actor: Actor) -> Sequence[NetworkRow]:
-    """All networks, by name."""
+def list_networks(
+    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None
+) -> Sequence[NetworkRow]:
+    """All networks that carry these labels, by name."""
     actor.require(READER)
     with broker.store.reading() as session:
-        return list(session.scalars(select(NetworkRow).order_by(NetworkRow.name)))
+        query = select(NetworkRow).options(*_LABELLED).order_by(NetworkRow.name)
+        return list(session.scalars(label.filter(query, NetworkRow, labels)))
 
 
 def leased(broker: Broker, actor: Actor) -> dict[str, int]:
@@ -120,6 +129,7 @@ def add_subnet(
     dns: Sequence[str] = (),
     reserved: Sequence[str] = (),
     mtu: int = 1420,
+    labels: Mapping[str, str] | None = None,
 ) -> SubnetRow:
     """Give a network a subnet at a site. Admins only. Raises Exists, InvalidRequest, NotFound, Overlap.
 
@@ -175,6 +185,7 @@ def add_subnet(
         )
         row.network, row.site = network, at
         session.add(row)
+        label.give(session, row, labels)
         if mode == TUNNEL:
             _bump_gateway(session, network.id)
         event.record(

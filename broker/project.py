@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,11 +12,11 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import event
+from broker import event, label
 from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, NotFound, QuotaExceeded, TokenMismatch
-from broker.store import IdempotencyRow, ProjectRow, VMRow
+from broker.store import LABELS, IdempotencyRow, KeyPairRow, ProjectRow, VMRow
 
 
 def account_of(project_id: str) -> str:
@@ -32,6 +32,7 @@ def create(
     quota_vms: int | None = None,
     quota_vcpus: int | None = None,
     quota_mem_mb: int | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> ProjectRow:
     """A new project. Admins only. Raises Exists."""
     actor.require(ADMIN)
@@ -49,6 +50,7 @@ def create(
             created_at=broker.clock.now(),
         )
         session.add(row)
+        label.give(session, row, labels)
         event.record(broker, session, "project.created", row.id, f"project {name} created by {actor.name}")
     return row
 
@@ -58,7 +60,7 @@ def find(session: Session, actor: Actor, ref: str, *, lock: bool = False) -> Pro
     query = select(ProjectRow).where((ProjectRow.id == ref) | (ProjectRow.name == ref))
     if lock:
         query = query.with_for_update()
-    row = session.scalar(query)
+    row = session.scalar(query if lock else query.options(LABELS))
     if row is None or not (actor.is_admin or row.id == actor.project_id):
         raise NotFound("project", ref)
     return row
@@ -71,14 +73,16 @@ def get(broker: Broker, actor: Actor, ref: str) -> ProjectRow:
         return find(session, actor, ref)
 
 
-def list_projects(broker: Broker, actor: Actor) -> Sequence[ProjectRow]:
-    """All projects for admins, their own for others; by name."""
+def list_projects(
+    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None
+) -> Sequence[ProjectRow]:
+    """All projects for admins, their own for others; those that carry these labels, by name."""
     actor.require(READER)
     query = select(ProjectRow).order_by(ProjectRow.name)
     if not actor.is_admin:
         query = query.where(ProjectRow.id == actor.project_id)
     with broker.store.reading() as session:
-        return list(session.scalars(query))
+        return list(session.scalars(label.filter(query.options(LABELS), ProjectRow, labels)))
 
 
 def delete(broker: Broker, actor: Actor, ref: str) -> None:
@@ -96,6 +100,9 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
         event.record(
             broker, session, "project.deleted", row.id, f"project {row.name} deleted by {actor.name}"
         )
+        # Its key pairs go by cascade.
+        keys = select(KeyPairRow.id).where(KeyPairRow.project_id == row.id)
+        label.remove(session, session.scalars(keys).all())
         session.delete(row)
 
 

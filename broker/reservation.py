@@ -5,19 +5,19 @@ A reservation is accepted only when its room is sure (``placement.lease``), and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from broker import event, expression, flavor, pool, project
+from broker import event, expression, flavor, label, pool, project
 from broker.actor import MEMBER, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, QuotaExceeded, WrongState
 from broker.states import LIVE_RESERVATION, ReservationState
-from broker.store import EventRow, FlavorRow, HostRow, MetaRow, ProjectRow, ReservationRow, VMRow
+from broker.store import LABELS, EventRow, FlavorRow, HostRow, MetaRow, ProjectRow, ReservationRow, VMRow
 from placement.lease import Book
 
 _LONGEST = timedelta(days=366)
@@ -37,6 +37,7 @@ def create(
     start_at: datetime | None,
     end_at: datetime,
     requirements: str | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> ReservationRow:
     """Reserve room for ``count`` VMs of a flavor. Without ``start_at`` it begins now.
 
@@ -104,6 +105,7 @@ def create(
             execution_options={"synchronize_session": False},
         )
         session.add(row)
+        label.give(session, row, labels)
         event.record(
             broker,
             session,
@@ -128,7 +130,7 @@ def find(session: Session, actor: Actor, ref: str, *, lock: bool = False) -> Res
     )
     if lock:
         query = query.with_for_update(of=ReservationRow)
-    row = session.scalar(query)
+    row = session.scalar(query.options(LABELS))
     if row is None or not (actor.is_admin or row.project_id == actor.project_id):
         raise NotFound("reservation", ref)
     return row
@@ -142,9 +144,14 @@ def get(broker: Broker, actor: Actor, ref: str) -> ReservationRow:
 
 
 def list_reservations(
-    broker: Broker, actor: Actor, *, include_over: bool = False, all_projects: bool = False
+    broker: Broker,
+    actor: Actor,
+    *,
+    include_over: bool = False,
+    all_projects: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> Sequence[ReservationRow]:
-    """Reservations of the caller's project by their start; those that are over on request."""
+    """Reservations of the caller's project that carry these labels, by their start; those that are over on request."""
     actor.require(READER)
     query = select(ReservationRow).order_by(ReservationRow.start_at, ReservationRow.id)
     if not (all_projects and actor.is_admin):
@@ -152,7 +159,7 @@ def list_reservations(
     if not include_over:
         query = query.where(ReservationRow.state.in_(LIVE_RESERVATION))
     with broker.store.reading() as session:
-        return list(session.scalars(query))
+        return list(session.scalars(label.filter(query.options(LABELS), ReservationRow, labels)))
 
 
 def vms(broker: Broker, rows: Sequence[ReservationRow]) -> dict[str, int]:

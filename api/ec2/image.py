@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from api.ec2 import filters, ids
-from api.ec2.call import Call, boolean
+from api.ec2.call import Call, boolean, tag_list
 from api.ec2.fault import Fault
 from api.ec2.paging import page
 from api.ec2.protocol import format_time
+from api.ec2.tag import tags_in, tags_of
 from broker import image
 from broker.store import ImageRow
 
@@ -36,7 +37,7 @@ def describe_images(call: Call) -> dict[str, Any]:
         call.params["ExecutableUsers"]
     ):
         rows = []
-    admits = filters.matcher(call.params.get("Filters", ()), _FIELDS, lambda _: {})
+    admits = filters.matcher(call.params.get("Filters", ()), _FIELDS, tags_in)
     images = [_image(call, row) for row in rows if not wanted or row.id in wanted]
     some, token = page(filter(admits, images), lambda item: str(item["ImageId"]), call.params, ids="ImageIds")
     call.proceed()
@@ -60,7 +61,7 @@ def _image(call: Call, row: ImageRow) -> dict[str, Any]:
         "RootDeviceName": ROOT_DEVICE,
         "BlockDeviceMappings": [],
         "VirtualizationType": "hvm",
-        "Tags": [],
+        "Tags": tag_list(tags_of(row.labels)),
         "StateReason": {"Code": "Server.InternalError", "Message": row.status_reason}
         if row.status_reason
         else None,

@@ -10,6 +10,7 @@ from api.ec2.call import Call, boolean, tag_list
 from api.ec2.fault import Fault
 from api.ec2.paging import page
 from api.ec2.site import hosts_of_zones
+from api.ec2.tag import tags_in, tags_of
 from broker import network
 from broker.store import NetworkRow, SubnetRow
 
@@ -46,7 +47,7 @@ def describe_vpcs(call: Call) -> dict[str, Any]:
     wanted = [ids.to_broker("vpc", given) for given in call.params.get("VpcIds", ())]
     if unknown := sorted(set(wanted) - {row.id for row in rows}):
         raise Fault("InvalidVpcID.NotFound", f"The vpc ID '{ids.to_ec2(unknown[0])}' does not exist")
-    admits = filters.matcher(call.params.get("Filters", ()), _VPC_FIELDS, _tags)
+    admits = filters.matcher(call.params.get("Filters", ()), _VPC_FIELDS, tags_in)
     vpcs = [_vpc(call, row, default=len(rows) == 1) for row in rows if not wanted or row.id in wanted]
     some, token = page(filter(admits, vpcs), lambda item: str(item["VpcId"]), call.params, ids="VpcIds")
     call.proceed()
@@ -61,7 +62,7 @@ def describe_subnets(call: Call) -> dict[str, Any]:
         raise Fault("InvalidSubnetID.NotFound", f"The subnet ID '{ids.to_ec2(unknown[0])}' does not exist")
     leased = network.leased(call.broker, call.actor)
     default = len({row.network_id for row in rows}) == 1
-    admits = filters.matcher(call.params.get("Filters", ()), _SUBNET_FIELDS, _tags)
+    admits = filters.matcher(call.params.get("Filters", ()), _SUBNET_FIELDS, tags_in)
     answer = [
         _subnet(call, row, leased.get(row.id, 0), default=default)
         for row in rows
@@ -99,7 +100,7 @@ def _vpc(call: Call, row: NetworkRow, *, default: bool) -> dict[str, Any]:
             }
         ],
         "IsDefault": default,
-        "Tags": tag_list({"Name": row.name}),
+        "Tags": tag_list(tags_of(row.labels, row.name)),
         "VpcId": ids.to_ec2(row.id),
         "State": "available",
         "CidrBlock": row.cidr,
@@ -116,7 +117,7 @@ def _subnet(call: Call, row: SubnetRow, leased: int, *, default: bool) -> dict[s
         "OwnerId": call.account,
         "AssignIpv6AddressOnCreation": False,
         "Ipv6CidrBlockAssociationSet": [],
-        "Tags": tag_list({"Name": f"{row.network.name}-{row.site.name}"}),
+        "Tags": tag_list(tags_of(row.labels, f"{row.network.name}-{row.site.name}")),
         "SubnetArn": f"arn:aws:ec2:{call.region}:{call.account}:subnet/{ec2_id}",
         "SubnetId": ec2_id,
         "State": "available",
@@ -127,10 +128,6 @@ def _subnet(call: Call, row: SubnetRow, leased: int, *, default: bool) -> dict[s
         "DefaultForAz": default,
         "MapPublicIpOnLaunch": False,
     }
-
-
-def _tags(item: dict[str, Any]) -> dict[str, str]:
-    return {tag["Key"]: tag["Value"] for tag in item["Tags"]}
 
 
 _VPC_FIELDS: filters.Fields[dict[str, Any]] = {

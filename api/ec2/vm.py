@@ -17,7 +17,7 @@ from api.ec2.network import subnet_of, subnets
 from api.ec2.paging import page
 from api.ec2.protocol import decode_user_data, format_time
 from api.ec2.site import zones
-from api.ec2.tag import CLIENT_TOKEN, all_vms, of_specifications, tags_of
+from api.ec2.tag import all_vms, of_specifications, tags_of_vm
 from broker import flavor, image, keypair, launch, power, vm
 from broker.actor import MEMBER
 from broker.errors import Exists, TokenMismatch
@@ -121,10 +121,11 @@ def run_instances(call: Call) -> dict[str, Any]:
             address=address,
             key_pair=params.get("KeyName") or None,
             user_data=user_data,
-            labels={**tags, **({CLIENT_TOKEN: token} if token else {})},
+            labels=tags,
             requirements=f'site == "{site}"' if site else None,
             # Apart from the keys of the native API, which has the same table.
             token=f"ec2:{token}" if token else None,
+            client_token=token,
         )
         return [row for row, _ in made]
 
@@ -214,20 +215,17 @@ def _refuse_groups(params: Mapping[str, Any]) -> None:
 def describe_instances(call: Call) -> dict[str, Any]:
     """DescribeInstances: by reservation, oldest first. One id that is not there fails the whole call."""
     wanted = _named(call)
-    rows = all_vms(call, wanted)
+    rows = all_vms(call, wanted) if wanted else all_vms(call, given=call.params.get("Filters", ()))
     _all_there(call, wanted, rows)
     admits = filters.matcher(call.params.get("Filters", ()), _FIELDS, lambda view: view.tags)
     reservations: dict[str, list[_View]] = {}
     places = _places(call)
     order: dict[str, str] = {}
-    launch_index: dict[str, int] = {}
     for row in rows:
-        index = launch_index.get(row.reservation, 0)
-        launch_index[row.reservation] = index + 1
         order.setdefault(
             row.reservation, f"{row.created_at.astimezone(UTC):%Y%m%dT%H%M%S.%f} {row.reservation}"
         )
-        view = _View(call, row, places, index)
+        view = _View(call, row, places)
         if admits(view):
             reservations.setdefault(row.reservation, []).append(view)
     names = sorted(reservations, key=lambda name: order[name])
@@ -390,13 +388,7 @@ def _rows(call: Call, names: Sequence[str]) -> list[VMRow]:
 def _all_there(call: Call, wanted: Sequence[str] | None, rows: Sequence[VMRow]) -> None:
     absent = sorted(set(wanted or ()) - {row.id for row in rows})
     if absent:
-        names = ", ".join(ids.to_ec2(name) for name in absent)
-        words = (
-            f"The instance ID '{names}' does not exist"
-            if len(absent) == 1
-            else f"The instance IDs '{names}' do not exist"
-        )
-        raise Fault("InvalidInstanceID.NotFound", words)
+        raise ids.KINDS["i"].not_found([ids.to_ec2(name) for name in absent])
 
 
 # -- how a VM looks as an instance -----------------------------------------------------------------------------
@@ -413,12 +405,12 @@ def _places(call: Call) -> Places:
 class _View:
     """A VM as an instance, with what filters ask of it."""
 
-    def __init__(self, call: Call, row: VMRow, places: Places, index: int = 0) -> None:
+    def __init__(self, call: Call, row: VMRow, places: Places) -> None:
         self.call = call
         self.row = row
-        self.index = index
+        self.index = row.launch_index
         self.id = ids.to_ec2(row.id)
-        self.tags = tags_of(row)
+        self.tags = tags_of_vm(row)
         self.state = _STATES[row.state]
         # Until it is placed, an instance is where it was asked for.
         asked = _AT_SITE.fullmatch(row.requirements or "")
@@ -482,7 +474,7 @@ class _View:
         return {
             "Architecture": architecture(row.image),
             "BlockDeviceMappings": [],
-            "ClientToken": row.labels.get(CLIENT_TOKEN, ""),
+            "ClientToken": row.client_token or "",
             "EbsOptimized": False,
             "NetworkInterfaces": self.interfaces(),
             "RootDeviceName": ROOT_DEVICE,
@@ -543,7 +535,7 @@ class _View:
 
 def _reservation(call: Call, rows: Sequence[VMRow]) -> dict[str, Any]:
     places = _places(call)
-    return _reservation_of(call, [_View(call, row, places, index) for index, row in enumerate(rows)])
+    return _reservation_of(call, [_View(call, row, places) for row in rows])
 
 
 def _reservation_of(call: Call, views: Sequence[_View]) -> dict[str, Any]:
@@ -569,7 +561,7 @@ def _some(value: str | None) -> Sequence[str]:
 _FIELDS: filters.Fields[_View] = {
     "architecture": lambda view: (architecture(view.row.image),),
     "availability-zone": lambda view: _some(view.zone),
-    "client-token": lambda view: _some(view.row.labels.get(CLIENT_TOKEN)),
+    "client-token": lambda view: _some(view.row.client_token),
     "image-id": lambda view: (ids.to_ec2(view.row.image_id),),
     "instance-id": lambda view: (view.id,),
     "instance-state-code": lambda view: (str(view.state[0]),),

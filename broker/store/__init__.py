@@ -3,6 +3,7 @@
 from broker.store.base import Row
 from broker.store.database import Store, StoreError
 from broker.store.image import FlavorRow, ImageRow, KeyPairRow
+from broker.store.label import LABELS, Labelled, LabelRow
 from broker.store.network import GatewayRow, LeaseRow, NetworkRow, PeerRow, SubnetRow
 from broker.store.operation import BurstRow, DutyRow, EventRow, MetaRow, OperationRow, PolicyRow
 from broker.store.project import AccessKeyRow, IdempotencyRow, ProjectRow, TokenRow
@@ -12,6 +13,7 @@ from broker.store.usage import UsageRow
 from broker.store.vm import VMRow
 
 __all__ = [
+    "LABELS",
     "SITE_SETTINGS",
     "AccessKeyRow",
     "BurstRow",
@@ -23,6 +25,8 @@ __all__ = [
     "IdempotencyRow",
     "ImageRow",
     "KeyPairRow",
+    "LabelRow",
+    "Labelled",
     "LeaseRow",
     "MetaRow",
     "NetworkRow",

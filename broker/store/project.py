@@ -8,9 +8,10 @@ from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from broker.store.base import Row
+from broker.store.label import Labelled
 
 
-class ProjectRow(Row):
+class ProjectRow(Labelled, Row):
     """``account`` is the project's twelve-digit account in the EC2 face."""
 
     __tablename__ = "project"

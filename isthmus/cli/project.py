@@ -55,6 +55,7 @@ def _record(project: Any) -> dict[str, Any]:
         "vms at most": project.quota.vms,
         "vcpus at most": project.quota.vcpus,
         "MiB at most": project.quota.mem_mb,
+        "labels": project.labels,
         "created": project.created_at,
     }
 

@@ -9,7 +9,7 @@ from typing import Self
 
 from isthmus import schema
 from isthmus.client._errors import OperationFailed, OperationTimeout
-from isthmus.client._resource import Bound, Collection, ask
+from isthmus.client._resource import Bound, Collection, ask, label_texts
 from isthmus.client.operation import Operation, patiently
 
 _ENDS = (schema.VMState.ERROR, schema.VMState.TERMINATED)
@@ -197,7 +197,7 @@ class VMs(Collection[VM]):
         all: bool = False,
     ) -> Iterator[VM]:
         """The project's VMs; ``all`` also has the terminated ones. With ``labels``, those that carry all of them."""
-        label = [f"{key}={value}" for key, value in (labels or {}).items()]
+        label = label_texts(labels)
         return self._list({"name": name, "state": state, "site": site, "label": label, "all": all})
 
     def update(self, ref: str, labels: Mapping[str, str]) -> VM:

@@ -33,6 +33,7 @@ LEAST = {
     "host": {"list_hosts": READER, "get": READER, "set_maintenance": ADMIN},
     "image": {"create": ADMIN, "get": READER, "list_images": READER, "map_sites": ADMIN, "delete": ADMIN},
     "keypair": {"create": MEMBER, "get": READER, "list_key_pairs": READER, "delete": MEMBER},
+    "labelled": {"get": READER, "change": MEMBER, "list_labels": READER},
     "network": {
         "create": ADMIN,
         "get": READER,
@@ -66,6 +67,7 @@ LEAST = {
     "vm": {
         "get": READER,
         "list_vms": READER,
+        "names": READER,
         "set_labels": MEMBER,
         "change_labels": MEMBER,
         "delete": MEMBER,
