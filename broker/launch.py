@@ -22,6 +22,7 @@ from broker import (
     operation,
     peer,
     project,
+    request,
     reservation,
 )
 from broker.actor import MEMBER, Actor
@@ -126,7 +127,7 @@ def create_many(
         raise InvalidRequest(f"{count} VMs cannot be made", hint="ask for one or more")
     if address is not None and count != 1:
         raise InvalidRequest("an address can be asked for by one VM only", hint="ask for one VM at a time")
-    print_of_request = project.fingerprint(
+    digest = request.fingerprint(
         [
             count,
             name,
@@ -146,7 +147,7 @@ def create_many(
         with broker.store.transaction() as session:
             # Locked, so that of two callers at once the second sees what the first took of the quota, or made.
             owner = project.find(session, actor, actor.project_id, lock=True)
-            known = project.replay(session, actor.project_id, token, print_of_request)
+            known = request.replay(session, actor.project_id, token, digest)
             if known is not None:
                 return [_with_operation(session, vm_id) for vm_id in known]
             size = flavor.find(session, flavor_ref)
@@ -257,12 +258,20 @@ def create_many(
                 session.flush()
                 session.refresh(row, ["nics"])
                 made.append((row, task))
-            project.remember(broker, session, owner.id, token, print_of_request, [row.id for row, _ in made])
+            request.remember(
+                broker,
+                session,
+                owner.id,
+                token,
+                digest,
+                [row.id for row, _ in made],
+                action="vm.create",
+            )
     except IntegrityError as error:
         # Two callers at once, on PostgreSQL: the one that lost sees what the winner made.
         if token:
             with broker.store.transaction() as session:
-                known = project.replay(session, actor.project_id, token, print_of_request)
+                known = request.replay(session, actor.project_id, token, digest)
                 if known is not None:
                     return [_with_operation(session, vm_id) for vm_id in known]
         raise Exists("vm", name or "?") from error

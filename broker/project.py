@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Any
 
-from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from broker import event, label
 from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
-from broker.errors import Exists, InUse, NotFound, QuotaExceeded, TokenMismatch
-from broker.store import LABELS, IdempotencyRow, KeyPairRow, ProjectRow, VMRow
+from broker.errors import Exists, InUse, NotFound, QuotaExceeded
+from broker.store import LABELS, KeyPairRow, ProjectRow, VMRow
 
 
 def account_of(project_id: str) -> str:
@@ -124,51 +120,3 @@ def check_quota(session: Session, project: ProjectRow, *, vms: int, vcpus: int, 
                 f"project {project.name} may have {limit} {noun}, has {have} and asks for {more} more",
                 hint="delete VMs, or ask an admin for a larger quota",
             )
-
-
-def fingerprint(request: Any) -> str:
-    """A digest of a request, to tell a repeated call from another one under the same token."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def replay(session: Session, project_id: str, token: str | None, print_of_request: str) -> list[str] | None:
-    """The ids that this token made before, or None when it is new. Raises TokenMismatch for another request."""
-    if not token:
-        return None
-    row = session.get(IdempotencyRow, (project_id, token))
-    if row is None:
-        return None
-    if row.fingerprint != print_of_request:
-        raise TokenMismatch(
-            "this idempotency key was used before with another request",
-            hint="use a new key for a new request",
-        )
-    return row.resources
-
-
-def forget_idempotency_keys(broker: Broker, older_than: timedelta) -> None:
-    """Drop the keys of requests that were made longer ago than that."""
-    before = broker.clock.now() - older_than
-    with broker.store.transaction() as session:
-        session.execute(delete_rows(IdempotencyRow).where(IdempotencyRow.created_at < before))
-
-
-def remember(
-    broker: Broker,
-    session: Session,
-    project_id: str,
-    token: str | None,
-    print_of_request: str,
-    resources: list[str],
-) -> None:
-    """Remember what this token made."""
-    if token:
-        session.add(
-            IdempotencyRow(
-                project_id=project_id,
-                key=token,
-                fingerprint=print_of_request,
-                resources=resources,
-                created_at=broker.clock.now(),
-            )
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from broker import burst, project, queue, reconcile, reservation
+from broker import burst, queue, reconcile, request, reservation
 from broker.broker import Broker
 from broker.engine_port import Engine
 
@@ -20,7 +20,7 @@ def start(broker: Broker, engine: Engine) -> None:
     engine.schedule("policy", timing.policy_s, lambda: burst.tick(broker))
     engine.schedule("reservation", _PLACE_S, lambda: reservation.tick(broker))
     engine.schedule("place", _PLACE_S, lambda: queue.place_pending(broker))
-    engine.schedule("retention", 3600.0, lambda: project.forget_idempotency_keys(broker, _KEEP_KEYS))
+    engine.schedule("retention", 3600.0, lambda: request.forget(broker, _KEEP_KEYS))
     engine.start()
     broker.providers.watch()
 

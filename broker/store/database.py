@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 _UPGRADE_LOCK = 0x6973_7468
 """Any number that no other program locks in the same database."""
+
+
+BESIDE: ContextVar[Callable[[Session], None] | None] = ContextVar("beside", default=None)
+"""What else each transaction of this call writes, at its beginning: the request that asked for it."""
 
 
 class StoreError(Exception):
@@ -49,7 +54,10 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """A transaction that commits at the end or leaves nothing behind. Make no network call inside."""
+        beside = BESIDE.get()
         with self._writing, self._sessions.begin() as session:
+            if beside is not None:
+                beside(session)
             yield session
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Rows of projects, tokens, access keys and idempotency keys."""
+"""Rows of projects, tokens and access keys."""
 
 from __future__ import annotations
 
@@ -52,15 +52,3 @@ class AccessKeyRow(Row):
     role: Mapped[str]
     sealed_secret: Mapped[str]
     created_at: Mapped[datetime]
-
-
-class IdempotencyRow(Row):
-    """A caller's token, the fingerprint of its request and the ids that it made, in order."""
-
-    __tablename__ = "idempotency"
-
-    project_id: Mapped[str] = mapped_column(primary_key=True)
-    key: Mapped[str] = mapped_column(primary_key=True)
-    fingerprint: Mapped[str]
-    resources: Mapped[list[str]]
-    created_at: Mapped[datetime] = mapped_column(index=True)

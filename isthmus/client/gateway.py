@@ -34,8 +34,8 @@ class Gateways(Resources[Gateway]):
         body = ask(
             schema.GatewayCreate, name=name, site=site, network=network, endpoint=endpoint, labels=labels
         )
-        return self._http.post(GatewayCreated, self._path, body, repeat=False)
+        return self._http.post(GatewayCreated, self._path, body)
 
     def renew_token(self, ref: str) -> GatewayCreated:
         """A new token for a gateway's agent, shown this once; the one before is dead at once."""
-        return self._http.post(GatewayCreated, f"{self._url(ref)}/token", repeat=False)
+        return self._http.post(GatewayCreated, f"{self._url(ref)}/token")

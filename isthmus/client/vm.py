@@ -217,8 +217,8 @@ class VMs(Collection[VM]):
         return self._http.post(VMOperation, self._url(ref, "stop"), schema.VMStop(force=force)).operation
 
     def reboot(self, ref: str) -> Operation:
-        """Reboot a running VM. Sent once only: a lost answer must not reboot it twice."""
-        return self._http.post(VMOperation, self._url(ref, "reboot"), repeat=False).operation
+        """Reboot a running VM."""
+        return self._http.post(VMOperation, self._url(ref, "reboot")).operation
 
     def suspend(self, ref: str) -> Operation:
         """Save a running VM's memory on its host's disk and give its cores and memory back."""

@@ -21,6 +21,7 @@ from broker.store import (
     KeyPairRow,
     MetaRow,
     PeerRow,
+    RequestRow,
     Row,
     Store,
     StoreError,
@@ -244,7 +245,7 @@ def test_peers_and_gateways_of_before_are_kept_with_the_network_they_were_of(emp
     opened.close()
 
 
-def test_labels_of_before_are_kept_by_index_and_client_tokens_apart(empty_url):
+def test_labels_client_tokens_and_requests_of_before_are_kept(empty_url):
     opened = Store(empty_url)
     config = migrations(opened)
     command.upgrade(config, "0006")
@@ -290,6 +291,10 @@ def test_labels_of_before_are_kept_by_index_and_client_tokens_apart(empty_url):
         put(session, "flavor", name="small")
         put(session, "flavor", name="large")
         put(session, "key_pair", project_id="prj", name="me")
+        for key in ("k-1", "ec2:k-2"):
+            put(
+                session, "idempotency", project_id="prj", key=key, fingerprint=f"of {key}", resources=["vm-1"]
+            )
     opened.upgrade()
     opened.upgrade()
     with opened.reading() as session:
@@ -305,4 +310,10 @@ def test_labels_of_before_are_kept_by_index_and_client_tokens_apart(empty_url):
         assert all(re.fullmatch(r"flv-[0-9a-f]{17}", row.id) for row in flavors)
         (pair,) = session.scalars(select(KeyPairRow)).all()
         assert re.fullmatch(r"key-[0-9a-f]{17}", pair.id)
+        requests = session.scalars(select(RequestRow).order_by(RequestRow.token)).all()
+        assert [(row.token, row.fingerprint, row.resources, row.created_at) for row in requests] == [
+            ("ec2:k-2", "of ec2:k-2", ["vm-1"], NOW),
+            ("k-1", "of k-1", ["vm-1"], NOW),
+        ]
+        assert len({row.id for row in requests}) == 2
     opened.close()
