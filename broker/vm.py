@@ -55,6 +55,8 @@ def list_vms(
     site_ref: str | None = None,
     labels: label.Wanted | None = None,
     titles: Sequence[str] | None = None,
+    only: Mapping[str, Sequence[str]] | None = None,
+    created_from: datetime | None = None,
     include_terminated: bool = False,
     ended_after: datetime | None = None,
     all_projects: bool = False,
@@ -63,7 +65,8 @@ def list_vms(
 ) -> Sequence[VMRow]:
     """VMs of the caller's project by age, oldest first; ``after`` is the last id of the page before.
 
-    Labels must all match. ``titles``: of which one is its name or its label ``Name``.
+    Labels must all match. ``titles``: of which one is its name or its label ``Name``. ``only``:
+    column -> values of which it has one.
     ``ended_after``: also those that terminated since. Raises NotFound when ``after`` is no VM.
     """
     actor.require(READER)
@@ -82,6 +85,10 @@ def list_vms(
         query = query.where(VMRow.name == name)
     if state:
         query = query.where(VMRow.state == state)
+    for column, values in (only or {}).items():
+        query = query.where(getattr(VMRow, column).in_(values))
+    if created_from is not None:
+        query = query.where(VMRow.created_at >= created_from)
     if titles is not None:
         labelled = select(LabelRow.resource).where(LabelRow.key == "Name", LabelRow.value.in_(titles))
         query = query.where(VMRow.name.in_(titles) | VMRow.id.in_(labelled))

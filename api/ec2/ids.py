@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from api.ec2.fault import Fault
@@ -60,6 +61,15 @@ def to_broker(prefix: str, ec2_id: str) -> str:
     if given != prefix or not dash or not _DIGITS.fullmatch(digits):
         raise Fault(f"{kind.code}.Malformed", f'Invalid id: "{ec2_id}" (expecting "{prefix}-...")')
     return f"{kind.broker_prefix}-{digits}"
+
+
+def known(ec2_ids: Sequence[str]) -> Iterator[str]:
+    """The broker's ids of those that look like any."""
+    for ec2_id in ec2_ids:
+        prefix = ec2_id.partition("-")[0]
+        if prefix in KINDS:
+            with suppress(Fault):
+                yield to_broker(prefix, ec2_id)
 
 
 def is_broker_id(text: str) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from api.ec2 import filters, ids
@@ -147,7 +146,7 @@ def _all_tags(call: Call, given: Sequence[Mapping[str, Any]]) -> Iterator[tuple[
     """(noun, id, key, value) of the tags that filters may admit; what they say exactly, the query looks up."""
     keys, values = filters.exact(given, "key"), filters.exact(given, "value")
     resources = filters.exact(given, "resource-id")
-    wanted = None if resources is None else list(_broker_ids(resources))
+    wanted = None if resources is None else list(ids.known(resources))
     rows = labelled.list_labels(
         call.broker,
         call.actor,
@@ -172,23 +171,25 @@ def _all_tags(call: Call, given: Sequence[Mapping[str, Any]]) -> Iterator[tuple[
             yield "vm", vm_id, "Name", name
 
 
-def _broker_ids(ec2_ids: Sequence[str]) -> Iterator[str]:
-    """The broker's ids of those that look like any."""
-    for ec2_id in ec2_ids:
-        prefix = ec2_id.partition("-")[0]
-        if prefix in ids.KINDS:
-            with suppress(Fault):
-                yield ids.to_broker(prefix, ec2_id)
+def all_vms(call: Call, wanted: Sequence[str] | None = None) -> list[VMRow]:
+    """The project's VMs, those terminated in the last hour included, oldest first; ``wanted``: only these ids."""
+    return list(each_vm(call, wanted))
 
 
-def all_vms(
-    call: Call, wanted: Sequence[str] | None = None, given: Sequence[Mapping[str, Any]] = ()
-) -> list[VMRow]:
-    """The project's VMs, those terminated in the last hour included, oldest first; ``wanted``: only these ids.
+def each_vm(
+    call: Call,
+    wanted: Sequence[str] | None = None,
+    *,
+    given: Sequence[Mapping[str, Any]] = (),
+    only: Mapping[str, Sequence[str]] | None = None,
+    created_from: datetime | None = None,
+    at_once: int = 1000,
+) -> Iterator[VMRow]:
+    """The same, read as they are gone through, ``at_once`` in a query.
 
-    Of filters that are ``given`` the query looks up what it can; the rest is left to ``filters.matcher``.
+    Of the tags in filters that are ``given`` the query looks up what it can; the rest is left to ``filters.matcher``.
     """
-    found: list[VMRow] = []
+    last: str | None = None
     while True:
         some = vm.list_vms(
             call.broker,
@@ -196,13 +197,16 @@ def all_vms(
             ids=wanted,
             labels=filters.labels(given),
             titles=filters.exact(given, "tag:Name"),
+            only=only,
+            created_from=created_from,
             ended_after=call.now - TERMINATED_SHOWN,
-            after=found[-1].id if found else None,
-            limit=1000,
+            after=last,
+            limit=at_once,
         )
-        found.extend(some)
-        if len(some) < 1000:
-            return found
+        yield from some
+        if len(some) < at_once:
+            return
+        last = some[-1].id
 
 
 def _tagged(call: Call) -> list[tuple[str, str]]:
