@@ -101,6 +101,10 @@ PERMISSIONS: Mapping[str, Permission] = {
     "keypair.get": Permission(Scope.PROJECT, READERS, "See a key pair."),
     "keypair.list": Permission(Scope.PROJECT, READERS, "See all key pairs."),
     "keypair.delete": Permission(Scope.PROJECT, MEMBERS, "Forget a key pair."),
+    "label.get": Permission(Scope.ANY, READERS, "See the labels of a thing."),
+    "label.list": Permission(Scope.ANY, READERS, "See all labels."),
+    "label.change": Permission(Scope.PROJECT, MEMBERS, "Change labels of what the project has."),
+    "label.change_shared": Permission(Scope.BROKER, ADMINS, "Change labels of what all projects share."),
     "migration.rebalance": Permission(Scope.BROKER, ADMINS, "Plan and begin moves that pack or balance."),
     "network.create": Permission(Scope.BROKER, ADMINS, "Add a network."),
     "network.get": Permission(Scope.ANY, READERS, "See a network."),
@@ -141,6 +145,7 @@ PERMISSIONS: Mapping[str, Permission] = {
     "vm.create": Permission(Scope.PROJECT, MEMBERS, "Launch VMs."),
     "vm.get": Permission(Scope.PROJECT, READERS, "See a VM."),
     "vm.list": Permission(Scope.PROJECT, READERS, "See VMs."),
+    "vm.names": Permission(Scope.PROJECT, READERS, "See the names of VMs."),
     "vm.label": Permission(Scope.PROJECT, MEMBERS, "Change a VM's labels."),
     "vm.start": Permission(Scope.PROJECT, MEMBERS, "Start a stopped VM."),
     "vm.stop": Permission(Scope.PROJECT, MEMBERS, "Stop a VM."),
@@ -155,7 +160,7 @@ PERMISSIONS: Mapping[str, Permission] = {
 """The table: ``noun.verb`` and what it needs."""
 
 
-Q = TypeVar("Q", bound=Select[Any])
+Q = TypeVar("Q", bound="Select[*tuple[Any, ...]]")
 
 
 def require(actor: Actor, permission: str, project_id: str | None = None) -> None:

@@ -18,7 +18,9 @@
     |   +-- Overlap           overlap             two prefixes overlap
     |   +-- NoRoom            no_room             the hosts have no room for it
     |   +-- TokenMismatch     idempotency_mismatch  the same idempotency key with another request
+    |   +-- AnswerLost        answer_lost         carried out, but its answer is lost
     +-- Unavailable           unavailable         try again later
+        +-- UnderWay          under_way           the same request is being carried out
 """
 
 from __future__ import annotations
@@ -137,7 +139,19 @@ class TokenMismatch(Conflict):
     code = "idempotency_mismatch"
 
 
+class AnswerLost(Conflict):
+    """A request was carried out, and the broker died before it could answer."""
+
+    code = "answer_lost"
+
+
 class Unavailable(BrokerError):
     """Try again later."""
 
     code = "unavailable"
+
+
+class UnderWay(Unavailable):
+    """The same request is being carried out by another call."""
+
+    code = "under_way"

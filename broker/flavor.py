@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from sqlalchemy import case, select
 from sqlalchemy.orm import Session
 
-from broker import access, event
+from broker import access, event, label
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, NotFound
-from broker.store import FlavorRow, ReservationRow, VMRow
+from broker.store import LABELS, FlavorRow, ReservationRow, VMRow
 
 Sized = FlavorRow | VMRow | ReservationRow
 """A flavor, or what has its size."""
@@ -65,6 +65,7 @@ def create(
     gpus: int = 0,
     dedicated_cpus: bool = False,
     hugepages: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> FlavorRow:
     """A new flavor. Admins only. Raises Exists."""
     access.require(actor, "flavor.create")
@@ -73,6 +74,7 @@ def create(
             raise Exists("flavor", name)
         row = FlavorRow(
             name=name,
+            id=broker.new_id("flv"),
             vcpus=vcpus,
             mem_mb=mem_mb,
             disk_gb=disk_gb,
@@ -81,15 +83,17 @@ def create(
             hugepages=hugepages,
         )
         session.add(row)
+        label.give(session, row, labels)
         event.record(broker, session, "flavor.created", name, f"flavor {name} created by {actor.name}")
     return row
 
 
-def find(session: Session, name: str) -> FlavorRow:
-    """A flavor by name. Raises NotFound."""
-    row = session.get(FlavorRow, name)
+def find(session: Session, ref: str) -> FlavorRow:
+    """A flavor by name or id. Raises NotFound."""
+    query = select(FlavorRow).where((FlavorRow.name == ref) | (FlavorRow.id == ref))
+    row = session.scalar(query.options(LABELS))
     if row is None:
-        raise NotFound("flavor", name)
+        raise NotFound("flavor", ref)
     return row
 
 
@@ -100,18 +104,22 @@ def get(broker: Broker, actor: Actor, name: str) -> FlavorRow:
         return find(session, name)
 
 
-def list_flavors(broker: Broker, actor: Actor) -> Sequence[FlavorRow]:
-    """All flavors, smallest first."""
+def list_flavors(
+    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None
+) -> Sequence[FlavorRow]:
+    """All flavors that carry these labels, smallest first."""
     access.require(actor, "flavor.list")
     with broker.store.reading() as session:
-        return list(
-            session.scalars(select(FlavorRow).order_by(FlavorRow.vcpus, FlavorRow.mem_mb, FlavorRow.name))
-        )
+        query = select(FlavorRow).order_by(FlavorRow.vcpus, FlavorRow.mem_mb, FlavorRow.name)
+        return list(session.scalars(label.filter(query.options(LABELS), FlavorRow, labels)))
 
 
 def delete(broker: Broker, actor: Actor, name: str) -> None:
     """Remove a flavor; VMs keep the size they were made with. Raises NotFound."""
     access.require(actor, "flavor.delete")
     with broker.store.transaction() as session:
-        session.delete(find(session, name))
-        event.record(broker, session, "flavor.deleted", name, f"flavor {name} deleted by {actor.name}")
+        row = find(session, name)
+        session.delete(row)
+        event.record(
+            broker, session, "flavor.deleted", row.name, f"flavor {row.name} deleted by {actor.name}"
+        )

@@ -7,19 +7,19 @@ newest that both know, or none.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import access, event, network, site, token
+from broker import access, event, label, network, site, token
 from broker.actor import GATEWAY, Actor
 from broker.broker import Broker
 from broker.errors import Conflict, Exists, Forbidden, InUse, InvalidRequest, NotFound
 from broker.states import LIVE_PEER
-from broker.store import GatewayRow, PeerRow, SubnetRow, TokenRow
+from broker.store import LABELS, GatewayRow, PeerRow, SubnetRow, TokenRow
 from vpn.document import READS, GatewayDocument
 from vpn.plan import GatewaySpec, PeerSpec, plan
 
@@ -37,7 +37,14 @@ class PeerReport:
 
 
 def create(
-    broker: Broker, actor: Actor, *, name: str, site_ref: str, network_ref: str, endpoint: str
+    broker: Broker,
+    actor: Actor,
+    *,
+    name: str,
+    site_ref: str,
+    network_ref: str,
+    endpoint: str,
+    labels: Mapping[str, str] | None = None,
 ) -> tuple[GatewayRow, str]:
     """A new gateway and its agent's token, shown once. Admins only. Raises Exists, InvalidRequest, NotFound."""
     access.require(actor, "gateway.create")
@@ -78,6 +85,7 @@ def create(
         row.site, row.network = at, net
         session.add(row)
         session.flush()
+        label.give(session, row, labels)
         secret = _add_token(broker, session, actor, row)
         event.record(broker, session, "gateway.created", row.id, f"gateway {name} created by {actor.name}")
     return row, secret
@@ -103,7 +111,8 @@ def renew_token(broker: Broker, actor: Actor, ref: str) -> tuple[GatewayRow, str
 
 def find(session: Session, ref: str) -> GatewayRow:
     """A gateway by id or name. Raises NotFound."""
-    row = session.scalar(select(GatewayRow).where((GatewayRow.id == ref) | (GatewayRow.name == ref)))
+    query = select(GatewayRow).where((GatewayRow.id == ref) | (GatewayRow.name == ref))
+    row = session.scalar(query.options(LABELS))
     if row is None:
         raise NotFound("gateway", ref)
     return row
@@ -116,11 +125,14 @@ def get(broker: Broker, actor: Actor, ref: str) -> GatewayRow:
         return find(session, ref)
 
 
-def list_gateways(broker: Broker, actor: Actor) -> Sequence[GatewayRow]:
-    """All gateways, by name."""
+def list_gateways(
+    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None
+) -> Sequence[GatewayRow]:
+    """All gateways that carry these labels, by name."""
     access.require(actor, "gateway.list")
     with broker.store.reading() as session:
-        return list(session.scalars(select(GatewayRow).order_by(GatewayRow.name)))
+        query = select(GatewayRow).options(LABELS).order_by(GatewayRow.name)
+        return list(session.scalars(label.filter(query, GatewayRow, labels)))
 
 
 def peer_counts(broker: Broker, actor: Actor) -> dict[str, int]:

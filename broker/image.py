@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import access, event, site
+from broker import access, event, label, site
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound
-from broker.store import ImageRow, VMRow
+from broker.store import LABELS, ImageRow, VMRow
 from providers.port import ImageSpec
 
 _QCOW2_MAGIC = b"QFI\xfb"
@@ -33,6 +33,7 @@ def create(
     initrd: str | None = None,
     cmdline: str = "",
     sites: dict[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> ImageRow:
     """Copy a disk image (and a kernel to boot it with) into the catalogue. Admins only: it reads the broker's files.
 
@@ -74,6 +75,7 @@ def create(
                 created_at=broker.clock.now(),
             )
             session.add(row)
+            label.give(session, row, labels)
             event.record(broker, session, "image.created", image_id, f"image {name} imported by {actor.name}")
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -83,9 +85,8 @@ def create(
 
 def find(session: Session, ref: str) -> ImageRow:
     """An image by id or name. Raises NotFound."""
-    row = session.scalar(
-        select(ImageRow).where((ImageRow.id == ref) | (ImageRow.name == ref), ImageRow.state != "deleted")
-    )
+    query = select(ImageRow).where((ImageRow.id == ref) | (ImageRow.name == ref), ImageRow.state != "deleted")
+    row = session.scalar(query.options(LABELS))
     if row is None:
         raise NotFound("image", ref)
     return row
@@ -98,12 +99,14 @@ def get(broker: Broker, actor: Actor, ref: str) -> ImageRow:
         return find(session, ref)
 
 
-def list_images(broker: Broker, actor: Actor) -> Sequence[ImageRow]:
-    """All images, by name."""
+def list_images(
+    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None
+) -> Sequence[ImageRow]:
+    """All images that carry these labels, by name."""
     access.require(actor, "image.list")
     with broker.store.reading() as session:
         query = select(ImageRow).where(ImageRow.state != "deleted").order_by(ImageRow.name)
-        return list(session.scalars(query))
+        return list(session.scalars(label.filter(query.options(LABELS), ImageRow, labels)))
 
 
 def map_sites(broker: Broker, actor: Actor, ref: str, sites: dict[str, str]) -> ImageRow:
@@ -136,6 +139,7 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
         if session.scalar(select(func.count()).select_from(VMRow).where(VMRow.image_id == row.id)):
             # Terminated VMs keep their history; the name is given back and the files go.
             row.name, row.state = f"{row.name}.{row.id}", "deleted"
+            label.remove(session, [row.id])
         else:
             session.delete(row)
         event.record(broker, session, "image.deleted", row.id, f"image {ref} deleted by {actor.name}")

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from broker import access, event
+from broker import access, event, label
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NotFound
-from broker.store import KeyPairRow
+from broker.store import LABELS, KeyPairRow
 
 
-def create(broker: Broker, actor: Actor, *, name: str, public_key: str) -> KeyPairRow:
+def create(
+    broker: Broker,
+    actor: Actor,
+    *,
+    name: str,
+    public_key: str,
+    labels: Mapping[str, str] | None = None,
+) -> KeyPairRow:
     """Import a public key into the caller's project. Raises Exists, InvalidRequest."""
     access.require(actor, "keypair.create", actor.project_id)
     line = public_key.strip()
@@ -41,6 +48,7 @@ def create(broker: Broker, actor: Actor, *, name: str, public_key: str) -> KeyPa
         row = KeyPairRow(
             project_id=actor.project_id,
             name=name,
+            id=broker.new_id("key"),
             public_key=line,
             fingerprint=f"SHA256:{digest}",
             created_at=broker.clock.now(),
@@ -51,14 +59,17 @@ def create(broker: Broker, actor: Actor, *, name: str, public_key: str) -> KeyPa
         )
         session.flush()
         session.refresh(row)
+        label.give(session, row, labels)
     return row
 
 
-def find(session: Session, actor: Actor, name: str) -> KeyPairRow:
-    """A key pair of the caller's project. Raises NotFound."""
-    row = session.get(KeyPairRow, (actor.project_id, name))
+def find(session: Session, actor: Actor, ref: str) -> KeyPairRow:
+    """A key pair of the caller's project, by name or id. Raises NotFound."""
+    mine = KeyPairRow.project_id == actor.project_id
+    query = select(KeyPairRow).where(mine, (KeyPairRow.name == ref) | (KeyPairRow.id == ref))
+    row = session.scalar(query.options(LABELS))
     if row is None:
-        raise NotFound("keypair", name)
+        raise NotFound("keypair", ref)
     return row
 
 
@@ -69,20 +80,28 @@ def get(broker: Broker, actor: Actor, name: str) -> KeyPairRow:
         return find(session, actor, name)
 
 
-def list_key_pairs(broker: Broker, actor: Actor) -> Sequence[KeyPairRow]:
-    """The project's key pairs, by name."""
+def list_key_pairs(
+    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None
+) -> Sequence[KeyPairRow]:
+    """The project's key pairs that carry these labels, by name."""
     access.require(actor, "keypair.list", actor.project_id)
     query = select(KeyPairRow).order_by(KeyPairRow.name)
     query = access.visible(query, actor, KeyPairRow, "keypair.list", here=True)
     with broker.store.reading() as session:
-        return list(session.scalars(query))
+        return list(session.scalars(label.filter(query.options(LABELS), KeyPairRow, labels)))
 
 
 def delete(broker: Broker, actor: Actor, name: str) -> None:
     """Forget a key; VMs that were started with it keep it. Raises NotFound."""
     access.require(actor, "keypair.delete", actor.project_id)
     with broker.store.transaction() as session:
-        session.delete(find(session, actor, name))
+        row = find(session, actor, name)
+        session.delete(row)
         event.record(
-            broker, session, "keypair.deleted", name, f"key pair {name} deleted", project_id=actor.project_id
+            broker,
+            session,
+            "keypair.deleted",
+            row.name,
+            f"key pair {row.name} deleted",
+            project_id=actor.project_id,
         )

@@ -18,10 +18,12 @@ from broker import (
     flavor,
     image,
     keypair,
+    label,
     network,
     operation,
     peer,
     project,
+    request,
     reservation,
     site,
 )
@@ -111,11 +113,13 @@ def create_many(
     rank: str | None = None,
     wishes: Wishes = Wishes(),
     token: str | None = None,
+    client_token: str | None = None,
 ) -> list[tuple[VMRow, OperationRow]]:
     """Ask for ``count`` equal VMs, all or none, in one reservation. They are ``pending`` until a host is found.
 
     Without a name a VM is named by its id; several with a name get ``-1``, ``-2``... Without networks it joins
-    the only network there is. The same ``token`` with the same request answers with the same VMs.
+    the only network there is. The same ``token`` with the same request answers with the same VMs. ``client_token`` is
+    kept with them for the EC2 face to show.
     Raises InvalidRequest, InvalidExpression, NotFound, Exists, QuotaExceeded, TokenMismatch.
     """
     access.require(actor, "vm.create", actor.project_id)
@@ -127,7 +131,7 @@ def create_many(
         raise InvalidRequest(f"{count} VMs cannot be made", hint="ask for one or more")
     if address is not None and count != 1:
         raise InvalidRequest("an address can be asked for by one VM only", hint="ask for one VM at a time")
-    print_of_request = project.fingerprint(
+    digest = request.fingerprint(
         [
             count,
             name,
@@ -147,7 +151,7 @@ def create_many(
         with broker.store.transaction() as session:
             # Locked, so that of two callers at once the second sees what the first took of the quota, or made.
             owner = project.find(session, actor, actor.project_id, lock=True)
-            known = project.replay(session, actor.project_id, token, print_of_request)
+            known = request.replay(session, actor.project_id, token, digest)
             if known is not None:
                 return [_with_operation(session, vm_id) for vm_id in known]
             size = flavor.find(session, flavor_ref)
@@ -204,7 +208,7 @@ def create_many(
                     public_address=None,
                     key_pair=key_pair,
                     sealed_user_data=broker.sealer.seal(user_data) if user_data else "",
-                    labels=dict(labels or {}),
+                    client_token=client_token,
                     requirements=requirements,
                     rank=rank,
                     local_only=False,
@@ -220,6 +224,7 @@ def create_many(
                     provider_ref=None,
                     launch=0,
                     reservation=request_id,
+                    launch_index=index,
                     operation_id=None,
                     created_at=now,
                     state_at=now,
@@ -229,6 +234,7 @@ def create_many(
                 )
                 row.project, row.image, row.site, row.host, row.site_wanted = owner, base, None, None, wanted
                 session.add(row)
+                label.give(session, row, labels)
                 task = operation.add(
                     broker, session, "vm.create", vm_id, phase="place", project_id=owner.id, waits=True
                 )
@@ -256,12 +262,20 @@ def create_many(
                 session.flush()
                 session.refresh(row, ["nics"])
                 made.append((row, task))
-            project.remember(broker, session, owner.id, token, print_of_request, [row.id for row, _ in made])
+            request.remember(
+                broker,
+                session,
+                owner.id,
+                token,
+                digest,
+                [row.id for row, _ in made],
+                action="vm.create",
+            )
     except IntegrityError as error:
         # Two callers at once, on PostgreSQL: the one that lost sees what the winner made.
         if token:
             with broker.store.transaction() as session:
-                known = project.replay(session, actor.project_id, token, print_of_request)
+                known = request.replay(session, actor.project_id, token, digest)
                 if known is not None:
                     return [_with_operation(session, vm_id) for vm_id in known]
         raise Exists("vm", name or "?") from error

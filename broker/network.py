@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
 
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy import delete as sql_delete
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
-from broker import access, event, site
+from broker import access, event, label, site
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Overlap
-from broker.store import GatewayRow, LeaseRow, NetworkRow, SubnetRow, VMRow
+from broker.store import LABELS, GatewayRow, LeaseRow, NetworkRow, SubnetRow, VMRow
 from providers.port import Capability, NetworkSpec, supports
 from vpn import address as addresses
 from vpn.plan import ENROLMENT_POOL
@@ -29,8 +29,13 @@ _LARGEST_RANGE = 65536
 _KEPT_S = 60.0
 """How long the free addresses of a subnet are kept before its leases are read again."""
 
+_LABELLED = (LABELS, selectinload(NetworkRow.subnets).undefer_group("labels"))
+"""For a query of networks: their labels, and those of their subnets."""
 
-def create(broker: Broker, actor: Actor, *, name: str, cidr: str) -> NetworkRow:
+
+def create(
+    broker: Broker, actor: Actor, *, name: str, cidr: str, labels: Mapping[str, str] | None = None
+) -> NetworkRow:
     """A new network. Admins only. Raises Exists, InvalidRequest, Overlap."""
     access.require(actor, "network.create")
     _check_prefix(cidr)
@@ -51,6 +56,7 @@ def create(broker: Broker, actor: Actor, *, name: str, cidr: str) -> NetworkRow:
             id=broker.new_id("net"), name=name, cidr=cidr, created_at=broker.clock.now(), subnets=[]
         )
         session.add(row)
+        label.give(session, row, labels)
         event.record(
             broker, session, "network.created", row.id, f"network {name} ({cidr}) created by {actor.name}"
         )
@@ -59,7 +65,8 @@ def create(broker: Broker, actor: Actor, *, name: str, cidr: str) -> NetworkRow:
 
 def find(session: Session, ref: str) -> NetworkRow:
     """A network by id or name. Raises NotFound."""
-    row = session.scalar(select(NetworkRow).where((NetworkRow.id == ref) | (NetworkRow.name == ref)))
+    query = select(NetworkRow).where((NetworkRow.id == ref) | (NetworkRow.name == ref))
+    row = session.scalar(query.options(*_LABELLED))
     if row is None:
         raise NotFound("network", ref)
     return row
@@ -72,11 +79,14 @@ def get(broker: Broker, actor: Actor, ref: str) -> NetworkRow:
         return find(session, ref)
 
 
-def list_networks(broker: Broker, actor: Actor) -> Sequence[NetworkRow]:
-    """All networks, by name."""
+def list_networks(
+    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None
+) -> Sequence[NetworkRow]:
+    """All networks that carry these labels, by name."""
     access.require(actor, "network.list")
     with broker.store.reading() as session:
-        return list(session.scalars(select(NetworkRow).order_by(NetworkRow.name)))
+        query = select(NetworkRow).options(*_LABELLED).order_by(NetworkRow.name)
+        return list(session.scalars(label.filter(query, NetworkRow, labels)))
 
 
 def leased(broker: Broker, actor: Actor) -> dict[str, int]:
@@ -122,6 +132,7 @@ def add_subnet(
     dns: Sequence[str] = (),
     reserved: Sequence[str] = (),
     mtu: int = 1420,
+    labels: Mapping[str, str] | None = None,
 ) -> SubnetRow:
     """Give a network a subnet at a site. Admins only. Raises Exists, InvalidRequest, NotFound, Overlap.
 
@@ -177,6 +188,7 @@ def add_subnet(
         )
         row.network, row.site = network, at
         session.add(row)
+        label.give(session, row, labels)
         if mode == TUNNEL:
             _bump_gateway(session, network.id)
         event.record(

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
-from datetime import timedelta
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import access, event
+from broker import access, event, label
 from broker.actor import Actor
 from broker.broker import Broker
-from broker.errors import Exists, InUse, NotFound, QuotaExceeded, TokenMismatch
+from broker.errors import Exists, InUse, NotFound, QuotaExceeded
 from broker.flavor import Sized
-from broker.store import IdempotencyRow, ProjectRow, VMRow
+from broker.store import LABELS, KeyPairRow, ProjectRow, VMRow
 
 
 def account_of(project_id: str) -> str:
@@ -34,6 +30,7 @@ def create(
     quota_vcpus: int | None = None,
     quota_mem_mb: int | None = None,
     quota_gpus: int | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> ProjectRow:
     """A new project. Admins only. Raises Exists."""
     access.require(actor, "project.create")
@@ -56,6 +53,7 @@ def create(
             created_at=broker.clock.now(),
         )
         session.add(row)
+        label.give(session, row, labels)
         event.record(broker, session, "project.created", row.id, f"project {name} created by {actor.name}")
     return row
 
@@ -65,7 +63,7 @@ def find(session: Session, actor: Actor, ref: str, *, lock: bool = False) -> Pro
     query = select(ProjectRow).where((ProjectRow.id == ref) | (ProjectRow.name == ref))
     if lock:
         query = query.with_for_update()
-    row = session.scalar(query)
+    row = session.scalar(query if lock else query.options(LABELS))
     if row is None or not access.sees(actor, row.id, "project.get"):
         raise NotFound("project", ref)
     return row
@@ -78,12 +76,14 @@ def get(broker: Broker, actor: Actor, ref: str) -> ProjectRow:
         return find(session, actor, ref)
 
 
-def list_projects(broker: Broker, actor: Actor) -> Sequence[ProjectRow]:
-    """All projects for admins, their own for others; by name."""
+def list_projects(
+    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None
+) -> Sequence[ProjectRow]:
+    """All projects for admins, their own for others; those that carry these labels, by name."""
     access.require(actor, "project.list")
     query = access.visible(select(ProjectRow).order_by(ProjectRow.name), actor, ProjectRow.id, "project.list")
     with broker.store.reading() as session:
-        return list(session.scalars(query))
+        return list(session.scalars(label.filter(query.options(LABELS), ProjectRow, labels)))
 
 
 def delete(broker: Broker, actor: Actor, ref: str) -> None:
@@ -101,6 +101,9 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
         event.record(
             broker, session, "project.deleted", row.id, f"project {row.name} deleted by {actor.name}"
         )
+        # Its key pairs go by cascade.
+        keys = select(KeyPairRow.id).where(KeyPairRow.project_id == row.id)
+        label.remove(session, session.scalars(keys).all())
         session.delete(row)
 
 
@@ -118,51 +121,3 @@ def check_quota(project: ProjectRow, size: Sized, count: int) -> None:
                 f"project {project.name} may have {limit} {noun}, has {have} and asks for {more} more",
                 hint="delete VMs, or ask an admin for a larger quota",
             )
-
-
-def fingerprint(request: Any) -> str:
-    """A digest of a request, to tell a repeated call from another one under the same token."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def replay(session: Session, project_id: str, token: str | None, print_of_request: str) -> list[str] | None:
-    """The ids that this token made before, or None when it is new. Raises TokenMismatch for another request."""
-    if not token:
-        return None
-    row = session.get(IdempotencyRow, (project_id, token))
-    if row is None:
-        return None
-    if row.fingerprint != print_of_request:
-        raise TokenMismatch(
-            "this idempotency key was used before with another request",
-            hint="use a new key for a new request",
-        )
-    return row.resources
-
-
-def forget_idempotency_keys(broker: Broker, older_than: timedelta) -> None:
-    """Drop the keys of requests that were made longer ago than that."""
-    before = broker.clock.now() - older_than
-    with broker.store.transaction() as session:
-        session.execute(delete_rows(IdempotencyRow).where(IdempotencyRow.created_at < before))
-
-
-def remember(
-    broker: Broker,
-    session: Session,
-    project_id: str,
-    token: str | None,
-    print_of_request: str,
-    resources: list[str],
-) -> None:
-    """Remember what this token made."""
-    if token:
-        session.add(
-            IdempotencyRow(
-                project_id=project_id,
-                key=token,
-                fingerprint=print_of_request,
-                resources=resources,
-                created_at=broker.clock.now(),
-            )
-        )

@@ -5,7 +5,7 @@ A reservation is accepted only when its room is sure (``placement.lease``), and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,12 +13,12 @@ from functools import partial
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import access, event, expression, flavor, pool, project
+from broker import access, event, expression, flavor, label, pool, project
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, QuotaExceeded, WrongState
 from broker.states import LIVE_RESERVATION, ReservationState
-from broker.store import EventRow, FlavorRow, HostRow, ProjectRow, ReservationRow, VMRow
+from broker.store import LABELS, EventRow, FlavorRow, HostRow, ProjectRow, ReservationRow, VMRow
 from placement.lease import Book
 
 _LONGEST = timedelta(days=366)
@@ -38,6 +38,7 @@ def create(
     start_at: datetime | None,
     end_at: datetime,
     requirements: str | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> ReservationRow:
     """Reserve room for ``count`` VMs of a flavor. Without ``start_at`` it begins now.
 
@@ -100,6 +101,7 @@ def create(
             row.slots = {seen.hosts[host].id: number for host, number in slots.items()}
             pool.claim(session, seen, row.slots)
             session.add(row)
+            label.give(session, row, labels)
             event.record(
                 broker,
                 session,
@@ -127,7 +129,7 @@ def find(session: Session, actor: Actor, ref: str, *, lock: bool = False) -> Res
     )
     if lock:
         query = query.with_for_update(of=ReservationRow)
-    row = session.scalar(query)
+    row = session.scalar(query.options(LABELS))
     if row is None or not access.sees(actor, row.project_id, "reservation.get"):
         raise NotFound("reservation", ref)
     return row
@@ -141,16 +143,21 @@ def get(broker: Broker, actor: Actor, ref: str) -> ReservationRow:
 
 
 def list_reservations(
-    broker: Broker, actor: Actor, *, include_over: bool = False, all_projects: bool = False
+    broker: Broker,
+    actor: Actor,
+    *,
+    include_over: bool = False,
+    all_projects: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> Sequence[ReservationRow]:
-    """Reservations of the caller's project by their start; those that are over on request."""
+    """Reservations of the caller's project that carry these labels, by their start; those that are over on request."""
     access.require(actor, "reservation.list")
     query = select(ReservationRow).order_by(ReservationRow.start_at, ReservationRow.id)
     query = access.visible(query, actor, ReservationRow, "reservation.list", here=not all_projects)
     if not include_over:
         query = query.where(ReservationRow.state.in_(LIVE_RESERVATION))
     with broker.store.reading() as session:
-        return list(session.scalars(query))
+        return list(session.scalars(label.filter(query.options(LABELS), ReservationRow, labels)))
 
 
 def vms(broker: Broker, rows: Sequence[ReservationRow]) -> dict[str, int]:

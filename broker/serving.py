@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from broker import burst, claim, project, queue, reconcile, reservation
+from broker import burst, claim, queue, reconcile, request, reservation
 from broker.broker import Broker
 from broker.bus import Bus
 from broker.clock import DatabaseClock
@@ -28,7 +28,7 @@ def start(broker: Broker, engine: Engine) -> None:
     engine.schedule("reservation", _PLACE_S, lambda: reservation.tick(broker))
     engine.schedule("place", _PLACE_S, lambda: queue.place_pending(broker))
     engine.schedule("claims", 3600.0, lambda: claim.mend(broker))
-    engine.schedule("retention", 3600.0, lambda: project.forget_idempotency_keys(broker, _KEEP_KEYS))
+    engine.schedule("retention", 3600.0, lambda: request.forget(broker, _KEEP_KEYS))
     if not broker.store.is_sqlite:
         clock = broker.clock if isinstance(broker.clock, DatabaseClock) else None
         broker.bus = Bus(broker.store, broker.signals, clock)

@@ -10,12 +10,12 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import access, event, host
+from broker import access, event, host, label
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Unavailable
 from broker.states import SiteState
-from broker.store import SITE_SETTINGS, GatewayRow, HostRow, LeaseRow, SiteRow, SubnetRow, VMRow
+from broker.store import LABELS, SITE_SETTINGS, GatewayRow, HostRow, LeaseRow, SiteRow, SubnetRow, VMRow
 from providers.port import AuthenticationFailed, HostReport, InvalidSpec, ProviderError
 
 log = structlog.get_logger()
@@ -31,12 +31,14 @@ def create(
     attributes: Mapping[str, Any] | None = None,
     host_attributes: Mapping[str, Mapping[str, Any]] | None = None,
     credentials: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> SiteRow:
     """Add a site: reach it, take its hosts, seal its credentials. Admins only.
 
     Raises Exists, InvalidRequest (kind, options, credentials), Unavailable (no host of it answers).
     """
     access.require(actor, "site.create")
+    label.check(labels or {})
     with broker.store.reading() as session:
         if session.scalar(select(SiteRow).where(SiteRow.name == name)):
             raise Exists("site", name)
@@ -63,6 +65,7 @@ def create(
                 raise Exists("site", name)
             session.add(row)
             session.flush()
+            label.give(session, row, labels)
             host.write_reports(broker, session, row, reports)
             event.record(
                 broker,
@@ -109,7 +112,7 @@ def _reached(broker: Broker, row: SiteRow) -> Sequence[HostReport]:
 def find(session: Session, ref: str) -> SiteRow:
     """A site by id or name. Raises NotFound."""
     query = select(SiteRow).where((SiteRow.id == ref) | (SiteRow.name == ref))
-    row = session.scalar(query.options(SITE_SETTINGS))
+    row = session.scalar(query.options(SITE_SETTINGS, LABELS))
     if row is None:
         raise NotFound("site", ref)
     return row
@@ -122,11 +125,12 @@ def get(broker: Broker, actor: Actor, ref: str) -> SiteRow:
         return find(session, ref)
 
 
-def list_sites(broker: Broker, actor: Actor) -> Sequence[SiteRow]:
-    """All sites, by name."""
+def list_sites(broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None) -> Sequence[SiteRow]:
+    """All sites that carry these labels, by name."""
     access.require(actor, "site.list")
     with broker.store.reading() as session:
-        return list(session.scalars(select(SiteRow).order_by(SiteRow.name).options(SITE_SETTINGS)))
+        query = select(SiteRow).order_by(SiteRow.name).options(SITE_SETTINGS, LABELS)
+        return list(session.scalars(label.filter(query, SiteRow, labels)))
 
 
 def host_counts(broker: Broker, actor: Actor) -> dict[str, int]:
@@ -153,7 +157,7 @@ def refresh(broker: Broker, actor: Actor, ref: str) -> SiteRow:
 def take_inventory(broker: Broker, row: SiteRow) -> SiteRow:
     """Ask the site for its hosts and write what it says; a site that does not answer is marked unreachable."""
     with broker.store.reading() as session:
-        row = session.get(SiteRow, row.id, options=[SITE_SETTINGS]) or row
+        row = session.get(SiteRow, row.id, options=[SITE_SETTINGS, LABELS]) or row
     try:
         reports = broker.providers.of(row).inventory()
         state, reason = SiteState.UP, ""
@@ -162,7 +166,7 @@ def take_inventory(broker: Broker, row: SiteRow) -> SiteRow:
     except ProviderError as error:
         reports, state, reason = None, SiteState.UNREACHABLE, str(error)
     with broker.store.transaction() as session:
-        fresh = session.get(SiteRow, row.id, options=[SITE_SETTINGS])
+        fresh = session.get(SiteRow, row.id, options=[SITE_SETTINGS, LABELS])
         if fresh is None:
             return row
         before = host.up_hosts(session, fresh)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, joinedload
 
-from broker import access, event, operation, site
+from broker import access, event, label, operation, site
 from broker import capability as capabilities
 from broker.actor import Actor
 from broker.broker import Broker
@@ -18,7 +19,7 @@ from broker.errors import (
     WrongState,
 )
 from broker.states import OperationState, VMState
-from broker.store import HostRow, OperationRow, VMRow
+from broker.store import HostRow, LabelRow, OperationRow, VMRow
 from providers.port import Capability, ProviderError, require
 from providers.port import NotFound as ProviderNotFound
 
@@ -52,15 +53,21 @@ def list_vms(
     name: str | None = None,
     state: str | None = None,
     site_ref: str | None = None,
-    labels: Mapping[str, str] | None = None,
+    labels: label.Wanted | None = None,
+    titles: Sequence[str] | None = None,
+    only: Mapping[str, Sequence[str]] | None = None,
+    created_from: datetime | None = None,
     include_terminated: bool = False,
+    ended_after: datetime | None = None,
     all_projects: bool = False,
     after: str | None = None,
     limit: int = 1000,
 ) -> Sequence[VMRow]:
     """VMs of the caller's project by age, oldest first; ``after`` is the last id of the page before.
 
-    Labels must all match. Raises NotFound when ``after`` is no VM.
+    Labels must all match. ``titles``: of which one is its name or its label ``Name``. ``only``:
+    column -> values of which it has one.
+    ``ended_after``: also those that terminated since. Raises NotFound when ``after`` is no VM.
     """
     access.require(actor, "vm.list")
     # What hosts report of themselves is large, and in a list of VMs nobody reads it.
@@ -69,12 +76,21 @@ def list_vms(
     query = access.visible(query, actor, VMRow, "vm.list", here=not all_projects)
     if ids is not None:
         query = query.where(VMRow.id.in_(ids))
-    if not include_terminated and state != VMState.TERMINATED:
+    if ended_after is not None:
+        query = query.where(_lately(ended_after))
+    elif not include_terminated and state != VMState.TERMINATED:
         query = query.where(VMRow.state != VMState.TERMINATED)
     if name:
         query = query.where(VMRow.name == name)
     if state:
         query = query.where(VMRow.state == state)
+    for column, values in (only or {}).items():
+        query = query.where(getattr(VMRow, column).in_(values))
+    if created_from is not None:
+        query = query.where(VMRow.created_at >= created_from)
+    if titles is not None:
+        labelled = select(LabelRow.resource).where(LabelRow.key == "Name", LabelRow.value.in_(titles))
+        query = query.where(VMRow.name.in_(titles) | VMRow.id.in_(labelled))
     with broker.store.reading() as session:
         if site_ref:
             query = query.where(VMRow.site_id == site.find(session, site_ref).id)
@@ -86,41 +102,42 @@ def list_vms(
                 (VMRow.created_at > last.created_at)
                 | ((VMRow.created_at == last.created_at) & (VMRow.id > last.id))
             )
-        found: list[VMRow] = []
-        # Labels are matched here, not in SQL: JSON operators differ between the two databases.
-        for row in session.scalars(query if labels else query.limit(limit)):
-            if all(row.labels.get(key) == value for key, value in (labels or {}).items()):
-                found.append(row)
-                if len(found) >= limit:
-                    break
-        return found
+        return list(session.scalars(label.filter(query, VMRow, labels).limit(limit)))
+
+
+def names(
+    broker: Broker, actor: Actor, *, ended_after: datetime, ids: Sequence[str] | None = None
+) -> dict[str, str]:
+    """Id -> name of the VMs of the caller's project that live, or ended since."""
+    access.require(actor, "vm.names", actor.project_id)
+    query = select(VMRow.id, VMRow.name).where(_lately(ended_after))
+    query = access.visible(query, actor, VMRow, "vm.names", here=True)
+    if ids is not None:
+        query = query.where(VMRow.id.in_(ids))
+    with broker.store.reading() as session:
+        return {row.id: row.name for row in session.execute(query)}
+
+
+def _lately(since: datetime) -> ColumnElement[bool]:
+    return (VMRow.state != VMState.TERMINATED) | (VMRow.terminated_at >= since)
 
 
 def set_labels(broker: Broker, actor: Actor, ref: str, labels: Mapping[str, str]) -> VMRow:
-    """Replace a VM's labels. Raises NotFound."""
+    """Replace a VM's labels. Raises InvalidRequest, NotFound."""
     access.require(actor, "vm.label")
     return change_labels(broker, actor, ref, lambda _labels: labels)
 
 
-def change_labels(
-    broker: Broker, actor: Actor, ref: str, change: Callable[[Mapping[str, str]], Mapping[str, str]]
-) -> VMRow:
-    """Make a VM's labels from those it has, so that two changes at once both count. Raises NotFound."""
+def change_labels(broker: Broker, actor: Actor, ref: str, change: label.Change) -> VMRow:
+    """Make a VM's labels from those it has, so that two changes at once both count.
+
+    Raises InvalidRequest, NotFound.
+    """
     access.require(actor, "vm.label")
     with broker.store.transaction() as session:
-        row = find(session, actor, ref, lock=True)
+        row = find(session, actor, ref)
         access.require(actor, "vm.label", row.project_id)
-        labels = dict(change(row.labels))
-        if labels != row.labels:
-            row.labels = labels
-            event.record(
-                broker,
-                session,
-                "vm.labelled",
-                row.id,
-                f"{row.name} labelled by {actor.name}",
-                project_id=row.project_id,
-            )
+        label.change(broker, session, actor, row, change, project_id=row.project_id)
     return row
 
 

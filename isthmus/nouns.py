@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from isthmus.client.image import Images
     from isthmus.client.keypair import KeyPair as KeyPair
     from isthmus.client.keypair import KeyPairs
+    from isthmus.client.label import Labels
     from isthmus.client.migration import Migrations
     from isthmus.client.network import Network as Network
     from isthmus.client.network import Networks
@@ -70,18 +71,25 @@ class Noun(Generic[Calls]):
 
     ``name`` is the noun's file in every layer. ``calls`` is the class of its collection in the client's file. ``line``
     says what it is. ``exports`` are the names that ``isthmus`` offers of it, each from the client's file or else the
-    schema's. ``command`` is its word in the shell, and its file there, where that is not ``name``. The attribute's own
+    schema's. ``labelled``: each of them may carry labels. ``command`` is its word in the shell, and its file there, where that is not ``name``. The attribute's own
     name, ``plural``, is also its place below ``/v1``.
     """
 
     def __init__(
-        self, name: str, calls: str, line: str, exports: tuple[str, ...] = (), command: str = ""
+        self,
+        name: str,
+        calls: str,
+        line: str,
+        exports: tuple[str, ...] = (),
+        command: str = "",
+        labelled: bool = False,
     ) -> None:
         self.name = name
         self.calls = calls
         self.line = self.__doc__ = line
         self.exports = exports
         self.command = command or name
+        self.labelled = labelled
 
     def __set_name__(self, owner: type, plural: str) -> None:
         self.plural = plural
@@ -101,14 +109,17 @@ class Noun(Generic[Calls]):
 class Nouns:
     """The table. ``Client`` inherits it; the order is that of the help and of the reference pages."""
 
-    vms: Noun[VMs] = Noun("vm", "VMs", "Virtual machines.", exports=("VM", "VMState", "Why"))
-    sites: Noun[Sites] = Noun("site", "Sites", "Sites: KVM hosts, or a cloud's region.", exports=("Site",))
+    vms: Noun[VMs] = Noun("vm", "VMs", "Virtual machines.", exports=("VM", "VMState", "Why"), labelled=True)
+    sites: Noun[Sites] = Noun(
+        "site", "Sites", "Sites: KVM hosts, or a cloud's region.", exports=("Site",), labelled=True
+    )
     hosts: Noun[Hosts] = Noun("host", "Hosts", "Hosts of the sites.", exports=("Host",))
     reservations: Noun[Reservations] = Noun(
         "reservation",
         "Reservations",
         "Reservations: room on your own hosts, kept for a time.",
         exports=("Reservation",),
+        labelled=True,
     )
     migrations: Noun[Migrations] = Noun(
         "migration",
@@ -116,21 +127,27 @@ class Nouns:
         "Plan live migrations that pack or balance the hosts.",
         command="rebalance",
     )
-    flavors: Noun[Flavors] = Noun("flavor", "Flavors", "Sizes of VMs.", exports=("Flavor",))
-    images: Noun[Images] = Noun("image", "Images", "Disk images.", exports=("Image",))
+    flavors: Noun[Flavors] = Noun("flavor", "Flavors", "Sizes of VMs.", exports=("Flavor",), labelled=True)
+    images: Noun[Images] = Noun("image", "Images", "Disk images.", exports=("Image",), labelled=True)
     keypairs: Noun[KeyPairs] = Noun(
-        "keypair", "KeyPairs", "SSH public keys that VMs let in.", exports=("KeyPair",)
+        "keypair", "KeyPairs", "SSH public keys that VMs let in.", exports=("KeyPair",), labelled=True
     )
     networks: Noun[Networks] = Noun(
-        "network", "Networks", "Private networks and their subnets.", exports=("Network", "Subnet")
+        "network",
+        "Networks",
+        "Private networks and their subnets.",
+        exports=("Network", "Subnet"),
+        labelled=True,
     )
     gateways: Noun[Gateways] = Noun(
         "gateway",
         "Gateways",
         "Gateways: where sites meet the tunnels.",
         exports=("Gateway", "GatewayCreated"),
+        labelled=True,
     )
     peers: Noun[Peers] = Noun("peer", "Peers", "Burst VMs' ends of the tunnels.", exports=("Peer",))
+    labels: Noun[Labels] = Noun("label", "Labels", "Labels of anything.")
     policy: Noun[Policies] = Noun(
         "policy", "Policies", "The burst policy.", exports=("Policy", "PolicyCheck")
     )
@@ -143,7 +160,9 @@ class Nouns:
     events: Noun[Events] = Noun(
         "event", "Events", "What happened, and what the broker decided.", exports=("Event",)
     )
-    projects: Noun[Projects] = Noun("project", "Projects", "Projects and their quotas.", exports=("Project",))
+    projects: Noun[Projects] = Noun(
+        "project", "Projects", "Projects and their quotas.", exports=("Project",), labelled=True
+    )
     usage: Noun[Usages] = Noun("usage", "Usages", "What projects used, and what it cost.")
     tokens: Noun[Tokens] = Noun(
         "token", "Tokens", "Tokens of the native API.", exports=("Token", "TokenCreated", "Role")
@@ -164,6 +183,10 @@ NOUNS: tuple[Noun[Any], ...] = tuple(row for row in vars(Nouns).values() if isin
 
 EXPORTS = {name: row for row in NOUNS for name in row.exports}
 """Each exported name, with the noun that it belongs to."""
+
+
+LABELLED: dict[str, str] = {row.name: row.plural for row in NOUNS if row.labelled} | {"subnet": "subnets"}
+"""What may carry labels, and its plural. A subnet, which is part of a network, is one of them."""
 
 
 def load(name: str) -> Any:

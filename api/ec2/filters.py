@@ -111,3 +111,31 @@ def _values_of(
         if name == "tag-value":
             return lambda item: of(item).values()
     raise Fault("InvalidParameterValue", f"The filter '{name}' is invalid")
+
+
+def exact(filters: Sequence[Mapping[str, Any]], name: str) -> list[str] | None:
+    """The values of a filter when each stands for itself alone: what a query may look up. None else, or without it."""
+    for given in filters:
+        if given.get("Name") == name and given.get("Values"):
+            found = [pattern(str(value)) for value in given["Values"]]
+            if all(isinstance(part, str) for parts in found for part in parts):
+                return ["".join(map(str, parts)) for parts in found]
+            return None
+    return None
+
+
+def labels(filters: Sequence[Mapping[str, Any]]) -> dict[str, list[str] | None]:
+    """What the filters ask of tags, as far as a query can look it up: key -> its values, None for any.
+
+    Not ``Name``, which a thing has by its name as well.
+    """
+    wanted: dict[str, list[str] | None] = {}
+    for given in filters:
+        name = str(given.get("Name", ""))
+        if name.startswith("tag:"):
+            wanted[name.removeprefix("tag:")] = exact(filters, name)
+    keys = exact(filters, "tag-key")
+    if keys is not None and len(keys) == 1:
+        wanted.setdefault(keys[0], None)
+    wanted.pop("Name", None)
+    return wanted

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from api.ec2 import filters, ids
-from api.ec2.call import Call, boolean
-from api.ec2.fault import Fault
-from api.ec2.paging import page
+from api.ec2.call import Call, boolean, tag_list
+from api.ec2.describe import Listed, describe
 from api.ec2.protocol import format_time
+from api.ec2.tag import tags_of
 from broker import image
 from broker.store import ImageRow
 
@@ -24,23 +24,15 @@ def architecture(row: ImageRow) -> str:
 
 def describe_images(call: Call) -> dict[str, Any]:
     """DescribeImages. To each project the catalogue is its own and public."""
-    wanted = [ids.to_broker("ami", given) for given in call.params.get("ImageIds", ())]
-    rows = sorted(image.list_images(call.broker, call.actor), key=lambda row: row.id)
-    if unknown := sorted(set(wanted) - {row.id for row in rows}):
-        names = ", ".join(ids.to_ec2(name) for name in unknown)
-        raise Fault("InvalidAMIID.NotFound", f"The image id '[{names}]' does not exist")
-    owners = call.params.get("Owners")
-    if owners and not {"self", call.account} & set(owners):
-        rows = []
-    if call.params.get("ExecutableUsers") and not {"self", "all", call.account} & set(
-        call.params["ExecutableUsers"]
-    ):
-        rows = []
-    admits = filters.matcher(call.params.get("Filters", ()), _FIELDS, lambda _: {})
-    images = [_image(call, row) for row in rows if not wanted or row.id in wanted]
-    some, token = page(filter(admits, images), lambda item: str(item["ImageId"]), call.params, ids="ImageIds")
-    call.proceed()
-    return {"Images": some, "NextToken": token}
+    return describe(call, _IMAGES)
+
+
+def _shown(call: Call) -> bool:
+    """Whether the catalogue is of those owners, and may be launched by those users."""
+    owners, users = call.params.get("Owners"), call.params.get("ExecutableUsers")
+    return not (owners and not {"self", call.account} & set(owners)) and not (
+        users and not {"self", "all", call.account} & set(users)
+    )
 
 
 def _image(call: Call, row: ImageRow) -> dict[str, Any]:
@@ -60,7 +52,7 @@ def _image(call: Call, row: ImageRow) -> dict[str, Any]:
         "RootDeviceName": ROOT_DEVICE,
         "BlockDeviceMappings": [],
         "VirtualizationType": "hvm",
-        "Tags": [],
+        "Tags": tag_list(tags_of(row.labels)),
         "StateReason": {"Code": "Server.InternalError", "Message": row.status_reason}
         if row.status_reason
         else None,
@@ -84,3 +76,14 @@ _FIELDS: filters.Fields[dict[str, Any]] = {
     "state": lambda item: (item["State"],),
     "virtualization-type": lambda item: (item["VirtualizationType"],),
 }
+
+_IMAGES: Listed[ImageRow] = Listed(
+    kind=ids.KINDS["ami"],
+    ids_param="ImageIds",
+    answer="Images",
+    id_member="ImageId",
+    fields=_FIELDS,
+    rows=lambda call: image.list_images(call.broker, call.actor),
+    items=lambda call, _rows: lambda row: _image(call, row),
+    shown=_shown,
+)

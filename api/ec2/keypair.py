@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from api.ec2 import filters
-from api.ec2.call import Call
+from api.ec2 import filters, ids
+from api.ec2.call import Call, tag_list
 from api.ec2.fault import Fault, missing
+from api.ec2.tag import of_specifications, tags_in
 from broker import access, keypair
 from broker.errors import InvalidRequest, NotFound
 from broker.store import KeyPairRow
@@ -19,16 +20,25 @@ def describe_key_pairs(call: Call) -> dict[str, Any]:
     wanted = call.params.get("KeyNames")
     if unknown := sorted(set(wanted or ()) - {row.name for row in rows}):
         raise Fault("InvalidKeyPair.NotFound", f"The key pair '{unknown[0]}' does not exist")
-    call.refuse(["KeyPairIds"])
+    wanted_ids = call.params.get("KeyPairIds")
+    if unknown := sorted(set(wanted_ids or ()) - {row.id for row in rows}):
+        raise ids.KINDS["key"].not_found(unknown)
     fields: filters.Fields[dict[str, Any]] = {
         "fingerprint": lambda item: (item["KeyFingerprint"],),
         "key-name": lambda item: (item["KeyName"],),
+        "key-pair-id": lambda item: (item["KeyPairId"],),
     }
-    admits = filters.matcher(call.params.get("Filters", ()), fields, lambda _: {})
+    admits = filters.matcher(call.params.get("Filters", ()), fields, tags_in)
     call.proceed()
     pairs = [_key_pair(row, bool(call.params.get("IncludePublicKey"))) for row in rows]
     return {
-        "KeyPairs": [item for item in pairs if admits(item) and (not wanted or item["KeyName"] in wanted)]
+        "KeyPairs": [
+            item
+            for item in pairs
+            if admits(item)
+            and (not wanted or item["KeyName"] in wanted)
+            and (not wanted_ids or item["KeyPairId"] in wanted_ids)
+        ]
     }
 
 
@@ -41,21 +51,28 @@ def import_key_pair(call: Call) -> dict[str, Any]:
         text = material.decode()
     except UnicodeDecodeError:
         raise Fault("InvalidKey.Format", "Key is not in valid OpenSSH public key format") from None
-    call.refuse(["TagSpecifications"])
+    tags = of_specifications(call.params.get("TagSpecifications", ()), "key-pair")
     access.require(call.actor, "keypair.create", call.actor.project_id)
     call.proceed()
     try:
-        row = keypair.create(call.broker, call.actor, name=call.params["KeyName"], public_key=text)
+        row = keypair.create(
+            call.broker, call.actor, name=call.params["KeyName"], public_key=text, labels=tags
+        )
     except InvalidRequest as error:
         raise Fault(
             "InvalidKey.Format", f"Key is not in valid OpenSSH public key format: {error.hint}"
         ) from error
-    return {"KeyFingerprint": _fingerprint(row), "KeyName": row.name, "Tags": []}
+    return {
+        "KeyFingerprint": _fingerprint(row),
+        "KeyName": row.name,
+        "KeyPairId": row.id,
+        "Tags": tag_list(tags),
+    }
 
 
 def delete_key_pair(call: Call) -> dict[str, Any]:
     """DeleteKeyPair; deleting what is not there succeeds."""
-    name = call.params.get("KeyName")
+    name = call.params.get("KeyName") or call.params.get("KeyPairId")
     if not name:
         raise missing("KeyName")
     access.require(call.actor, "keypair.delete", call.actor.project_id)
@@ -69,7 +86,8 @@ def _key_pair(row: KeyPairRow, with_key: bool) -> dict[str, Any]:
     kind = row.public_key.split(" ", 1)[0]
     return {
         "KeyType": {"ssh-ed25519": "ed25519", "ssh-rsa": "rsa"}.get(kind, kind),
-        "Tags": [],
+        "KeyPairId": row.id,
+        "Tags": tag_list(row.labels),
         "PublicKey": row.public_key if with_key else None,
         "CreateTime": row.created_at,
         "KeyName": row.name,

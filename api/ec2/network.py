@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 from typing import Any
 
 from api.ec2 import filters, ids
 from api.ec2.call import Call, boolean, tag_list
+from api.ec2.describe import Listed, describe
 from api.ec2.fault import Fault
-from api.ec2.paging import page
+from api.ec2.tag import tags_of
 from broker import network
 from broker.store import NetworkRow, SubnetRow
 
@@ -40,36 +42,12 @@ def subnet_of(call: Call, ec2_id: str) -> SubnetRow:
 
 def describe_vpcs(call: Call) -> dict[str, Any]:
     """DescribeVpcs. The only network there is, is the default one."""
-    rows = networks(call)
-    wanted = [ids.to_broker("vpc", given) for given in call.params.get("VpcIds", ())]
-    if unknown := sorted(set(wanted) - {row.id for row in rows}):
-        raise Fault("InvalidVpcID.NotFound", f"The vpc ID '{ids.to_ec2(unknown[0])}' does not exist")
-    admits = filters.matcher(call.params.get("Filters", ()), _VPC_FIELDS, _tags)
-    vpcs = [_vpc(call, row, default=len(rows) == 1) for row in rows if not wanted or row.id in wanted]
-    some, token = page(filter(admits, vpcs), lambda item: str(item["VpcId"]), call.params, ids="VpcIds")
-    call.proceed()
-    return {"Vpcs": some, "NextToken": token}
+    return describe(call, _VPCS)
 
 
 def describe_subnets(call: Call) -> dict[str, Any]:
     """DescribeSubnets."""
-    rows = subnets(call)
-    wanted = [ids.to_broker("subnet", given) for given in call.params.get("SubnetIds", ())]
-    if unknown := sorted(set(wanted) - {row.id for row in rows}):
-        raise Fault("InvalidSubnetID.NotFound", f"The subnet ID '{ids.to_ec2(unknown[0])}' does not exist")
-    leased = network.leased(call.broker, call.actor)
-    default = len({row.network_id for row in rows}) == 1
-    admits = filters.matcher(call.params.get("Filters", ()), _SUBNET_FIELDS, _tags)
-    answer = [
-        _subnet(call, row, leased.get(row.id, 0), default=default)
-        for row in rows
-        if not wanted or row.id in wanted
-    ]
-    some, token = page(
-        filter(admits, answer), lambda item: str(item["SubnetId"]), call.params, ids="SubnetIds"
-    )
-    call.proceed()
-    return {"Subnets": some, "NextToken": token}
+    return describe(call, _SUBNETS)
 
 
 def describe_addresses(call: Call) -> dict[str, Any]:
@@ -97,7 +75,7 @@ def _vpc(call: Call, row: NetworkRow, *, default: bool) -> dict[str, Any]:
             }
         ],
         "IsDefault": default,
-        "Tags": tag_list({"Name": row.name}),
+        "Tags": tag_list(tags_of(row.labels, row.name)),
         "VpcId": ids.to_ec2(row.id),
         "State": "available",
         "CidrBlock": row.cidr,
@@ -114,7 +92,7 @@ def _subnet(call: Call, row: SubnetRow, leased: int, *, default: bool) -> dict[s
         "OwnerId": call.account,
         "AssignIpv6AddressOnCreation": False,
         "Ipv6CidrBlockAssociationSet": [],
-        "Tags": tag_list({"Name": f"{row.network.name}-{row.site.name}"}),
+        "Tags": tag_list(tags_of(row.labels, f"{row.network.name}-{row.site.name}")),
         "SubnetArn": f"arn:aws:ec2:{call.region}:{call.account}:subnet/{ec2_id}",
         "SubnetId": ec2_id,
         "State": "available",
@@ -125,10 +103,6 @@ def _subnet(call: Call, row: SubnetRow, leased: int, *, default: bool) -> dict[s
         "DefaultForAz": default,
         "MapPublicIpOnLaunch": False,
     }
-
-
-def _tags(item: dict[str, Any]) -> dict[str, str]:
-    return {tag["Key"]: tag["Value"] for tag in item["Tags"]}
 
 
 _VPC_FIELDS: filters.Fields[dict[str, Any]] = {
@@ -173,3 +147,33 @@ _ADDRESS_FIELDS: filters.Fields[dict[str, Any]] = {
         "public-ip",
     )
 }
+
+
+def _vpcs(call: Call, rows: Sequence[NetworkRow]) -> Callable[[NetworkRow], dict[str, Any]]:
+    return lambda row: _vpc(call, row, default=len(rows) == 1)
+
+
+def _subnets(call: Call, rows: Sequence[SubnetRow]) -> Callable[[SubnetRow], dict[str, Any]]:
+    leased = network.leased(call.broker, call.actor)
+    default = len({row.network_id for row in rows}) == 1
+    return lambda row: _subnet(call, row, leased.get(row.id, 0), default=default)
+
+
+_VPCS: Listed[NetworkRow] = Listed(
+    kind=ids.KINDS["vpc"],
+    ids_param="VpcIds",
+    answer="Vpcs",
+    id_member="VpcId",
+    fields=_VPC_FIELDS,
+    rows=networks,
+    items=_vpcs,
+)
+_SUBNETS: Listed[SubnetRow] = Listed(
+    kind=ids.KINDS["subnet"],
+    ids_param="SubnetIds",
+    answer="Subnets",
+    id_member="SubnetId",
+    fields=_SUBNET_FIELDS,
+    rows=subnets,
+    items=_subnets,
+)

@@ -24,7 +24,7 @@ def page(
     ``items`` come in the order of their keys, which are unique texts. ``ids`` is the parameter of ids that cannot
     be paged. Raises Fault.
     """
-    limit, token = params.get("MaxResults"), params.get("NextToken")
+    limit = params.get("MaxResults")
     if limit is not None:
         if not LEAST <= limit <= most:
             raise invalid("MaxResults", limit, f"Expecting a value from {LEAST} to {most}.")
@@ -33,14 +33,21 @@ def page(
                 "InvalidParameterCombination",
                 f"The parameter {ids} cannot be used with the parameter MaxResults",
             )
-    query = _digest(
-        {name: value for name, value in params.items() if name not in ("MaxResults", "NextToken")}
-    )
-    after = _read(token, query) if token else None
+    query, after = _query(params), position(params)
     rest = [item for item in items if after is None or key(item) > after]
     if limit is None or len(rest) <= limit:
         return rest, None
     return rest[:limit], _write(key(rest[limit - 1]), query)
+
+
+def position(params: Mapping[str, Any]) -> str | None:
+    """The key of the last item before the page that is asked for. Raises Fault for a token of another request."""
+    token = params.get("NextToken")
+    return _read(token, _query(params)) if token else None
+
+
+def _query(params: Mapping[str, Any]) -> str:
+    return _digest({name: value for name, value in params.items() if name not in ("MaxResults", "NextToken")})
 
 
 def _digest(query: Mapping[str, Any]) -> str:

@@ -1,21 +1,19 @@
-"""Tags: a VM's labels. Any key and value that EC2 takes survives the way there and back."""
+"""Tags: labels of anything. Any key and value that EC2 takes survives the way there and back."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from api.ec2 import filters, ids
 from api.ec2.call import Call
 from api.ec2.fault import Fault
 from api.ec2.paging import page
-from broker import access, vm
+from broker import access, label, labelled, vm
+from broker.errors import NotFound
 from broker.store import VMRow
-
-CLIENT_TOKEN = "aws:ec2:client-token"  # noqa: S105 (a label's name)
-"""The label that keeps a launch's ClientToken; EC2 users can neither set nor see keys that begin with ``aws:``."""
 
 TERMINATED_SHOWN = timedelta(hours=1)
 """How long a terminated instance stays visible ("Terminate your instance", EC2 User Guide)."""
@@ -24,12 +22,22 @@ MOST = 50
 _LONGEST_KEY, _LONGEST_VALUE = 128, 256
 
 
-def tags_of(row: VMRow) -> dict[str, str]:
-    """A VM's tags: its labels, and its name as ``Name`` where that is not a tag already and was given by somebody."""
-    shown = {key: value for key, value in row.labels.items() if not key.startswith("aws:")}
-    if row.name != row.id:
-        shown.setdefault("Name", row.name)
+def tags_of(labels: Mapping[str, str], name: str = "") -> dict[str, str]:
+    """A thing's tags: its labels, and its name as ``Name`` where that is not a tag already and was given by somebody."""
+    shown = {key: value for key, value in labels.items() if not key.startswith("aws:")}
+    if name:
+        shown.setdefault("Name", name)
     return shown
+
+
+def tags_of_vm(row: VMRow) -> dict[str, str]:
+    """A VM's tags. One that nobody named is named by its id, which is no tag."""
+    return tags_of(row.labels, row.name if row.name != row.id else "")
+
+
+def tags_in(item: Mapping[str, Any]) -> dict[str, str]:
+    """The tags of an answer's item, for filters."""
+    return {tag["Key"]: tag["Value"] for tag in item["Tags"]}
 
 
 def checked(given: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -56,12 +64,12 @@ def checked(given: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return tags
 
 
-def of_specifications(given: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The tags for instances of RunInstances. Raises Fault for other resource types, which are not made."""
+def of_specifications(given: Sequence[Mapping[str, Any]], resource_type: str = "instance") -> dict[str, str]:
+    """The tags for what is made. Raises Fault for other resource types, which are not."""
     tags: list[Mapping[str, Any]] = []
     for specification in given:
         kind = specification.get("ResourceType")
-        if kind != "instance":
+        if kind != resource_type:
             raise Fault(
                 "InvalidParameterValue", f"'{kind}' is not a valid taggable resource type for this operation."
             )
@@ -70,22 +78,18 @@ def of_specifications(given: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def create_tags(call: Call) -> None:
-    """CreateTags, on instances: all of them or none."""
+    """CreateTags, on anything: all of them or none."""
     tags = checked(call.params["Tags"])
-    rows = _tagged(call)
-    for row in rows:
-        if len({key for key in {**row.labels, **tags} if not key.startswith("aws:")}) > MOST:
-            raise _too_many()
-    call.proceed()
-    for row in rows:
-        vm.change_labels(call.broker, call.actor, row.id, lambda labels: {**labels, **tags})
+
+    def more(labels: Mapping[str, str]) -> dict[str, str]:
+        return {**labels, **tags}
+
+    _change(call, more)
 
 
 def delete_tags(call: Call) -> None:
-    """DeleteTags, on instances; a value that is given must be the tag's, no tags at all mean every one."""
-    rows = _tagged(call)
+    """DeleteTags, on anything; a value that is given must be the tag's, no tags at all mean every one."""
     given = call.params.get("Tags")
-    call.proceed()
 
     def without(labels: Mapping[str, str]) -> dict[str, str]:
         doomed = (
@@ -99,12 +103,21 @@ def delete_tags(call: Call) -> None:
         )
         return {key: value for key, value in labels.items() if key.startswith("aws:") or key not in doomed}
 
-    for row in rows:
-        vm.change_labels(call.broker, call.actor, row.id, without)
+    _change(call, without)
+
+
+def _change(call: Call, make: label.Change) -> None:
+    things = _tagged(call)
+    for noun, broker_id in things:
+        labels = make(labelled.get(call.broker, call.actor, noun, broker_id))
+        if len([key for key in labels if not key.startswith("aws:")]) > MOST:
+            raise _too_many()
+    call.proceed()
+    labelled.change(call.broker, call.actor, things, make)
 
 
 def describe_tags(call: Call) -> dict[str, Any]:
-    """DescribeTags."""
+    """DescribeTags: of all that may have any."""
     fields: filters.Fields[dict[str, str]] = {
         "key": lambda tag: (tag["Key"],),
         "resource-id": lambda tag: (tag["ResourceId"],),
@@ -115,9 +128,8 @@ def describe_tags(call: Call) -> dict[str, Any]:
     # tag:KEY is a filter here as well, though tags have no tags.
     admits = filters.matcher(given, fields, lambda tag: {tag["Key"]: tag["Value"]})
     tags = [
-        {"ResourceId": ids.to_ec2(row.id), "ResourceType": "instance", "Key": key, "Value": value}
-        for row in all_vms(call)
-        for key, value in tags_of(row).items()
+        {"ResourceId": ids.to_ec2(broker_id), "ResourceType": _TYPES[noun], "Key": key, "Value": value}
+        for noun, broker_id, key, value in _all_tags(call, given)
     ]
     tags.sort(key=_order)
     some, token = page(filter(admits, tags), _order, call.params)
@@ -125,45 +137,95 @@ def describe_tags(call: Call) -> dict[str, Any]:
     return {"Tags": some, "NextToken": token}
 
 
+_TYPES = {kind.noun: kind.resource_type for kind in ids.KINDS.values()}
+
+
+def _all_tags(call: Call, given: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, str]]:
+    """(noun, id, key, value) of the tags that filters may admit; what they say exactly, the query looks up."""
+    keys, values = filters.exact(given, "key"), filters.exact(given, "value")
+    resources = filters.exact(given, "resource-id")
+    wanted = None if resources is None else list(ids.known(resources))
+    rows = labelled.list_labels(
+        call.broker,
+        call.actor,
+        [kind.noun for kind in ids.KINDS.values()],
+        ids=wanted,
+        keys=None if keys is None else [*keys, "Name"],
+        values=values,
+    )
+    names = vm.names(call.broker, call.actor, ids=wanted, ended_after=call.now - TERMINATED_SHOWN)
+    titled: set[str] = set()
+    for noun, broker_id, key, value in rows:
+        if not key.startswith("aws:") and (noun != "vm" or broker_id in names):
+            yield noun, broker_id, key, value
+            if key == "Name":
+                titled.add(broker_id)
+    if values is not None:
+        # A label Name that the query left out hides the name all the same.
+        every = labelled.list_labels(call.broker, call.actor, ["vm"], ids=wanted, keys=["Name"])
+        titled = {broker_id for _, broker_id, _, _ in every}
+    for vm_id, name in names.items():
+        if name != vm_id and vm_id not in titled:
+            yield "vm", vm_id, "Name", name
+
+
 def all_vms(call: Call, wanted: Sequence[str] | None = None) -> list[VMRow]:
     """The project's VMs, those terminated in the last hour included, oldest first; ``wanted``: only these ids."""
-    found: list[VMRow] = []
+    return list(each_vm(call, wanted))
+
+
+def each_vm(
+    call: Call,
+    wanted: Sequence[str] | None = None,
+    *,
+    given: Sequence[Mapping[str, Any]] = (),
+    only: Mapping[str, Sequence[str]] | None = None,
+    created_from: datetime | None = None,
+    at_once: int = 1000,
+) -> Iterator[VMRow]:
+    """The same, read as they are gone through, ``at_once`` in a query.
+
+    Of the tags in filters that are ``given`` the query looks up what it can; the rest is left to ``filters.matcher``.
+    """
+    last: str | None = None
     while True:
         some = vm.list_vms(
             call.broker,
             call.actor,
             ids=wanted,
-            include_terminated=True,
-            after=found[-1].id if found else None,
-            limit=1000,
+            labels=filters.labels(given),
+            titles=filters.exact(given, "tag:Name"),
+            only=only,
+            created_from=created_from,
+            ended_after=call.now - TERMINATED_SHOWN,
+            after=last,
+            limit=at_once,
         )
-        found.extend(some)
-        if len(some) < 1000:
-            return [row for row in found if _shown(call, row)]
+        yield from some
+        if len(some) < at_once:
+            return
+        last = some[-1].id
 
 
-def _shown(call: Call, row: VMRow) -> bool:
-    return row.terminated_at is None or call.now - row.terminated_at <= TERMINATED_SHOWN
-
-
-def _tagged(call: Call) -> list[VMRow]:
-    """The VMs that the request names. Raises Fault for what is not there or no instance."""
-    access.require(call.actor, "vm.label", call.actor.project_id)
-    names: list[str] = call.params["Resources"]
-    for name in names:
-        if not re.fullmatch(r"i-[0-9a-f]+", name):
-            kind = name.partition("-")[0]
-            if kind in ("ami", "subnet", "vpc", "eni"):
-                raise Fault(
-                    "UnsupportedOperation", f"Only instances can be tagged here, and '{name}' is none"
-                )
+def _tagged(call: Call) -> list[tuple[str, str]]:
+    """(noun, id) of the things that the request names. Raises Fault for what is not there, or can have no tags."""
+    access.require(call.actor, "label.change", call.actor.project_id)
+    things: dict[tuple[str, str], str] = {}
+    for name in call.params["Resources"]:
+        kind = ids.KINDS.get(name.partition("-")[0])
+        if kind is None or not re.fullmatch(r"[a-z]+-[0-9a-f]+", name):
             raise Fault("InvalidID", f"The ID '{name}' is not valid")
-    wanted = [ids.to_broker("i", name) for name in names]
-    rows = {row.id: row for row in all_vms(call, wanted)}
-    for name, broker_id in zip(names, wanted, strict=True):
-        if broker_id not in rows:
-            raise Fault("InvalidInstanceID.NotFound", f"The instance ID '{name}' does not exist")
-    return list(rows.values())
+        things[kind.noun, ids.to_broker(kind.prefix, name)] = name
+    wanted = [broker_id for noun, broker_id in things if noun == "vm"]
+    living = {row.id for row in all_vms(call, wanted)} if wanted else set()
+    for (noun, broker_id), name in things.items():
+        try:
+            if noun == "vm" and broker_id not in living:
+                raise NotFound(noun, broker_id)
+            labelled.get(call.broker, call.actor, noun, broker_id)
+        except NotFound:
+            raise ids.KINDS[name.partition("-")[0]].not_found([name]) from None
+    return list(things)
 
 
 def _order(tag: Mapping[str, str]) -> str:

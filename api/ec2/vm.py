@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -14,10 +14,10 @@ from api.ec2.call import Call, tag_list
 from api.ec2.fault import Fault, invalid
 from api.ec2.image import ROOT_DEVICE, architecture
 from api.ec2.network import subnet_of, subnets
-from api.ec2.paging import page
+from api.ec2.paging import page, position
 from api.ec2.protocol import decode_user_data, format_time
 from api.ec2.site import zones
-from api.ec2.tag import CLIENT_TOKEN, all_vms, of_specifications, tags_of
+from api.ec2.tag import all_vms, each_vm, of_specifications, tags_of_vm
 from broker import access, flavor, image, keypair, launch, power, vm
 from broker.errors import Exists, TokenMismatch
 from broker.launch import Wishes
@@ -120,10 +120,11 @@ def run_instances(call: Call) -> dict[str, Any]:
             address=address,
             key_pair=params.get("KeyName") or None,
             user_data=user_data,
-            labels={**tags, **({CLIENT_TOKEN: token} if token else {})},
+            labels=tags,
             wishes=Wishes(site=site),
             # Apart from the keys of the native API, which has the same table.
             token=f"ec2:{token}" if token else None,
+            client_token=token,
         )
         return [row for row, _ in made]
 
@@ -211,31 +212,76 @@ def _refuse_groups(params: Mapping[str, Any]) -> None:
 
 
 def describe_instances(call: Call) -> dict[str, Any]:
-    """DescribeInstances: by reservation, oldest first. One id that is not there fails the whole call."""
-    wanted = _named(call)
-    rows = all_vms(call, wanted)
-    _all_there(call, wanted, rows)
-    admits = filters.matcher(call.params.get("Filters", ()), _FIELDS, lambda view: view.tags)
-    reservations: dict[str, list[_View]] = {}
+    """DescribeInstances: by reservation, oldest first. One id that is not there fails the whole call.
+
+    What filters say exactly, the query looks up, and a page reads no further than it shows.
+    """
+    wanted, given, limit = _named(call), call.params.get("Filters", ()), call.params.get("MaxResults")
+    admits = filters.matcher(given, _FIELDS, lambda view: view.tags)
     places = _places(call)
-    order: dict[str, str] = {}
-    launch_index: dict[str, int] = {}
-    for row in rows:
-        index = launch_index.get(row.reservation, 0)
-        launch_index[row.reservation] = index + 1
-        order.setdefault(
-            row.reservation, f"{row.created_at.astimezone(UTC):%Y%m%dT%H%M%S.%f} {row.reservation}"
+    reservations: dict[str, list[_View]] = {}
+    after = position(call.params)
+    if wanted:
+        rows: Iterable[VMRow] = all_vms(call, wanted)
+        _all_there(call, wanted, list(rows))
+    else:
+        rows = each_vm(
+            call,
+            given=given,
+            only=_looked_up(given),
+            created_from=_created(after) if after else None,
+            at_once=min(1000, max(100, limit + 1)) if limit else 1000,
         )
-        view = _View(call, row, places, index)
+    for row in rows:
+        key = f"{row.created_at.astimezone(UTC):{_TIME}} {row.reservation}"
+        if after and key <= after:
+            continue
+        if limit and len(reservations) > limit and key[:_TIME_LENGTH] > max(reservations):
+            break  # the VMs of a reservation are of one moment, and there are more reservations than are shown
+        view = _View(call, row, places)
         if admits(view):
-            reservations.setdefault(row.reservation, []).append(view)
-    names = sorted(reservations, key=lambda name: order[name])
-    some, token = page(names, lambda name: order[name], call.params, ids="InstanceIds")
+            reservations.setdefault(key, []).append(view)
+    some, token = page(sorted(reservations), lambda key: key, call.params, ids="InstanceIds")
     call.proceed()
     return {
-        "Reservations": [_reservation_of(call, reservations[name]) for name in some],
+        "Reservations": [_reservation_of(call, reservations[key]) for key in some],
         "NextToken": token,
     }
+
+
+_TIME = "%Y%m%dT%H%M%S.%f"
+_TIME_LENGTH = len("20260101T000000.000000")
+_COLUMNS = {
+    "client-token": "client_token",
+    "instance-type": "flavor",
+    "key-name": "key_pair",
+    "reservation-id": "reservation",
+}
+"""Filters that are columns of a VM."""
+
+
+def _looked_up(given: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Column -> values, of what filters say exactly."""
+    only = {
+        column: values
+        for name, column in _COLUMNS.items()
+        if (values := filters.exact(given, name)) is not None
+    }
+    states = filters.exact(given, "instance-state-name")
+    if states is not None:
+        only["state"] = [ours for ours, (_, theirs) in _STATES.items() if theirs in states]
+    for name, column in (("instance-id", "id"), ("image-id", "image_id")):
+        values = filters.exact(given, name)
+        if values is not None:
+            only[column] = list(ids.known(values))
+    return only
+
+
+def _created(key: str) -> datetime | None:
+    try:
+        return datetime.strptime(key[:_TIME_LENGTH], _TIME).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def describe_instance_status(call: Call) -> dict[str, Any]:
@@ -397,13 +443,7 @@ def _rows(call: Call, names: Sequence[str]) -> list[VMRow]:
 def _all_there(call: Call, wanted: Sequence[str] | None, rows: Sequence[VMRow]) -> None:
     absent = sorted(set(wanted or ()) - {row.id for row in rows})
     if absent:
-        names = ", ".join(ids.to_ec2(name) for name in absent)
-        words = (
-            f"The instance ID '{names}' does not exist"
-            if len(absent) == 1
-            else f"The instance IDs '{names}' do not exist"
-        )
-        raise Fault("InvalidInstanceID.NotFound", words)
+        raise ids.KINDS["i"].not_found([ids.to_ec2(name) for name in absent])
 
 
 # -- how a VM looks as an instance -----------------------------------------------------------------------------
@@ -420,12 +460,12 @@ def _places(call: Call) -> Places:
 class _View:
     """A VM as an instance, with what filters ask of it."""
 
-    def __init__(self, call: Call, row: VMRow, places: Places, index: int = 0) -> None:
+    def __init__(self, call: Call, row: VMRow, places: Places) -> None:
         self.call = call
         self.row = row
-        self.index = index
+        self.index = row.launch_index
         self.id = ids.to_ec2(row.id)
-        self.tags = tags_of(row)
+        self.tags = tags_of_vm(row)
         self.state = _STATES[row.state]
         # Until it is placed, an instance is where it was asked for.
         at = row.site or row.site_wanted
@@ -489,7 +529,7 @@ class _View:
         return {
             "Architecture": architecture(row.image),
             "BlockDeviceMappings": [],
-            "ClientToken": row.labels.get(CLIENT_TOKEN, ""),
+            "ClientToken": row.client_token or "",
             "EbsOptimized": False,
             "NetworkInterfaces": self.interfaces(),
             "RootDeviceName": ROOT_DEVICE,
@@ -550,7 +590,7 @@ class _View:
 
 def _reservation(call: Call, rows: Sequence[VMRow]) -> dict[str, Any]:
     places = _places(call)
-    return _reservation_of(call, [_View(call, row, places, index) for index, row in enumerate(rows)])
+    return _reservation_of(call, [_View(call, row, places) for row in rows])
 
 
 def _reservation_of(call: Call, views: Sequence[_View]) -> dict[str, Any]:
@@ -576,7 +616,7 @@ def _some(value: str | None) -> Sequence[str]:
 _FIELDS: filters.Fields[_View] = {
     "architecture": lambda view: (architecture(view.row.image),),
     "availability-zone": lambda view: _some(view.zone),
-    "client-token": lambda view: _some(view.row.labels.get(CLIENT_TOKEN)),
+    "client-token": lambda view: _some(view.row.client_token),
     "image-id": lambda view: (ids.to_ec2(view.row.image_id),),
     "instance-id": lambda view: (view.id,),
     "instance-state-code": lambda view: (str(view.state[0]),),

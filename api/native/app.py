@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from api.native import agent, metrics, status
 from api.native.body import BodyLimit
 from api.native.errors import REFUSALS, install
+from api.native.repeat import Repeats
 from broker.broker import Broker
 from isthmus.nouns import NOUNS
 
@@ -36,6 +37,7 @@ def create_app(broker: Broker) -> FastAPI:
     for other in (agent, metrics):
         app.include_router(other.router)
     install(app)
+    app.add_middleware(Repeats, broker=broker)
     app.add_middleware(BodyLimit)
     app.add_middleware(metrics.Counting, requests=app.state.requests)
     _document = app.openapi

@@ -41,7 +41,7 @@ _STATUSES: tuple[tuple[type[errors.BrokerError], int], ...] = (
 
 def install(app: FastAPI) -> None:
     """Have every error of the app answered in the one shape."""
-    app.add_exception_handler(errors.BrokerError, _refused)
+    app.add_exception_handler(errors.BrokerError, refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(Exception, _internal)
@@ -59,7 +59,8 @@ def _answer(
     return JSONResponse({"error": error}, status, dict(headers or {}))
 
 
-def _refused(request: Request, error: Exception) -> Response:
+def refused(request: Request, error: Exception) -> Response:
+    """The broker's refusal on the wire."""
     assert isinstance(error, errors.BrokerError)  # noqa: S101
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
     headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.native.auth import Caller, TheBroker
+from api.native.label import Label, wanted
 from api.native.paging import Limit, Ref, Token, cut
 from broker import flavor
 from broker.store import FlavorRow
@@ -27,17 +28,25 @@ def create_flavor(broker: TheBroker, caller: Caller, body: schema.FlavorCreate) 
             gpus=body.gpus,
             dedicated_cpus=body.dedicated_cpus,
             hugepages=body.hugepages,
+            labels=body.labels,
         )
     )
 
 
 @router.get("")
 def list_flavors(
-    broker: TheBroker, caller: Caller, limit: Limit = 100, page: Token = None
+    broker: TheBroker,
+    caller: Caller,
+    label: Label = [],  # noqa: B006
+    limit: Limit = 100,
+    page: Token = None,
 ) -> schema.Page[schema.Flavor]:
     """All sizes, smallest first."""
     rows, following = cut(
-        flavor.list_flavors(broker, caller), lambda row: (row.vcpus, row.mem_mb, row.name), limit, page
+        flavor.list_flavors(broker, caller, labels=wanted(label)),
+        lambda row: (row.vcpus, row.mem_mb, row.name),
+        limit,
+        page,
     )
     return schema.Page(items=[_answer(row) for row in rows], next=following)
 
@@ -56,6 +65,7 @@ def delete_flavor(broker: TheBroker, caller: Caller, ref: Ref) -> None:
 
 def _answer(row: FlavorRow) -> schema.Flavor:
     return schema.Flavor(
+        id=row.id,
         name=row.name,
         vcpus=row.vcpus,
         mem_mb=row.mem_mb,
@@ -63,4 +73,5 @@ def _answer(row: FlavorRow) -> schema.Flavor:
         gpus=row.gpus,
         dedicated_cpus=row.dedicated_cpus,
         hugepages=row.hugepages,
+        labels=row.labels,
     )

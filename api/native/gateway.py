@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.native.auth import Caller, TheBroker
+from api.native.label import Label, wanted
 from api.native.paging import Limit, Ref, Token, cut
 from broker import gateway
 from broker.broker import Broker
@@ -18,17 +19,29 @@ router = APIRouter(prefix="/v1/gateways", tags=["gateway"])
 def create_gateway(broker: TheBroker, caller: Caller, body: schema.GatewayCreate) -> schema.GatewayCreated:
     """Add a gateway. The agent's token is answered this once. Admins only."""
     row, secret = gateway.create(
-        broker, caller, name=body.name, site_ref=body.site, network_ref=body.network, endpoint=body.endpoint
+        broker,
+        caller,
+        name=body.name,
+        site_ref=body.site,
+        network_ref=body.network,
+        endpoint=body.endpoint,
+        labels=body.labels,
     )
     return schema.GatewayCreated(gateway=_answer(broker, row, {}), token=secret)
 
 
 @router.get("")
 def list_gateways(
-    broker: TheBroker, caller: Caller, limit: Limit = 100, page: Token = None
+    broker: TheBroker,
+    caller: Caller,
+    label: Label = [],  # noqa: B006
+    limit: Limit = 100,
+    page: Token = None,
 ) -> schema.Page[schema.Gateway]:
     """All gateways, by name."""
-    rows, following = cut(gateway.list_gateways(broker, caller), lambda row: (row.name,), limit, page)
+    rows, following = cut(
+        gateway.list_gateways(broker, caller, labels=wanted(label)), lambda row: (row.name,), limit, page
+    )
     counts = gateway.peer_counts(broker, caller)
     return schema.Page(items=[_answer(broker, row, counts) for row in rows], next=following)
 
@@ -72,5 +85,6 @@ def _answer(broker: Broker, row: GatewayRow, peers: dict[str, int]) -> schema.Ga
         features=row.features,
         software=row.software,
         seen_at=row.seen_at,
+        labels=row.labels,
         created_at=row.created_at,
     )

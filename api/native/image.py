@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.native.auth import Caller, TheBroker
+from api.native.label import Label, wanted
 from api.native.paging import Limit, Ref, Token, cut
 from broker import image
 from broker.store import ImageRow
@@ -28,16 +29,23 @@ def create_image(broker: TheBroker, caller: Caller, body: schema.ImageCreate) ->
             initrd=body.initrd,
             cmdline=body.cmdline,
             sites=body.sites,
+            labels=body.labels,
         )
     )
 
 
 @router.get("")
 def list_images(
-    broker: TheBroker, caller: Caller, limit: Limit = 100, page: Token = None
+    broker: TheBroker,
+    caller: Caller,
+    label: Label = [],  # noqa: B006
+    limit: Limit = 100,
+    page: Token = None,
 ) -> schema.Page[schema.Image]:
     """All images, by name."""
-    rows, following = cut(image.list_images(broker, caller), lambda row: (row.name,), limit, page)
+    rows, following = cut(
+        image.list_images(broker, caller, labels=wanted(label)), lambda row: (row.name,), limit, page
+    )
     return schema.Page(items=[_answer(row) for row in rows], next=following)
 
 
@@ -72,5 +80,6 @@ def _answer(row: ImageRow) -> schema.Image:
         direct_kernel=bool(row.kernel),
         cmdline=row.cmdline,
         sites=row.sites,
+        labels=row.labels,
         created_at=row.created_at,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.native.auth import Caller, TheBroker
+from api.native.label import Label, wanted
 from api.native.paging import Limit, Ref, Token, cut
 from broker import network
 from broker.store import NetworkRow, SubnetRow
@@ -16,15 +17,21 @@ router = APIRouter(prefix="/v1/networks", tags=["network"])
 @router.post("", status_code=201)
 def create_network(broker: TheBroker, caller: Caller, body: schema.NetworkCreate) -> schema.Network:
     """Add a network. Admins only."""
-    return _answer(network.create(broker, caller, name=body.name, cidr=body.cidr), {})
+    return _answer(network.create(broker, caller, name=body.name, cidr=body.cidr, labels=body.labels), {})
 
 
 @router.get("")
 def list_networks(
-    broker: TheBroker, caller: Caller, limit: Limit = 100, page: Token = None
+    broker: TheBroker,
+    caller: Caller,
+    label: Label = [],  # noqa: B006
+    limit: Limit = 100,
+    page: Token = None,
 ) -> schema.Page[schema.Network]:
     """All networks, by name."""
-    rows, following = cut(network.list_networks(broker, caller), lambda row: (row.name,), limit, page)
+    rows, following = cut(
+        network.list_networks(broker, caller, labels=wanted(label)), lambda row: (row.name,), limit, page
+    )
     leased = network.leased(broker, caller)
     return schema.Page(items=[_answer(row, leased) for row in rows], next=following)
 
@@ -56,6 +63,7 @@ def create_subnet(broker: TheBroker, caller: Caller, ref: Ref, body: schema.Subn
         dns=body.dns,
         reserved=body.reserved,
         mtu=body.mtu,
+        labels=body.labels,
     )
     return _subnet(row, {})
 
@@ -72,6 +80,7 @@ def _answer(row: NetworkRow, leased: dict[str, int]) -> schema.Network:
         name=row.name,
         cidr=row.cidr,
         subnets=[_subnet(subnet, leased) for subnet in row.subnets],
+        labels=row.labels,
         created_at=row.created_at,
     )
 
@@ -89,4 +98,5 @@ def _subnet(row: SubnetRow, leased: dict[str, int]) -> schema.Subnet:
         reserved=row.reserved,
         mtu=row.mtu,
         leased=leased.get(row.id, 0),
+        labels=row.labels,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.native.auth import Caller, TheBroker
+from api.native.label import Label, wanted
 from api.native.paging import Limit, Ref, Token, cut
 from broker import project
 from broker.store import ProjectRow
@@ -25,16 +26,23 @@ def create_project(broker: TheBroker, caller: Caller, body: schema.ProjectCreate
             quota_vcpus=body.quota.vcpus,
             quota_mem_mb=body.quota.mem_mb,
             quota_gpus=body.quota.gpus,
+            labels=body.labels,
         )
     )
 
 
 @router.get("")
 def list_projects(
-    broker: TheBroker, caller: Caller, limit: Limit = 100, page: Token = None
+    broker: TheBroker,
+    caller: Caller,
+    label: Label = [],  # noqa: B006
+    limit: Limit = 100,
+    page: Token = None,
 ) -> schema.Page[schema.Project]:
     """All projects for admins, their own for others; by name."""
-    rows, following = cut(project.list_projects(broker, caller), lambda row: (row.name,), limit, page)
+    rows, following = cut(
+        project.list_projects(broker, caller, labels=wanted(label)), lambda row: (row.name,), limit, page
+    )
     return schema.Page(items=[_answer(row) for row in rows], next=following)
 
 
@@ -61,5 +69,6 @@ def _answer(row: ProjectRow) -> schema.Project:
             vms=row.used_vms, vcpus=row.used_vcpus, mem_mb=row.used_mem_mb, gpus=row.used_gpus
         ),
         account=row.account,
+        labels=row.labels,
         created_at=row.created_at,
     )

@@ -29,8 +29,11 @@ JSON over HTTP on port 8770, below `/v1`. The OpenAPI document is at `/v1/openap
   last item before its page: what comes or goes meanwhile neither repeats nor hides others.
 - **What takes long** answers 202 with an operation. `GET /v1/operations/{id}?wait=30` holds its answer back until it is over;
   `GET /v1/events?after=SEQ&wait=30` until there is an event.
-- **Twice is once.** `POST /v1/vms` with an `Idempotency-Key` (1 to 255 printable characters) that was used before answers
-  as before; with another request under the same key it is refused. Deleting a VM again changes nothing.
+- **Twice is once.** Any `POST` may carry an `Idempotency-Key` (1 to 255 printable characters). The same request under the same
+  key is carried out once and answered as before, for seven days; another request, or another caller's, is refused
+  (`idempotency_mismatch`). A refusal is not remembered: the key may be used again. While the first is still being carried out
+  the second is answered 503, `under_way`. A broker that dies after the change and before its answer says so for ever after
+  (`answer_lost`), and changes nothing. Deleting a VM again changes nothing.
 - **Times** are RFC 3339 in UTC, memory is in MiB, disks are in GiB. Bodies are at most 1 MiB.
 
 """

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.native.auth import Caller, TheBroker
+from api.native.label import Label, wanted
 from api.native.paging import Limit, Ref, Token, cut
 from broker import reservation
 from broker.broker import Broker
@@ -31,6 +32,7 @@ def create_reservation(
         start_at=body.start_at,
         end_at=body.end_at,
         requirements=body.requirements,
+        labels=body.labels,
     )
     return _answers(broker, [row])[0]
 
@@ -40,11 +42,12 @@ def list_reservations(
     broker: TheBroker,
     caller: Caller,
     all: Annotated[bool, Query(description="Those that are over too.")] = False,
+    label: Label = [],  # noqa: B006
     limit: Limit = 100,
     page: Token = None,
 ) -> schema.Page[schema.Reservation]:
     """The project's reservations, by their start."""
-    found = reservation.list_reservations(broker, caller, include_over=all)
+    found = reservation.list_reservations(broker, caller, include_over=all, labels=wanted(label))
     rows, following = cut(found, lambda row: (row.start_at.isoformat(), row.id), limit, page)
     return schema.Page(items=_answers(broker, rows), next=following)
 
@@ -79,6 +82,7 @@ def _answers(broker: Broker, rows: Sequence[ReservationRow]) -> list[schema.Rese
             end_at=row.end_at,
             hosts=reservation.host_names(broker, row),
             vms=counts.get(row.id, 0),
+            labels=row.labels,
             created_at=row.created_at,
         )
         for row in rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.native.auth import Caller, TheBroker
+from api.native.label import Label, wanted
 from api.native.paging import Limit, Ref, Token, cut
 from broker import site
 from broker.actor import Actor
@@ -27,16 +28,23 @@ def create_site(broker: TheBroker, caller: Caller, body: schema.SiteCreate) -> s
         attributes=body.attributes,
         host_attributes=body.host_attributes,
         credentials=body.credentials,
+        labels=body.labels,
     )
     return _answer(broker, caller, row)
 
 
 @router.get("")
 def list_sites(
-    broker: TheBroker, caller: Caller, limit: Limit = 100, page: Token = None
+    broker: TheBroker,
+    caller: Caller,
+    label: Label = [],  # noqa: B006
+    limit: Limit = 100,
+    page: Token = None,
 ) -> schema.Page[schema.Site]:
     """All sites, by name."""
-    rows, following = cut(site.list_sites(broker, caller), lambda row: (row.name,), limit, page)
+    rows, following = cut(
+        site.list_sites(broker, caller, labels=wanted(label)), lambda row: (row.name,), limit, page
+    )
     counts = site.host_counts(broker, caller)
     return schema.Page(items=[_map(row, counts) for row in rows], next=following)
 
@@ -73,5 +81,6 @@ def _map(row: SiteRow, host_counts: dict[str, int]) -> schema.Site:
         options=row.options,
         attributes=row.attributes,
         hosts=host_counts.get(row.id, 0),
+        labels=row.labels,
         created_at=row.created_at,
     )

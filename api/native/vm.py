@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Query
 
 from api.native import operation
 from api.native.auth import Caller, TheBroker
+from api.native.label import Label, wanted
 from api.native.paging import Limit, Ref, Text, Token, opened, sealed
 from broker import launch, migration, power, vm, why
 from broker.errors import InvalidRequest, NotFound
@@ -24,7 +25,6 @@ IdempotencyKey = Annotated[
         description="Two requests with the same key are one: the second gets the answer of the first.",
     ),
 ]
-Label = Annotated[list[str], Query(max_length=50, description="`key=value`; again for more: all must match.")]
 
 
 @router.post("", status_code=202)
@@ -81,7 +81,7 @@ def list_vms(
             name=name,
             state=state,
             site_ref=site,
-            labels=_labels(label),
+            labels=wanted(label),
             include_terminated=all or state is schema.VMState.TERMINATED,
             after=str(opened(page)[0]) if page else None,
             limit=limit + 1,
@@ -246,13 +246,3 @@ def answer(row: VMRow) -> schema.VM:
 def _started(made: tuple[VMRow, OperationRow]) -> schema.VMOperation:
     row, task = made
     return schema.VMOperation(vm=answer(row), operation=operation.answer(task))
-
-
-def _labels(texts: list[str]) -> dict[str, str]:
-    labels: dict[str, str] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not key or not equals or "\x00" in text:
-            raise InvalidRequest(f"label {text!r} is not key=value")
-        labels[key] = value
-    return labels

@@ -1,17 +1,21 @@
 """The store: rows by noun, and the transactions over them. No other room sees SQL."""
 
 from broker.store.base import Row
-from broker.store.database import Store, StoreError
+from broker.store.database import BESIDE, Store, StoreError
 from broker.store.image import FlavorRow, ImageRow, KeyPairRow
+from broker.store.label import LABELS, Labelled, LabelRow
 from broker.store.network import GatewayRow, LeaseRow, NetworkRow, PeerRow, SubnetRow
 from broker.store.operation import BurstRow, DutyRow, EventRow, MetaRow, OperationRow, PolicyRow
-from broker.store.project import AccessKeyRow, IdempotencyRow, ProjectRow, TokenRow
+from broker.store.project import AccessKeyRow, ProjectRow, TokenRow
+from broker.store.request import RequestRow
 from broker.store.reservation import ReservationRow
 from broker.store.site import SITE_SETTINGS, HostRow, SiteRow
 from broker.store.usage import UsageRow
 from broker.store.vm import VMRow
 
 __all__ = [
+    "BESIDE",
+    "LABELS",
     "SITE_SETTINGS",
     "AccessKeyRow",
     "BurstRow",
@@ -20,9 +24,10 @@ __all__ = [
     "FlavorRow",
     "GatewayRow",
     "HostRow",
-    "IdempotencyRow",
     "ImageRow",
     "KeyPairRow",
+    "LabelRow",
+    "Labelled",
     "LeaseRow",
     "MetaRow",
     "NetworkRow",
@@ -30,6 +35,7 @@ __all__ = [
     "PeerRow",
     "PolicyRow",
     "ProjectRow",
+    "RequestRow",
     "ReservationRow",
     "Row",
     "SiteRow",

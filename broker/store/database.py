@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ class _Session(Session):
 
 claim.listen(_Session)
 changes.listen(_Session)
+
+
+BESIDE: ContextVar[Callable[[Session], None] | None] = ContextVar("beside", default=None)
+"""What else each transaction of this call writes, at its beginning: the request that asked for it."""
 
 
 class StoreError(Exception):
@@ -68,7 +73,10 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """A transaction that commits at the end or leaves nothing behind. Make no network call inside."""
+        beside = BESIDE.get()
         with self._writing, self._sessions.begin() as session:
+            if beside is not None:
+                beside(session)
             yield session
 
     @contextmanager

@@ -8,10 +8,11 @@ from sqlalchemy import BigInteger, ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from broker.store.base import Row
+from broker.store.label import Labelled
 from broker.store.project import ProjectRow
 
 
-class ImageRow(Row):
+class ImageRow(Labelled, Row):
     """Paths are files below the data directory; empty where the image has none."""
 
     __tablename__ = "image"
@@ -40,18 +41,19 @@ class Hardware:
     hugepages: Mapped[bool] = mapped_column(default=False)
 
 
-class FlavorRow(Hardware, Row):
+class FlavorRow(Labelled, Hardware, Row):
     """The size of a VM."""
 
     __tablename__ = "flavor"
 
     name: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
     vcpus: Mapped[int]
     mem_mb: Mapped[int]
     disk_gb: Mapped[int]
 
 
-class KeyPairRow(Row):
+class KeyPairRow(Labelled, Row):
     """An SSH public key of a project."""
 
     __tablename__ = "key_pair"
@@ -59,6 +61,7 @@ class KeyPairRow(Row):
     project_id: Mapped[str] = mapped_column(ForeignKey("project.id", ondelete="CASCADE"), primary_key=True)
     project: Mapped[ProjectRow] = relationship(lazy="joined")
     name: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
     public_key: Mapped[str]
     fingerprint: Mapped[str]
     created_at: Mapped[datetime]

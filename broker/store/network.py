@@ -8,10 +8,11 @@ from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from broker.store.base import Row
+from broker.store.label import Labelled
 from broker.store.site import SiteRow
 
 
-class NetworkRow(Row):
+class NetworkRow(Labelled, Row):
     """``cidr`` covers all of its subnets."""
 
     __tablename__ = "network"
@@ -25,7 +26,7 @@ class NetworkRow(Row):
     )
 
 
-class SubnetRow(Row):
+class SubnetRow(Labelled, Row):
     """``mode``: bridge, nat, route or tunnel. ``reserved`` addresses are never leased."""
 
     __tablename__ = "subnet"
@@ -61,7 +62,7 @@ class LeaseRow(Row):
     rests_until: Mapped[datetime | None]
 
 
-class GatewayRow(Row):
+class GatewayRow(Labelled, Row):
     """``generation`` is what the broker wants; ``applied_generation`` what the agent says it has applied.
 
     ``document_versions``, ``features`` and ``software`` are what the agent said of itself when it registered; one that

@@ -1,4 +1,4 @@
-"""Rows of projects, tokens, access keys and idempotency keys."""
+"""Rows of projects, tokens and access keys."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from sqlalchemy import BigInteger, ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from broker.store.base import Row
+from broker.store.label import Labelled
 
 
-class ProjectRow(Row):
+class ProjectRow(Labelled, Row):
     """``account`` is the project's twelve-digit account in the EC2 face.
 
     ``used_*``: what its VMs that are not terminated use of its quota, written with each of them (``broker.store.claim``).
@@ -59,15 +60,3 @@ class AccessKeyRow(Row):
     role: Mapped[str]
     sealed_secret: Mapped[str]
     created_at: Mapped[datetime]
-
-
-class IdempotencyRow(Row):
-    """A caller's token, the fingerprint of its request and the ids that it made, in order."""
-
-    __tablename__ = "idempotency"
-
-    project_id: Mapped[str] = mapped_column(primary_key=True)
-    key: Mapped[str] = mapped_column(primary_key=True)
-    fingerprint: Mapped[str]
-    resources: Mapped[list[str]]
-    created_at: Mapped[datetime] = mapped_column(index=True)

@@ -9,10 +9,11 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from broker.store.base import Row
 from broker.store.image import Hardware
+from broker.store.label import Labelled
 from broker.store.project import ProjectRow
 
 
-class ReservationRow(Hardware, Row):
+class ReservationRow(Labelled, Hardware, Row):
     """Room for ``count`` VMs of one size that is kept for a project from ``start_at`` to ``end_at``.
 
     ``slots``: host id -> how many of the VMs there is room kept for there.

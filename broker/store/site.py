@@ -9,9 +9,10 @@ from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship, undefer_group
 
 from broker.store.base import Row
+from broker.store.label import Labelled
 
 
-class SiteRow(Row):
+class SiteRow(Labelled, Row):
     """``state``: new, up or unreachable. ``elastic``: it is a cloud, all of whose hosts are elastic.
 
     ``options`` name each host of a site, and hosts, VMs and subnets load their site with them: so the options

@@ -10,12 +10,13 @@ from sqlalchemy.orm import Mapped, foreign, mapped_column, relationship
 
 from broker.store.base import Row
 from broker.store.image import Hardware, ImageRow
+from broker.store.label import Labelled
 from broker.store.network import LeaseRow
 from broker.store.project import ProjectRow
 from broker.store.site import HostRow, SiteRow
 
 
-class VMRow(Hardware, Row):
+class VMRow(Labelled, Hardware, Row):
     """A VM. While ``host_id`` is set the VM holds its room there: the row is the claim.
 
     ``desired`` is running, stopped, suspended or terminated: what its owner last asked for. ``launch`` counts launches
@@ -23,8 +24,10 @@ class VMRow(Hardware, Row):
 
     ``affinity``: rules as in ``isthmus.schema.AffinityRule``. ``runtime_s``: how long it runs, as its owner says;
     ``deadline``: when it must have run. ``interruptions``: how often a cloud took it back. ``preemptible``: it may be
-    suspended for others. ``immediate``: it starts now or not at all. ``reservation`` is EC2's word for the VMs of one request; ``reservation_id`` is the advance
+    suspended for others. ``immediate``: it starts now or not at all. ``reservation`` is EC2's word for the VMs of one request, and ``launch_index`` the VM's place among them; ``reservation_id`` is the advance
     reservation in whose room the VM stands.
+
+    ``client_token``: the ClientToken of the EC2 request that asked for it.
 
     ``unplaceable``: no host could take it, however empty; as of the last round.
 
@@ -36,6 +39,7 @@ class VMRow(Hardware, Row):
     """
 
     __tablename__ = "vm"
+    labels_always = True
     __table_args__ = (
         Index(
             "uq_vm_live_name",
@@ -84,7 +88,7 @@ class VMRow(Hardware, Row):
     public_address: Mapped[str | None]
     key_pair: Mapped[str | None]
     sealed_user_data: Mapped[str] = mapped_column(default="")
-    labels: Mapped[dict[str, str]]
+    client_token: Mapped[str | None] = mapped_column(index=True)
     requirements: Mapped[str | None]
     rank: Mapped[str | None]
     local_only: Mapped[bool] = mapped_column(default=False)
@@ -101,6 +105,7 @@ class VMRow(Hardware, Row):
     provider_ref: Mapped[str | None]
     launch: Mapped[int] = mapped_column(default=0)
     reservation: Mapped[str]
+    launch_index: Mapped[int] = mapped_column(default=0, server_default="0")
     operation_id: Mapped[str | None]
     created_at: Mapped[datetime]
     state_at: Mapped[datetime]

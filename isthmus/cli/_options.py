@@ -20,6 +20,9 @@ Timeout = Annotated[
     typer.Option("--timeout", min=0, metavar="SECONDS", help="How long to wait before giving up (exit 4)."),
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name or id.")]
+Labelled = Annotated[
+    list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Only with it; again for more.")
+]
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="A name: a-z, 0-9, dot and hyphen, up to 63.")]
 
 

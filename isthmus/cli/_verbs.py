@@ -10,18 +10,24 @@ from typing import Any
 
 import typer
 
-from isthmus.cli._options import Json, Name
+from isthmus.cli._options import Json, Labelled, Name, pairs
 from isthmus.cli._output import Columns, put, put_json, put_list, put_record
 from isthmus.cli._session import client_of
+from isthmus.nouns import LABELLED
 
 
 def add_list(app: typer.Typer, plural: str, columns: Columns[Any], help: str, none: str) -> None:
-    """``list``, with ``--json``. ``none`` is said on standard error when there is nothing."""
+    """``list``, with ``--json``, and ``--label`` for what carries labels. ``none`` is said on standard error when there
+    is nothing."""
 
     def list_all(ctx: typer.Context, json: Json = False) -> None:
         put_list(getattr(client_of(ctx), plural).list(), columns, json, none)
 
-    app.command("list", help=help)(list_all)
+    def list_labelled(ctx: typer.Context, label: Labelled = None, json: Json = False) -> None:
+        found = getattr(client_of(ctx), plural).list(labels=pairs(label or [], "--label"))
+        put_list(found, columns, json, none)
+
+    app.command("list", help=help)(list_labelled if plural in LABELLED.values() else list_all)
 
 
 def add_show(app: typer.Typer, plural: str, record: Callable[[Any], Mapping[str, Any]], help: str) -> None:

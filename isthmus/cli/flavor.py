@@ -71,10 +71,12 @@ add_list(app, "flavors", _COLUMNS, "List flavors.", "no flavors; `isthmus flavor
 def _record(flavor: Any) -> dict[str, Any]:
     return {
         "name": flavor.name,
+        "id": flavor.id,
         "vcpus": flavor.vcpus,
         "memory MiB": flavor.mem_mb,
         "disk GiB": flavor.disk_gb,
         "hardware": _hardware(flavor),
+        "labels": flavor.labels,
     }
 
 

@@ -93,6 +93,7 @@ def _record(gateway: Any) -> dict[str, Any]:
         "reads documents": ", ".join(str(version) for version in gateway.document_versions),
         "features": ", ".join(gateway.features),
         "seen": gateway.seen_at,
+        "labels": gateway.labels,
         "created": gateway.created_at,
     }
 

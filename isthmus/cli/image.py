@@ -81,6 +81,7 @@ def _record(image: Any) -> dict[str, Any]:
         "direct kernel": image.direct_kernel,
         "cmdline": image.cmdline,
         "sites": image.sites,
+        "labels": image.labels,
         "created": image.created_at,
     }
 

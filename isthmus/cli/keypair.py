@@ -49,9 +49,11 @@ add_list(app, "keypairs", _COLUMNS, "List key pairs.", "no key pairs; `isthmus k
 def _record(keypair: Any) -> dict[str, Any]:
     return {
         "name": keypair.name,
+        "id": keypair.id,
         "project": keypair.project,
         "fingerprint": keypair.fingerprint,
         "public key": keypair.public_key,
+        "labels": keypair.labels,
         "created": keypair.created_at,
     }
 

@@ -56,6 +56,7 @@ def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
             "id": network.id,
             "project": network.project,
             "cidr": network.cidr,
+            "labels": network.labels,
             "created": network.created_at,
         }
     )

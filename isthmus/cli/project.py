@@ -64,6 +64,7 @@ def _record(project: Any) -> dict[str, Any]:
         "vcpus": _of(project, "vcpus"),
         "MiB of memory": _of(project, "mem_mb"),
         "gpus": _of(project, "gpus"),
+        "labels": project.labels,
         "created": project.created_at,
     }
 

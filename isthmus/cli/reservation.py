@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli._options import Json, Name, NewName, moment, noun, seconds
+from isthmus.cli._options import Json, Labelled, Name, NewName, moment, noun, pairs, seconds
 from isthmus.cli._output import put, put_json, put_list, put_record
 from isthmus.cli._session import client_of
 from isthmus.cli._verbs import add_delete
@@ -68,11 +68,12 @@ def create(
 def list_reservations(
     ctx: typer.Context,
     all: Annotated[bool, typer.Option("--all", help="Those that are over too.")] = False,
+    label: Labelled = None,
     json: Json = False,
 ) -> None:
     """List reservations."""
     put_list(
-        client_of(ctx).reservations.list(all=all),
+        client_of(ctx).reservations.list(all=all, labels=pairs(label or [], "--label")),
         _COLUMNS,
         json,
         "no reservations; `isthmus reservation create` makes one",
@@ -99,6 +100,7 @@ def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
             "requirements": reservation.requirements,
             "start": reservation.start_at,
             "end": reservation.end_at,
+            "labels": reservation.labels,
             "created": reservation.created_at,
         }
     )

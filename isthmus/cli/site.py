@@ -122,6 +122,7 @@ def _record(site: Any) -> dict[str, Any]:
         "hosts": site.hosts,
         "options": [f"{key} = {value}" for key, value in site.options.items()],
         "attributes": site.attributes,
+        "labels": site.labels,
         "created": site.created_at,
     }
 

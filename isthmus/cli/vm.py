@@ -8,6 +8,7 @@ import typer
 
 from isthmus.cli._options import (
     Json,
+    Labelled,
     Name,
     NewName,
     Timeout,
@@ -160,9 +161,7 @@ def list_vms(
     name: Annotated[str | None, typer.Option("--name", help="Only of that name.")] = None,
     state: Annotated[str | None, typer.Option("--state", help="Only in that state.")] = None,
     site: Annotated[str | None, typer.Option("--site", help="Only on that site.")] = None,
-    label: Annotated[
-        list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Only with it; again for more.")
-    ] = None,
+    label: Labelled = None,
     all: Annotated[bool, typer.Option("--all", help="Terminated ones too.")] = False,
     json: Json = False,
 ) -> None:

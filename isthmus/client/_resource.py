@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 from urllib.parse import quote
 
@@ -94,13 +94,18 @@ class Resources(Collection[M]):
         """One, by its id or name. Raises NotFound."""
         return self._get(ref)
 
-    def list(self) -> Iterator[M]:
-        """All that the caller may see, page by page."""
-        return self._list()
+    def list(self, *, labels: Mapping[str, str] | None = None) -> Iterator[M]:
+        """All that the caller may see, page by page. With ``labels``, those that carry all of them."""
+        return self._list({"label": label_texts(labels)})
 
     def delete(self, ref: str) -> None:
         """Remove one, by its id or name. Raises NotFound, and Conflict while something needs it."""
         self._http.delete(self._url(ref))
+
+
+def label_texts(labels: Mapping[str, str] | None) -> list[str]:
+    """Labels as a query has them."""
+    return [f"{key}={value}" for key, value in (labels or {}).items()]
 
 
 def segment(ref: str) -> str:

@@ -33,7 +33,7 @@ class AccessKeys(Collection[AccessKey]):
     ) -> AccessKeyCreated:
         """Make an access key for boto3 and awscli."""
         body = ask(schema.AccessKeyCreate, project=project, role=role)
-        return self._http.post(AccessKeyCreated, self._path, body, repeat=False)
+        return self._http.post(AccessKeyCreated, self._path, body)
 
     def list(self) -> Iterator[AccessKey]:
         """The project's access keys, without secrets."""

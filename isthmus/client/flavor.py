@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from isthmus import schema
-from isthmus.client._resource import Collection, Resource, ask
+from isthmus.client._resource import Collection, Resource, ask, label_texts
 
 
 class Flavor(Resource, schema.Flavor):
@@ -28,6 +28,7 @@ class Flavors(Collection[Flavor]):
         gpus: int = 0,
         dedicated_cpus: bool = False,
         hugepages: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> Flavor:
         """Add a size: memory in MiB, disk in GiB. ``dedicated_cpus``: each vCPU on a CPU of its host that no other VM
         runs on, all on one NUMA node. ``hugepages``: the memory is in huge pages of the host."""
@@ -40,6 +41,7 @@ class Flavors(Collection[Flavor]):
             gpus=gpus,
             dedicated_cpus=dedicated_cpus,
             hugepages=hugepages,
+            labels=labels,
         )
         return self._http.post(Flavor, self._path, body)
 
@@ -47,9 +49,9 @@ class Flavors(Collection[Flavor]):
         """One flavor."""
         return self._get(name)
 
-    def list(self) -> Iterator[Flavor]:
-        """All flavors."""
-        return self._list()
+    def list(self, *, labels: Mapping[str, str] | None = None) -> Iterator[Flavor]:
+        """All flavors; with ``labels``, those that carry all of them."""
+        return self._list({"label": label_texts(labels)})
 
     def delete(self, name: str) -> None:
         """Remove a flavor. VMs that were made with it keep their size."""

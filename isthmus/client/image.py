@@ -37,6 +37,7 @@ class Images(Resources[Image]):
         initrd: str | None = None,
         cmdline: str | None = None,
         sites: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> Image:
         """Import a disk file that lies on the broker's machine.
 
@@ -53,6 +54,7 @@ class Images(Resources[Image]):
             initrd=initrd,
             cmdline=cmdline,
             sites=sites,
+            labels=labels,
         )
         return self._http.post(Image, self._path, body, repeat=False, wait=COPY_S)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from isthmus import schema
 from isthmus.client._resource import Resource, Resources, ask
@@ -50,9 +50,10 @@ class Networks(Resources[Network]):
     _path = "/v1/networks"
     _model = Network
 
-    def create(self, name: str, cidr: str) -> Network:
+    def create(self, name: str, cidr: str, *, labels: Mapping[str, str] | None = None) -> Network:
         """Add a network. ``cidr`` covers all of its subnets."""
-        return self._http.post(Network, self._path, ask(schema.NetworkCreate, name=name, cidr=cidr))
+        body = ask(schema.NetworkCreate, name=name, cidr=cidr, labels=labels)
+        return self._http.post(Network, self._path, body)
 
     def add_subnet(
         self,

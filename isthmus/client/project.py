@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from isthmus import schema
 from isthmus.client._resource import Resource, Resources, ask
 
@@ -24,7 +26,9 @@ class Projects(Resources[Project]):
         vcpus: int | None = None,
         mem_mb: int | None = None,
         gpus: int | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> Project:
         """Add a project that may have so many VMs, vCPUs, MiB of memory and GPUs at once; None is no limit."""
         quota = {"vms": vms, "vcpus": vcpus, "mem_mb": mem_mb, "gpus": gpus}
-        return self._http.post(Project, self._path, ask(schema.ProjectCreate, name=name, quota=quota))
+        body = ask(schema.ProjectCreate, name=name, quota=quota, labels=labels)
+        return self._http.post(Project, self._path, body)

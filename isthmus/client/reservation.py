@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from isthmus import schema
-from isthmus.client._resource import Resource, Resources, ask
+from isthmus.client._resource import Resource, Resources, ask, label_texts
 
 
 class Reservation(Resource, schema.Reservation):
@@ -31,6 +31,7 @@ class Reservations(Resources[Reservation]):
         count: int | None = None,
         start_at: datetime | None = None,
         requirements: str | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> Reservation:
         """Reserve room for ``count`` VMs until ``end_at``; without ``start_at`` from now on.
 
@@ -44,9 +45,10 @@ class Reservations(Resources[Reservation]):
             start_at=start_at,
             end_at=end_at,
             requirements=requirements,
+            labels=labels,
         )
         return self._http.post(Reservation, self._path, body)
 
-    def list(self, all: bool = False) -> Iterator[Reservation]:
+    def list(self, all: bool = False, *, labels: Mapping[str, str] | None = None) -> Iterator[Reservation]:
         """The project's reservations by their start; ``all`` also has those that are over."""
-        return self._list({"all": all})
+        return self._list({"all": all, "label": label_texts(labels)})

@@ -35,6 +35,7 @@ class Sites(Resources[Site]):
         attributes: Mapping[str, Any] | None = None,
         host_attributes: Mapping[str, Mapping[str, Any]] | None = None,
         credentials: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> Site:
         """Add a site. ``kind``: ``kvm``, ``ec2`` or ``simulated``; ``options`` are the kind's own.
 
@@ -48,6 +49,7 @@ class Sites(Resources[Site]):
             attributes=attributes,
             host_attributes=host_attributes,
             credentials=credentials,
+            labels=labels,
         )
         # Not sent again: while it waits, the broker waits for the site.
         return self._http.post(Site, self._path, body, repeat=False, wait=SLOW_S)

@@ -38,7 +38,7 @@ class Tokens(Collection[Token]):
     ) -> TokenCreated:
         """Make a token for a project (the caller's own by default). ``role``: ``admin``, ``member``, ``reader``."""
         body = ask(schema.TokenCreate, name=name, project=project, role=role, expires_in_s=expires_in_s)
-        return self._http.post(TokenCreated, self._path, body, repeat=False)
+        return self._http.post(TokenCreated, self._path, body)
 
     def list(self) -> Iterator[Token]:
         """The project's tokens, without secrets."""

@@ -9,7 +9,7 @@ from typing import Self
 
 from isthmus import schema
 from isthmus.client._errors import OperationFailed, OperationTimeout
-from isthmus.client._resource import Bound, Collection, ask
+from isthmus.client._resource import Bound, Collection, ask, label_texts
 from isthmus.client.operation import Operation, patiently
 
 _ENDS = (schema.VMState.ERROR, schema.VMState.TERMINATED)
@@ -199,7 +199,7 @@ class VMs(Collection[VM]):
         all: bool = False,
     ) -> Iterator[VM]:
         """The project's VMs; ``all`` also has the terminated ones. With ``labels``, those that carry all of them."""
-        label = [f"{key}={value}" for key, value in (labels or {}).items()]
+        label = label_texts(labels)
         return self._list({"name": name, "state": state, "site": site, "label": label, "all": all})
 
     def update(self, ref: str, labels: Mapping[str, str]) -> VM:
@@ -219,8 +219,8 @@ class VMs(Collection[VM]):
         return self._http.post(VMOperation, self._url(ref, "stop"), schema.VMStop(force=force)).operation
 
     def reboot(self, ref: str) -> Operation:
-        """Reboot a running VM. Sent once only: a lost answer must not reboot it twice."""
-        return self._http.post(VMOperation, self._url(ref, "reboot"), repeat=False).operation
+        """Reboot a running VM."""
+        return self._http.post(VMOperation, self._url(ref, "reboot")).operation
 
     def suspend(self, ref: str) -> Operation:
         """Save a running VM's memory on its host's disk and give its cores and memory back."""

@@ -19,6 +19,7 @@ from isthmus.schema.gateway import (
 from isthmus.schema.host import Host, HostUpdate
 from isthmus.schema.image import Image, ImageCreate, ImageUpdate
 from isthmus.schema.keypair import KeyPair, KeyPairCreate
+from isthmus.schema.label import LabelSet, LabelUpdate
 from isthmus.schema.migration import MigrationCreate, MigrationPlan, Move, Stuck
 from isthmus.schema.network import Network, NetworkCreate, Subnet, SubnetCreate
 from isthmus.schema.operation import Operation, OperationState
@@ -89,6 +90,8 @@ __all__ = [
     "ImageUpdate",
     "KeyPair",
     "KeyPairCreate",
+    "LabelSet",
+    "LabelUpdate",
     "MigrationCreate",
     "MigrationPlan",
     "Move",

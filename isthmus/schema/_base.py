@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """1 to 63 of a-z, 0-9, dot and hyphen, with a letter or digit at both ends (RFC 1123)."""
+
+LABELS = "Keys of 1 to 128 characters, values of at most 256; keys that begin with `aws:` are reserved."
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+LabelValue = Annotated[str, StringConstraints(max_length=256)]
+Labels = dict[LabelKey, LabelValue]
+"""As long as EC2's tags, which they are in the EC2 face and in a cloud."""
+NewLabels = Annotated[Labels, Field(max_length=50, description=LABELS)]
+"""The labels of what is to be made."""
 
 
 class Answer(BaseModel):

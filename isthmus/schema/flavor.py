@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from isthmus.schema._base import Answer, Name, Request
+from isthmus.schema._base import Answer, Name, NewLabels, Request
 
 
 class Flavor(Answer):
     """Sizes: ``mem_mb`` in MiB, ``disk_gb`` in GiB. ``dedicated_cpus``: host CPUs of its own, on one NUMA node.
     ``hugepages``: its memory is in huge pages of its host."""
 
+    id: str = ""
     name: str
     vcpus: int
     mem_mb: int
@@ -18,6 +19,7 @@ class Flavor(Answer):
     gpus: int = 0
     dedicated_cpus: bool = False
     hugepages: bool = False
+    labels: dict[str, str] = Field(default_factory=dict)
 
 
 class FlavorCreate(Request):
@@ -28,3 +30,4 @@ class FlavorCreate(Request):
     gpus: int = Field(default=0, ge=0, le=64)
     dedicated_cpus: bool = False
     hugepages: bool = False
+    labels: NewLabels = Field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from isthmus.schema._base import Answer, Name, Request
+from isthmus.schema._base import Answer, Name, NewLabels, Request
 
 
 class Gateway(Answer):
@@ -33,6 +33,7 @@ class Gateway(Answer):
     features: list[str] = Field(default_factory=list)
     software: str = ""
     seen_at: datetime | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
     created_at: datetime
 
 
@@ -43,6 +44,7 @@ class GatewayCreate(Request):
     site: str
     network: str
     endpoint: str = Field(max_length=255)
+    labels: NewLabels = Field(default_factory=dict)
 
 
 class GatewayCreated(Answer):

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from isthmus.schema._base import Answer, Name, Request
+from isthmus.schema._base import Answer, Name, NewLabels, Request
 
 
 class Image(Answer):
@@ -24,6 +24,7 @@ class Image(Answer):
     direct_kernel: bool = False
     cmdline: str = ""
     sites: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
     created_at: datetime
 
 
@@ -38,6 +39,7 @@ class ImageCreate(Request):
     initrd: str | None = None
     cmdline: str = Field(default="", max_length=2048)
     sites: dict[str, str] = Field(default_factory=dict)
+    labels: NewLabels = Field(default_factory=dict)
 
 
 class ImageUpdate(Request):

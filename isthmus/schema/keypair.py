@@ -6,14 +6,16 @@ from datetime import datetime
 
 from pydantic import Field
 
-from isthmus.schema._base import Answer, Name, Request
+from isthmus.schema._base import Answer, Name, NewLabels, Request
 
 
 class KeyPair(Answer):
+    id: str = ""
     name: str
     project: str
     public_key: str
     fingerprint: str
+    labels: dict[str, str] = Field(default_factory=dict)
     created_at: datetime
 
 
@@ -22,3 +24,4 @@ class KeyPairCreate(Request):
 
     name: Name
     public_key: str = Field(max_length=16384)
+    labels: NewLabels = Field(default_factory=dict)

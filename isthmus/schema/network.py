@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from isthmus.schema._base import Answer, Name, Request
+from isthmus.schema._base import Answer, Name, NewLabels, Request
 
 
 class Subnet(Answer):
@@ -23,6 +23,7 @@ class Subnet(Answer):
     reserved: list[str] = Field(default_factory=list)
     mtu: int
     leased: int = 0
+    labels: dict[str, str] = Field(default_factory=dict)
 
 
 class Network(Answer):
@@ -31,6 +32,7 @@ class Network(Answer):
     project: str | None = None
     cidr: str
     subnets: list[Subnet] = Field(default_factory=list)
+    labels: dict[str, str] = Field(default_factory=dict)
     created_at: datetime
 
 
@@ -39,6 +41,7 @@ class NetworkCreate(Request):
 
     name: Name
     cidr: str
+    labels: NewLabels = Field(default_factory=dict)
 
 
 class SubnetCreate(Request):
@@ -60,3 +63,4 @@ class SubnetCreate(Request):
         description="Addresses that are never leased: single ones, or ranges like 10.0.0.2-10.0.0.20.",
     )
     mtu: int = Field(default=1420, ge=1280, le=9000)
+    labels: NewLabels = Field(default_factory=dict)

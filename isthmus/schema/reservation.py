@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from isthmus.schema._base import Answer, Name, Request
+from isthmus.schema._base import Answer, Name, NewLabels, Request
 
 
 class ReservationState(StrEnum):
@@ -37,6 +37,7 @@ class Reservation(Answer):
     end_at: datetime
     hosts: dict[str, int] = Field(default_factory=dict)
     vms: int = 0
+    labels: dict[str, str] = Field(default_factory=dict)
     created_at: datetime
 
 
@@ -49,3 +50,4 @@ class ReservationCreate(Request):
     start_at: datetime | None = None
     end_at: datetime
     requirements: str | None = Field(default=None, max_length=4096)
+    labels: NewLabels = Field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from isthmus.schema._base import Answer, Name, Request
+from isthmus.schema._base import Answer, Name, NewLabels, Request
 
 
 class Site(Answer):
@@ -21,6 +21,7 @@ class Site(Answer):
     options: dict[str, Any] = Field(default_factory=dict)
     attributes: dict[str, Any] = Field(default_factory=dict)
     hosts: int = 0
+    labels: dict[str, str] = Field(default_factory=dict)
     created_at: datetime
 
 
@@ -34,3 +35,4 @@ class SiteCreate(Request):
     attributes: dict[str, Any] = Field(default_factory=dict)
     host_attributes: dict[str, dict[str, Any]] = Field(default_factory=dict)
     credentials: dict[str, str] = Field(default_factory=dict)
+    labels: NewLabels = Field(default_factory=dict)

@@ -8,15 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from isthmus.schema._base import Answer, Name, Request
+from isthmus.schema._base import LABELS, Answer, Labels, Name, NewLabels, Request
 from isthmus.schema.operation import Operation
-
-Labels = dict[
-    Annotated[str, StringConstraints(min_length=1, max_length=128)],
-    Annotated[str, StringConstraints(max_length=256)],
-]
-"""As long as EC2's tags, which they are in the EC2 face and in a cloud."""
-_LABELS = "Keys of 1 to 128 characters, values of at most 256."
 
 
 class VMState(StrEnum):
@@ -117,7 +110,7 @@ class VMCreate(Request):
     address: str | None = Field(default=None, description="A free address of the first network to ask for.")
     key_pair: str | None = None
     user_data: str = Field(default="", max_length=12288, description="For cloud-init, plain text.")
-    labels: Labels = Field(default_factory=dict, max_length=50, description=_LABELS)
+    labels: NewLabels = Field(default_factory=dict)
     site: str | None = Field(default=None, description="The only site where it may be.")
     requirements: str | None = Field(default=None, max_length=4096)
     rank: str | None = Field(default=None, max_length=4096)
@@ -137,7 +130,7 @@ class VMCreate(Request):
 class VMUpdate(Request):
     """What may change on a VM at any time."""
 
-    labels: Labels = Field(max_length=50, description=_LABELS)
+    labels: Annotated[Labels, Field(max_length=50, description=LABELS)]
 
 
 class VMStop(Request):

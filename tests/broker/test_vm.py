@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from broker import launch, operation, power, project, vm
+from broker import launch, operation, power, project, request, vm
 from broker.actor import SYSTEM, Actor
 from broker.errors import (
     Exists,
@@ -156,7 +156,7 @@ def test_token_of_a_request_that_was_refused_is_free_again(stage):
 def test_callers_at_once_with_the_same_token_make_one_vm(stage, monkeypatch):
     brokers = [stage.broker, stage.another(), stage.another()]
     barrier = threading.Barrier(len(brokers))
-    plain = project.replay
+    plain = request.replay
 
     def replay(*args):
         known = plain(*args)
@@ -164,7 +164,7 @@ def test_callers_at_once_with_the_same_token_make_one_vm(stage, monkeypatch):
             barrier.wait(0.5)
         return known
 
-    monkeypatch.setattr(project, "replay", replay)
+    monkeypatch.setattr(request, "replay", replay)
     with ThreadPoolExecutor(len(brokers)) as pool:
         asked = [
             pool.submit(

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from api.native.metrics import Requests, _gauges
-from broker import errors
+from broker import errors, labelled
 from broker.engine.registry import OPERATIONS
 from broker.settings import Settings
 from broker.states import HostState, PeerState, SiteState
@@ -253,6 +253,7 @@ COMPUTED = {
     },
     "site.{state}": {f"site.{state}" for state in (SiteState.UP, SiteState.UNREACHABLE)},
     "peer.{state}": {f"peer.{state}" for state in (PeerState.REMOVED, PeerState.EXPIRED)},
+    "{noun}.labelled": {f"{noun}.labelled" for noun in labelled.KINDS},
     "policy.{word}": {"policy.opened", "policy.closed"},
     "reservation.{word}": {"reservation.started", "reservation.ended"},
 }

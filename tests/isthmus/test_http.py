@@ -60,10 +60,19 @@ def test_the_broker_may_say_how_long_to_pause(client: Any, broker: Any, time: An
     assert time.slept == [3.0]
 
 
-def test_a_reboot_whose_answer_was_lost_is_not_repeated(client: Any, broker: Any) -> None:
-    broker.on("POST", "/v1/vms/web/reboot", DROPPED)
+def test_a_reboot_whose_answer_was_lost_is_repeated_under_its_key(
+    client: Any, broker: Any, make: Any
+) -> None:
+    """The broker remembers what it did under that key, and does it once."""
+    broker.on("POST", "/v1/vms/web/reboot", DROPPED, created(make))
+    assert client.vms.reboot("web").id == "op-1"
+    assert [asked.headers["idempotency-key"] for asked in broker.asked] == ["key-0"] * 2
+
+
+def test_an_import_that_the_broker_may_be_at_work_on_is_not_repeated(client: Any, broker: Any) -> None:
+    broker.on("POST", "/v1/images", DROPPED)
     with pytest.raises(isthmus.ConnectionFailed):
-        client.vms.reboot("web")
+        client.images.create("tiny", "/srv/tiny.raw")
     assert len(broker.asked) == 1
 
 

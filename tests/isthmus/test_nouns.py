@@ -77,6 +77,7 @@ PERMISSION = schema.Permission(
     name="vm.get", scope="project", roles=["reader", "member", "admin"], description="See a VM."
 )
 PEER = schema.Peer(id="peer-1", gateway="gw", vm="web", state="enrolled", address="10.0.2.4")
+LABELS = schema.LabelSet(labels={"a": "b"})
 POLICY = schema.Policy(version=1, text="version: 1", applied_by="admin", applied_at=NOW, burst="closed")
 EVENT = schema.Event(seq=7, time=NOW, kind="vm.placed", target="vm-1", message="placed on a")
 STATUS = schema.Status(
@@ -342,6 +343,22 @@ CALLS: list[tuple[str, Any, str, str, Any, Any]] = [
     ("policy versions", lambda c: list(c.policy.versions()), "GET", "/v1/policy/versions", None, [POLICY]),
     ("event list", lambda c: list(c.events.list()), "GET", "/v1/events", None, [EVENT]),
     (
+        "label of",
+        lambda c: c.labels.of("vm", "web"),
+        "GET",
+        "/v1/labels/vm/web",
+        None,
+        LABELS,
+    ),
+    (
+        "label update",
+        lambda c: c.labels.update("subnet", "sub-1", {"a": "b", "old": None}),
+        "PATCH",
+        "/v1/labels/subnet/sub-1",
+        {"labels": {"a": "b", "old": None}},
+        LABELS,
+    ),
+    (
         "project create",
         lambda c: c.projects.create("lab", vms=5),
         "POST",
@@ -412,6 +429,8 @@ def test_a_call_goes_to_its_route(
         assert [item.model_dump() for item in result] == [item.model_dump() for item in answer]
     elif answer is None:
         assert result is None
+    elif isinstance(answer, schema.LabelSet):
+        assert result == answer.labels
     else:
         assert result.model_dump() == answer.model_dump()
 
@@ -554,6 +573,12 @@ def test_a_network_knows_of_a_subnet_added_to_it(client: Any, broker: Any) -> No
     assert [subnet.site for subnet in network.subnets] == ["campus"]
     network.remove_subnet("campus")
     assert network.subnets == []
+
+
+def test_labels_are_asked_of_what_carries_any(client: Any, broker: Any) -> None:
+    with pytest.raises(isthmus.InvalidRequest, match="carries no labels"):
+        client.labels.of("token", "x")
+    assert broker.asked == []
 
 
 def test_events_are_followed_from_now_on(client: Any, broker: Any) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from botocore.exceptions import ClientError
 
-from broker import flavor, site, vm
+from broker import accesskey, flavor, site, vm
 from broker.actor import SYSTEM
+
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDMmqOD3D8j3yqXBEVAhcYSg4+sZaMS8uQd+pZ0Q0F0g me@example"
 
 
 def refusal(call, **given):
@@ -192,6 +194,41 @@ def test_any_tag_survives_the_way_there_and_back(face, ec2, instance):
     assert found[0]["Instances"][0]["InstanceId"] == instance
 
 
+def test_anything_that_has_an_id_can_be_tagged_found_by_its_tag_and_listed(face, ec2, instance):
+    (network,) = ec2.describe_vpcs()["Vpcs"]
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    key = ec2.import_key_pair(
+        KeyName="tagged",
+        PublicKeyMaterial=PUBLIC_KEY,
+        TagSpecifications=[{"ResourceType": "key-pair", "Tags": [{"Key": "made", "Value": "so"}]}],
+    )["KeyPairId"]
+    things = [instance, face.ami, network["VpcId"], subnet, key]
+    team = [{"Key": "team", "Value": "web"}]
+    assert refusal(ec2.create_tags, Resources=things, Tags=team) == "UnauthorizedOperation"
+    assert ec2.describe_tags(Filters=only("key", "team"))["Tags"] == []
+    key_row, secret = accesskey.create(face.broker, SYSTEM, project_ref=face.actor.project_id, role="admin")
+    admin = face.client(key_row.id, secret)
+    admin.create_tags(Resources=things, Tags=team)
+    shown = ec2.describe_tags(Filters=only("key", "team"))["Tags"]
+    assert {(tag["ResourceId"], tag["ResourceType"], tag["Value"]) for tag in shown} == set(
+        zip(things, ["instance", "image", "vpc", "subnet", "key-pair"], ["web"] * 5, strict=True)
+    )
+    tagged = only("tag:team", "w?b")
+    assert [item["VpcId"] for item in ec2.describe_vpcs(Filters=tagged)["Vpcs"]] == [network["VpcId"]]
+    assert [item["SubnetId"] for item in ec2.describe_subnets(Filters=tagged)["Subnets"]] == [subnet]
+    assert [item["ImageId"] for item in ec2.describe_images(Filters=tagged)["Images"]] == [face.ami]
+    (pair,) = ec2.describe_key_pairs(KeyPairIds=[key], Filters=tagged)["KeyPairs"]
+    assert {tag["Key"] for tag in pair["Tags"]} == {"made", "team"}
+    for exact in (tagged, only("tag:team", "web"), only("tag-key", "team")):
+        (found,) = ec2.describe_instances(Filters=exact)["Reservations"]
+        assert found["Instances"][0]["InstanceId"] == instance
+    assert ec2.describe_instances(Filters=only("tag:team", "we"))["Reservations"] == []
+    admin.delete_tags(Resources=things, Tags=[{"Key": "team"}])
+    assert ec2.describe_tags(Filters=only("key", "team"))["Tags"] == []
+    ec2.delete_key_pair(KeyPairId=key)
+    assert ec2.describe_tags(Filters=only("resource-id", key))["Tags"] == []
+
+
 def test_tags_are_replaced_and_deleted(ec2, instance):
     def tags():
         shown = ec2.describe_tags(Filters=only("resource-id", instance))["Tags"]
@@ -214,7 +251,8 @@ def test_wrong_tags_are_refused(ec2, instance):
 
     assert tag(Resources=["i-00000000000000000"]) == "InvalidInstanceID.NotFound"
     assert tag(Resources=["nonsense"]) == "InvalidID"
-    assert tag(Resources=["vpc-00000000000000000"]) == "UnsupportedOperation"
+    assert tag(Resources=["vpc-00000000000000000"]) == "InvalidVpcID.NotFound"
+    assert tag(Resources=["eni-00000000000000000"]) == "InvalidID"
     assert tag(Tags=[{"Key": "aws:x", "Value": "b"}]) == "InvalidParameterValue"
     assert tag(Tags=[{"Key": "x" * 129, "Value": "b"}]) == "InvalidParameterValue"
     assert tag(Tags=[{"Key": "a", "Value": "x" * 257}]) == "InvalidParameterValue"

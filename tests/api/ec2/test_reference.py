@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from api.ec2 import ACTIONS, fault
+from api.ec2 import ACTIONS, fault, ids
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "reference" / "ec2.md").read_text()
@@ -27,7 +27,7 @@ def test_every_code_that_is_raised_is_in_the_reference_with_its_status():
     raised = set(fault._CODES.values())
     for file in (ROOT / "api" / "ec2").glob("*.py"):
         raised |= set(re.findall(r'Fault\(\s*"([A-Za-z.]+)"', file.read_text()))
-        raised |= set(re.findall(r'"(Invalid\w+\.Malformed)"', file.read_text()))
+    raised |= {f"{kind.code}.{word}" for kind in ids.KINDS.values() for word in ("NotFound", "Malformed")}
     raised |= {"InvalidParameterValue", "MissingParameter", "UnknownParameter"}
     assert raised == set(listed)
     for code, status in listed.items():

@@ -431,6 +431,57 @@ def test_filters_find_by_what_people_use(face, ec2, run, until):
     assert "The filter 'colour' is invalid" in words
 
 
+def test_what_a_filter_says_exactly_is_looked_up(face, ec2, run, monkeypatch):
+    from broker import vm
+
+    for _ in range(2):
+        answer = ec2.run_instances(ImageId=face.ami, InstanceType="t3.nano", MinCount=3, MaxCount=3)
+        assert [i["AmiLaunchIndex"] for i in answer["Instances"]] == [0, 1, 2]
+    last = answer["Instances"][2]["InstanceId"]
+    read = []
+    plain = vm.list_vms
+
+    def list_vms(*args, **kwargs):
+        rows = plain(*args, **kwargs)
+        read.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(vm, "list_vms", list_vms)
+    for exact in (values(instance_id=last), values(reservation_id=answer["ReservationId"], launch_index="2")):
+        read.clear()
+        (found,) = ec2.describe_instances(Filters=exact)["Reservations"]
+        assert [(i["InstanceId"], i["AmiLaunchIndex"]) for i in found["Instances"]] == [(last, 2)]
+        assert sum(read) <= 3
+    for nothing in (
+        values(instance_id="nonsense"),
+        values(tag__Name="none"),
+        values(client_token="none"),
+        values(key_name="none"),
+    ):
+        read.clear()
+        assert ec2.describe_instances(Filters=nothing)["Reservations"] == []
+        assert sum(read) == 0
+
+
+def test_vms_of_one_moment_are_paged_without_loss(face, ec2, run):
+    from sqlalchemy import update
+
+    from broker.store import VMRow
+
+    names = {run(wait=None) for _ in range(13)}
+    with face.broker.store.transaction() as session:
+        session.execute(update(VMRow).values(created_at=face.broker.clock.now()))
+    seen, token = [], None
+    while True:
+        page = ec2.describe_instances(MaxResults=5, **({"NextToken": token} if token else {}))
+        seen += [i["InstanceId"] for r in page["Reservations"] for i in r["Instances"]]
+        token = page.get("NextToken")
+        if token is None:
+            break
+    assert len(seen) == len(set(seen))
+    assert names <= set(seen)
+
+
 def test_pages_are_followed_while_instances_come_and_go(ec2, run, until):
     names = [run(wait=None) for _ in range(12)]
     until(lambda: all(state(ec2, name) == "running" for name in names))

@@ -170,3 +170,22 @@ def test_the_status_counts_and_says_who_asks(furnished: Any) -> None:
     assert (status.project, status.role) == ("default", "reader")
     assert (status.sites, status.hosts, status.vms, status.queue, status.burst) == (1, 2, 0, 0, "off")
     assert status.version == isthmus.__version__
+
+
+def test_labels_are_set_taken_away_and_sought(furnished: Any) -> None:
+    client = furnished.client()
+    subnet = client.networks.get("lan").subnets[0]
+    assert client.labels.update("network", "lan", {"team": "web", "old": "x"}) == {"old": "x", "team": "web"}
+    assert client.labels.update("network", "lan", {"old": None}) == {"team": "web"}
+    assert client.labels.update("subnet", subnet.id, {"rack": "7"}) == {"rack": "7"}
+    (network,) = client.networks.list(labels={"team": "web"})
+    assert (network.labels, network.subnets[0].labels) == ({"team": "web"}, {"rack": "7"})
+    assert list(client.networks.list(labels={"team": "db"})) == []
+    made = client.flavors.create("odd", vcpus=1, mem_mb=64, disk_gb=1, labels={"a": "b"})
+    assert client.labels.of("flavor", made.id) == made.refresh().labels == {"a": "b"}
+    with pytest.raises(isthmus.InvalidRequest, match="reserved"):
+        client.labels.update("flavor", "odd", {"aws:x": "1"})
+    with pytest.raises(isthmus.Forbidden):
+        furnished.client("member").labels.update("flavor", "odd", {"a": "c"})
+    with pytest.raises(isthmus.NotFound):
+        client.labels.of("vm", "nowhere")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import sys
 from contextlib import closing
@@ -15,14 +16,26 @@ from sqlalchemy import JSON, Boolean, DateTime, Integer, MetaData, Numeric, insp
 from sqlalchemy.exc import IntegrityError
 
 import broker.store.database as database_module
-from broker.store import FlavorRow, GatewayRow, MetaRow, PeerRow, Row, Store, StoreError, database
+from broker.store import (
+    FlavorRow,
+    GatewayRow,
+    KeyPairRow,
+    MetaRow,
+    PeerRow,
+    RequestRow,
+    Row,
+    Store,
+    StoreError,
+    VMRow,
+    database,
+)
 from broker.store.operation import BurstRow
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
 
 def flavor(name):
-    return FlavorRow(name=name, vcpus=1, mem_mb=1, disk_gb=1)
+    return FlavorRow(id=f"flv-{name}", name=name, vcpus=1, mem_mb=1, disk_gb=1)
 
 
 def names(store):
@@ -106,8 +119,6 @@ def test_time_comes_back_in_utc_and_a_naive_one_is_refused(store):
 
 
 def test_foreign_keys_hold(store):
-    from broker.store import KeyPairRow
-
     with pytest.raises(IntegrityError), store.transaction() as session:
         session.add(
             KeyPairRow(project_id="prj-none", name="k", public_key="", fingerprint="", created_at=NOW)
@@ -239,3 +250,77 @@ def test_missing_driver_is_named_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StoreError, match=r"pip install 'isthmus-server\[postgres\]'"):
         Store("postgresql+psycopg://db.example.org/isthmus")
+
+
+def test_labels_client_tokens_and_requests_of_before_are_kept(empty_url):
+    opened = Store(empty_url)
+    config = migrations(opened)
+    command.upgrade(config, "0006")
+    before = MetaData()
+    before.reflect(opened.engine)
+
+    def put(session, table, **values):
+        for column in before.tables[table].columns:
+            if column.name not in values and not column.nullable and column.server_default is None:
+                kind = column.type
+                values[column.name] = (
+                    []
+                    if isinstance(kind, JSON)
+                    else NOW
+                    if isinstance(kind, DateTime)
+                    else False
+                    if isinstance(kind, Boolean)
+                    else 1
+                    if isinstance(kind, Numeric | Integer)
+                    else f"{table}-{column.name}"
+                )
+        session.execute(before.tables[table].insert().values(values))
+
+    labels = {
+        "vm-1": {"tier": "web", 'a "b" \u00e9': "1", "aws:ec2:client-token": "t-1"},
+        "vm-2": {},
+        "vm-3": {"tier": ""},
+    }
+    with opened.transaction() as session:
+        put(session, "project", id="prj")
+        put(session, "image", id="img")
+        for vm_id, given in labels.items():
+            put(
+                session,
+                "vm",
+                id=vm_id,
+                name=vm_id,
+                project_id="prj",
+                image_id="img",
+                labels=given,
+                reservation="r-1" if vm_id < "vm-3" else "r-2",
+            )
+        put(session, "flavor", name="small")
+        put(session, "flavor", name="large")
+        put(session, "key_pair", project_id="prj", name="me")
+        for key in ("k-1", "ec2:k-2"):
+            put(
+                session, "idempotency", project_id="prj", key=key, fingerprint=f"of {key}", resources=["vm-1"]
+            )
+    opened.upgrade()
+    opened.upgrade()
+    with opened.reading() as session:
+        vms = session.scalars(select(VMRow).order_by(VMRow.id)).all()
+        assert [(row.id, row.labels, row.client_token, row.launch_index) for row in vms] == [
+            ("vm-1", {'a "b" \u00e9': "1", "tier": "web"}, "t-1", 0),
+            ("vm-2", {}, None, 1),
+            ("vm-3", {"tier": ""}, None, 0),
+        ]
+        flavors = session.scalars(select(FlavorRow).order_by(FlavorRow.name)).all()
+        assert [row.name for row in flavors] == ["large", "small"]
+        assert len({row.id for row in flavors}) == 2
+        assert all(re.fullmatch(r"flv-[0-9a-f]{17}", row.id) for row in flavors)
+        (pair,) = session.scalars(select(KeyPairRow)).all()
+        assert re.fullmatch(r"key-[0-9a-f]{17}", pair.id)
+        requests = session.scalars(select(RequestRow).order_by(RequestRow.token)).all()
+        assert [(row.token, row.fingerprint, row.resources, row.created_at) for row in requests] == [
+            ("ec2:k-2", "of ec2:k-2", ["vm-1"], NOW),
+            ("k-1", "of k-1", ["vm-1"], NOW),
+        ]
+        assert len({row.id for row in requests}) == 2
+    opened.close()
