@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defaultload
 
 from broker import event, network, site, token
 from broker.actor import ADMIN, GATEWAY, READER, Actor
 from broker.broker import Broker
 from broker.errors import Conflict, Exists, Forbidden, InUse, InvalidRequest, NotFound
 from broker.states import LIVE_PEER
-from broker.store import GatewayRow, PeerRow, SubnetRow, TokenRow
+from broker.store import GatewayRow, NetworkRow, PeerRow, SubnetRow, TokenRow
 from vpn.document import READS, GatewayDocument
 from vpn.plan import GatewaySpec, PeerSpec, plan
 
@@ -116,11 +116,15 @@ def get(broker: Broker, actor: Actor, ref: str) -> GatewayRow:
         return find(session, ref)
 
 
+LEAN = defaultload(GatewayRow.network).lazyload(NetworkRow.subnets)
+"""For a list of gateways: nobody reads the subnets of their networks there."""
+
+
 def list_gateways(broker: Broker, actor: Actor) -> Sequence[GatewayRow]:
     """All gateways, by name."""
     actor.require(READER)
     with broker.store.reading() as session:
-        return list(session.scalars(select(GatewayRow).order_by(GatewayRow.name)))
+        return list(session.scalars(select(GatewayRow).options(LEAN).order_by(GatewayRow.name)))
 
 
 def peer_counts(broker: Broker, actor: Actor) -> dict[str, int]:

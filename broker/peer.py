@@ -12,7 +12,7 @@ from datetime import timedelta
 from ipaddress import ip_address
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defaultload
 
 from broker import event, gateway, network
 from broker.actor import READER, Actor
@@ -230,7 +230,8 @@ def list_peers(
 ) -> Sequence[PeerRow]:
     """Peers, newest first; others than admins see those of their project's VMs."""
     actor.require(READER)
-    query = select(PeerRow).order_by(PeerRow.created_at.desc(), PeerRow.id)
+    lean = defaultload(PeerRow.gateway).options(gateway.LEAN)
+    query = select(PeerRow).options(lean).order_by(PeerRow.created_at.desc(), PeerRow.id)
     if not actor.is_admin:
         query = query.join(VMRow, VMRow.id == PeerRow.vm_id).where(VMRow.project_id == actor.project_id)
     with broker.store.reading() as session:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -16,7 +14,7 @@ from broker import event
 from broker.actor import ADMIN, READER, Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, NotFound, QuotaExceeded, TokenMismatch
-from broker.store import IdempotencyRow, ProjectRow, VMRow
+from broker.store import IdempotencyRow, ProjectRow, UsageMonthRow, UsageRow, VMRow
 
 
 def account_of(project_id: str) -> str:
@@ -88,7 +86,10 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
         row = find(session, actor, ref)
         if row.id == actor.project_id:
             raise InUse("this is your own project", hint="use a token of another project")
-        if session.scalar(select(func.count()).select_from(VMRow).where(VMRow.project_id == row.id)):
+        if any(
+            session.scalar(select(noun.project_id).where(noun.project_id == row.id).limit(1))
+            for noun in (VMRow, UsageRow, UsageMonthRow)
+        ):
             raise InUse(
                 f"project {row.name} has VMs or a history of them",
                 hint="projects with a history stay for audit",
@@ -137,13 +138,6 @@ def replay(session: Session, project_id: str, token: str | None, print_of_reques
             hint="use a new key for a new request",
         )
     return row.resources
-
-
-def forget_idempotency_keys(broker: Broker, older_than: timedelta) -> None:
-    """Drop the keys of requests that were made longer ago than that."""
-    before = broker.clock.now() - older_than
-    with broker.store.transaction() as session:
-        session.execute(delete_rows(IdempotencyRow).where(IdempotencyRow.created_at < before))
 
 
 def remember(

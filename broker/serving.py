@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
-from broker import burst, project, queue, reconcile, reservation
+from broker import burst, queue, reconcile, reservation, retention
 from broker.broker import Broker
 from broker.engine_port import Engine
 
-_KEEP_KEYS = timedelta(days=7)
 _PLACE_S = 10.0
 """How often the queue is looked at without a signal: another broker on the same database signals in its own process."""
 
@@ -20,7 +17,7 @@ def start(broker: Broker, engine: Engine) -> None:
     engine.schedule("policy", timing.policy_s, lambda: burst.tick(broker))
     engine.schedule("reservation", _PLACE_S, lambda: reservation.tick(broker))
     engine.schedule("place", _PLACE_S, lambda: queue.place_pending(broker))
-    engine.schedule("retention", 3600.0, lambda: project.forget_idempotency_keys(broker, _KEEP_KEYS))
+    engine.schedule(retention.DUTY, 3600.0, lambda: retention.tick(broker))
     engine.start()
     broker.providers.watch()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -54,13 +55,16 @@ def list_vms(
     site_ref: str | None = None,
     labels: Mapping[str, str] | None = None,
     include_terminated: bool = False,
+    terminated_since: datetime | None = None,
+    created_since: datetime | None = None,
     all_projects: bool = False,
     after: str | None = None,
     limit: int = 1000,
 ) -> Sequence[VMRow]:
     """VMs of the caller's project by age, oldest first; ``after`` is the last id of the page before.
 
-    Labels must all match. Raises NotFound when ``after`` is no VM.
+    Labels must all match. Of the terminated ones that are included, ``terminated_since`` leaves those of before out.
+    Raises NotFound when ``after`` is no VM.
     """
     actor.require(READER)
     # What hosts report of themselves is large, and in a list of VMs nobody reads it.
@@ -72,6 +76,10 @@ def list_vms(
         query = query.where(VMRow.id.in_(ids))
     if not include_terminated and state != VMState.TERMINATED:
         query = query.where(VMRow.state != VMState.TERMINATED)
+    elif terminated_since is not None:
+        query = query.where((VMRow.state != VMState.TERMINATED) | (VMRow.terminated_at >= terminated_since))
+    if created_since is not None:
+        query = query.where(VMRow.created_at >= created_since)
     if name:
         query = query.where(VMRow.name == name)
     if state:

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any, TypeVar
 
 from api.ec2.fault import Fault, invalid
@@ -21,7 +22,7 @@ def page(
 ) -> tuple[list[T], str | None]:
     """The page that ``MaxResults`` and ``NextToken`` ask for, and the token of the next; None on the last page.
 
-    ``items`` come in the order of their keys, which are unique texts. ``ids`` is the parameter of ids that cannot
+    ``items`` come in the order of their keys, which are unique texts; of an iterator no more is taken than is needed. ``ids`` is the parameter of ids that cannot
     be paged. Raises Fault.
     """
     limit, token = params.get("MaxResults"), params.get("NextToken")
@@ -33,17 +34,23 @@ def page(
                 "InvalidParameterCombination",
                 f"The parameter {ids} cannot be used with the parameter MaxResults",
             )
-    query = _digest(
-        {name: value for name, value in params.items() if name not in ("MaxResults", "NextToken")}
-    )
-    after = _read(token, query) if token else None
-    rest = [item for item in items if after is None or key(item) > after]
-    if limit is None or len(rest) <= limit:
-        return rest, None
-    return rest[:limit], _write(key(rest[limit - 1]), query)
+    after = _read(token, _digest(params)) if token else None
+    rest = (item for item in items if after is None or key(item) > after)
+    # No more than shows whether there is another page.
+    some = list(rest if limit is None else islice(rest, limit + 1))
+    if limit is None or len(some) <= limit:
+        return some, None
+    return some[:limit], _write(key(some[limit - 1]), _digest(params))
 
 
-def _digest(query: Mapping[str, Any]) -> str:
+def begin(params: Mapping[str, Any]) -> str | None:
+    """The key after which the page begins; None for the first page. Raises Fault."""
+    token = params.get("NextToken")
+    return _read(token, _digest(params)) if token else None
+
+
+def _digest(params: Mapping[str, Any]) -> str:
+    query = {name: value for name, value in params.items() if name not in ("MaxResults", "NextToken")}
     return hashlib.sha256(json.dumps(query, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

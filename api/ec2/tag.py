@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from api.ec2 import filters, ids
@@ -18,8 +18,8 @@ from broker.store import VMRow
 CLIENT_TOKEN = "aws:ec2:client-token"  # noqa: S105 (a label's name)
 """The label that keeps a launch's ClientToken; EC2 users can neither set nor see keys that begin with ``aws:``."""
 
-TERMINATED_SHOWN = timedelta(hours=1)
-"""How long a terminated instance stays visible ("Terminate your instance", EC2 User Guide)."""
+_AT_ONCE = 1000
+"""VMs that are read at once."""
 
 MOST = 50
 _LONGEST_KEY, _LONGEST_VALUE = 128, 256
@@ -127,24 +127,34 @@ def describe_tags(call: Call) -> dict[str, Any]:
 
 
 def all_vms(call: Call, wanted: Sequence[str] | None = None) -> list[VMRow]:
-    """The project's VMs, those terminated in the last hour included, oldest first; ``wanted``: only these ids."""
-    found: list[VMRow] = []
+    """The project's VMs, those terminated lately included, oldest first; ``wanted``: only these ids."""
+    return list(each_vm(call, wanted))
+
+
+def each_vm(
+    call: Call, wanted: Sequence[str] | None = None, *, since: datetime | None = None, first: int = _AT_ONCE
+) -> Iterator[VMRow]:
+    """As ``all_vms``, read as they are asked for: ``first`` of them, then some at a time. ``since``: made then or later.
+
+    A terminated instance is shown for an hour ("Terminate your instance", EC2 User Guide), or as the setting says.
+    """
+    shown = call.now - timedelta(seconds=call.broker.settings.retention.shown_s)
+    after, limit = None, min(first, _AT_ONCE)
     while True:
         some = vm.list_vms(
             call.broker,
             call.actor,
             ids=wanted,
             include_terminated=True,
-            after=found[-1].id if found else None,
-            limit=1000,
+            terminated_since=shown,
+            created_since=since,
+            after=after,
+            limit=limit,
         )
-        found.extend(some)
-        if len(some) < 1000:
-            return [row for row in found if _shown(call, row)]
-
-
-def _shown(call: Call, row: VMRow) -> bool:
-    return row.terminated_at is None or call.now - row.terminated_at <= TERMINATED_SHOWN
+        yield from some
+        if len(some) < limit:
+            return
+        after, limit = some[-1].id, _AT_ONCE
 
 
 def _tagged(call: Call) -> list[VMRow]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 from api.ec2 import filters, ids
@@ -14,10 +15,10 @@ from api.ec2.call import Call, tag_list
 from api.ec2.fault import Fault, invalid
 from api.ec2.image import ROOT_DEVICE, architecture
 from api.ec2.network import subnet_of, subnets
-from api.ec2.paging import page
+from api.ec2.paging import begin, page
 from api.ec2.protocol import decode_user_data, format_time
 from api.ec2.site import zones
-from api.ec2.tag import CLIENT_TOKEN, all_vms, of_specifications, tags_of
+from api.ec2.tag import CLIENT_TOKEN, all_vms, each_vm, of_specifications, tags_of
 from broker import flavor, image, keypair, launch, power, vm
 from broker.actor import MEMBER
 from broker.errors import Exists, TokenMismatch
@@ -213,43 +214,35 @@ def _refuse_groups(params: Mapping[str, Any]) -> None:
 
 def describe_instances(call: Call) -> dict[str, Any]:
     """DescribeInstances: by reservation, oldest first. One id that is not there fails the whole call."""
-    wanted = _named(call)
-    rows = all_vms(call, wanted)
-    _all_there(call, wanted, rows)
     admits = filters.matcher(call.params.get("Filters", ()), _FIELDS, lambda view: view.tags)
-    reservations: dict[str, list[_View]] = {}
     places = _places(call)
-    order: dict[str, str] = {}
-    launch_index: dict[str, int] = {}
-    for row in rows:
-        index = launch_index.get(row.reservation, 0)
-        launch_index[row.reservation] = index + 1
-        order.setdefault(
-            row.reservation, f"{row.created_at.astimezone(UTC):%Y%m%dT%H%M%S.%f} {row.reservation}"
-        )
-        view = _View(call, row, places, index)
-        if admits(view):
-            reservations.setdefault(row.reservation, []).append(view)
-    names = sorted(reservations, key=lambda name: order[name])
-    some, token = page(names, lambda name: order[name], call.params, ids="InstanceIds")
+
+    def reservations() -> Iterator[tuple[str, list[_View]]]:
+        """Its key, and of the VMs of one launch those that are asked for."""
+        for made, rows in groupby(_asked(call), lambda row: row.created_at):
+            launches: dict[str, list[_View]] = {}
+            for row in rows:
+                views = launches.setdefault(row.reservation, [])
+                views.append(_View(call, row, places, len(views)))
+            for name in sorted(launches):
+                if views := [view for view in launches[name] if admits(view)]:
+                    yield _key(made, name), views
+
+    some, token = page(reservations(), lambda item: item[0], call.params, ids="InstanceIds")
     call.proceed()
-    return {
-        "Reservations": [_reservation_of(call, reservations[name]) for name in some],
-        "NextToken": token,
-    }
+    return {"Reservations": [_reservation_of(call, views) for _, views in some], "NextToken": token}
 
 
 def describe_instance_status(call: Call) -> dict[str, Any]:
     """DescribeInstanceStatus: running instances, or all of them with IncludeAllInstances."""
-    wanted = _named(call)
-    rows = all_vms(call, wanted)
-    _all_there(call, wanted, rows)
     admits = filters.matcher(call.params.get("Filters", ()), _STATUS_FIELDS)
     places = _places(call)
-    views = [_View(call, row, places) for row in sorted(rows, key=lambda row: row.id)]
     everything = call.params.get("IncludeAllInstances")
-    shown = [view for view in views if (everything or view.state[1] == "running") and admits(view)]
-    some, token = page(shown, lambda view: view.row.id, call.params, ids="InstanceIds")
+    views = (_View(call, row, places) for row in _asked(call))
+    shown = (view for view in views if (everything or view.state[1] == "running") and admits(view))
+    some, token = page(
+        shown, lambda view: _key(view.row.created_at, view.row.id), call.params, ids="InstanceIds"
+    )
     call.proceed()
     answer: list[dict[str, Any]] = []
     for view in some:
@@ -372,6 +365,34 @@ def _change(
             }
         )
     return changes
+
+
+_KEY_TIME = "%Y%m%dT%H%M%S.%f"
+
+
+def _key(made: datetime, name: str) -> str:
+    """The place of something in a list by age, for its pages."""
+    return f"{made.astimezone(UTC):{_KEY_TIME}} {name}"
+
+
+def _asked(call: Call) -> Iterator[VMRow]:
+    """The VMs that are named, all of them there; or else all, from the page on that is asked for, read as they are needed.
+
+    Raises Fault.
+    """
+    wanted = _named(call)
+    if wanted is not None:
+        rows = all_vms(call, wanted)
+        _all_there(call, wanted, rows)
+        return iter(rows)
+    since, limit = None, call.params.get("MaxResults")
+    if after := begin(call.params):
+        try:
+            since = datetime.strptime(after.partition(" ")[0], _KEY_TIME).replace(tzinfo=UTC)
+        except ValueError:
+            raise invalid("NextToken", call.params["NextToken"], "It is no token of this list.") from None
+    # One more shows that there is another page, and one more that the last launch is whole.
+    return each_vm(call, since=since, **({"first": limit + 2} if limit else {}))
 
 
 def _named(call: Call) -> list[str] | None:

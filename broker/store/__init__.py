@@ -8,7 +8,7 @@ from broker.store.operation import BurstRow, DutyRow, EventRow, MetaRow, Operati
 from broker.store.project import AccessKeyRow, IdempotencyRow, ProjectRow, TokenRow
 from broker.store.reservation import ReservationRow
 from broker.store.site import SITE_SETTINGS, HostRow, SiteRow
-from broker.store.usage import UsageRow
+from broker.store.usage import UsageMonthRow, UsageRow
 from broker.store.vm import VMRow
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "StoreError",
     "SubnetRow",
     "TokenRow",
+    "UsageMonthRow",
     "UsageRow",
     "VMRow",
 ]
