@@ -40,6 +40,8 @@ NOUNS = {
 EXTRAS = {
     "init": ("Make a broker's data directory, its first admin and token.", "server"),
     "serve": ("Run the broker.", "server"),
+    "backup": ("Write all that a broker knows into one file.", "server"),
+    "restore": ("Put a backup in place, where no broker runs.", "server"),
     "agent": ("Run a gateway's agent.", "vpn"),
     "lab": ("A whole hybrid cloud on this machine, to try and to test.", "lab"),
 }
