@@ -151,19 +151,23 @@ def _busy(vm_id: Any) -> Any:
     return exists().where(OperationRow.target == vm_id, OperationRow.state == OperationState.RUNNING)
 
 
-def _newest_old(session: Session, until: datetime) -> int | None:
-    """The number below which events are old: there is no index by time, and their numbers grow with it.
+def _newest_old(session: Session, until: datetime) -> tuple[int, datetime] | None:
+    """The number of the newest old event, and the time before which events are old: there is no index by time.
 
-    The newest one stays, whatever its age: the number of the next is counted from it.
+    The newest of all stays, whatever its age: the number of the next is counted from it.
     """
-    newer = select(EventRow.seq).where(EventRow.time >= until).order_by(EventRow.seq).limit(1)
-    return session.scalar(newer) or session.scalar(select(func.max(EventRow.seq)))
+    newest = session.scalar(select(func.max(EventRow.seq)))
+    query = select(EventRow.seq).where(EventRow.time < until, EventRow.seq < newest)
+    found = session.scalar(query.order_by(EventRow.seq.desc()).limit(1))
+    return (found, until) if found is not None else None
 
 
-def _events(below: int) -> Select[Any]:
+def _events(bound: tuple[int, datetime]) -> Select[Any]:
     # `isthmus vm why` tells of a VM where it was placed, and why there.
     living = exists().where(VMRow.id == EventRow.target, VMRow.state != VMState.TERMINATED)
-    return select(EventRow).where(EventRow.seq < below, ~((EventRow.kind == "vm.placed") & living))
+    return select(EventRow).where(
+        EventRow.seq <= bound[0], EventRow.time < bound[1], ~((EventRow.kind == "vm.placed") & living)
+    )
 
 
 def _operations(until: datetime) -> Select[Any]:
