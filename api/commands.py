@@ -57,7 +57,7 @@ burst:
   limits: {vms: 10, vcpus: 40}
 """
 
-_ONLY_MINE = 0o077
+ONLY_MINE = 0o077
 """The umask: nobody else reads the database, the images or the config, also where the data directory is open."""
 
 _LOCAL, _NATIVE_PORT, _EC2_PORT = "127.0.0.1", 8770, 8773
@@ -104,12 +104,12 @@ def init(
     Run again it changes nothing that is there, and says what an existing config file lacks of what is asked for.
     """
     server.configure_logging("warning", "text")
-    os.umask(_ONLY_MINE)
+    os.umask(ONLY_MINE)
     folder = (data_dir or default_data_dir()).absolute()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        _fail(f"cannot make {folder}: {error.strerror}", "choose another with --data-dir")
+        fail(f"cannot make {folder}: {error.strerror}", "choose another with --data-dir")
     key, config, policy = folder / "key", folder / "isthmus.toml", folder / "policy.yaml"
     had_key, had_config = key.exists(), config.exists()
     Sealer.create_file(key)
@@ -134,7 +134,7 @@ def init(
         store.upgrade()
         broker = Broker(settings, store=store)
     except (SettingsError, StoreError, SealError) as error:
-        _fail(str(error), "mend it, then run `isthmus init` again")
+        fail(str(error), "mend it, then run `isthmus init` again")
     try:
         with store.reading() as session:
             first = session.query(ProjectRow).first() is None
@@ -198,11 +198,11 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="The config file.", show_default=False)] = None,
 ) -> None:
     """Run the broker: native API on 8770, EC2 Query on 8773. SIGTERM stops it gracefully."""
-    os.umask(_ONLY_MINE)
+    os.umask(ONLY_MINE)
     try:
         server.serve(load(config or default_config()))
     except (SettingsError, StoreError, SealError, server.ListenError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 def _write_client(url: str, secret: str, ca: Path | None) -> Path:
@@ -216,7 +216,8 @@ def _write_client(url: str, secret: str, ca: Path | None) -> Path:
     return path
 
 
-def _fail(message: str, hint: str = "") -> NoReturn:
+def fail(message: str, hint: str = "") -> NoReturn:
+    """End the command: what is wrong, and what to do."""
     typer.echo(f"error: {message}", err=True)
     if hint:
         typer.echo(f"hint: {hint}", err=True)

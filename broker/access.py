@@ -129,6 +129,7 @@ PERMISSIONS: Mapping[str, Permission] = {
     "reservation.get": Permission(Scope.PROJECT, READERS, "See a reservation."),
     "reservation.list": Permission(Scope.PROJECT, READERS, "See reservations."),
     "reservation.delete": Permission(Scope.PROJECT, MEMBERS, "Give a reservation's room back."),
+    "retention.totals": Permission(Scope.ANY, READERS, "See how many rows were pruned."),
     "site.create": Permission(Scope.BROKER, ADMINS, "Add a site, with its credentials."),
     "site.get": Permission(Scope.ANY, READERS, "See a site."),
     "site.list": Permission(Scope.ANY, READERS, "See all sites, and how many hosts each has."),

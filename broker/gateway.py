@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defaultload
 
 from broker import access, event, label, network, site, token
 from broker.actor import GATEWAY, Actor
 from broker.broker import Broker
 from broker.errors import Conflict, Exists, Forbidden, InUse, InvalidRequest, NotFound
 from broker.states import LIVE_PEER
-from broker.store import LABELS, GatewayRow, PeerRow, SubnetRow, TokenRow
+from broker.store import LABELS, GatewayRow, NetworkRow, PeerRow, SubnetRow, TokenRow
 from vpn.document import READS, GatewayDocument
 from vpn.plan import GatewaySpec, PeerSpec, plan
 
@@ -125,13 +125,17 @@ def get(broker: Broker, actor: Actor, ref: str) -> GatewayRow:
         return find(session, ref)
 
 
+LEAN = defaultload(GatewayRow.network).lazyload(NetworkRow.subnets)
+"""For a list of gateways: nobody reads the subnets of their networks there."""
+
+
 def list_gateways(
     broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None
 ) -> Sequence[GatewayRow]:
     """All gateways that carry these labels, by name."""
     access.require(actor, "gateway.list")
     with broker.store.reading() as session:
-        query = select(GatewayRow).options(LABELS).order_by(GatewayRow.name)
+        query = select(GatewayRow).options(LABELS, LEAN).order_by(GatewayRow.name)
         return list(session.scalars(label.filter(query, GatewayRow, labels)))
 
 

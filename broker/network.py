@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, ip_address
 
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy import delete as sql_delete
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, subqueryload
 
 from broker import access, event, label, site
 from broker.actor import Actor
@@ -29,7 +29,7 @@ _LARGEST_RANGE = 65536
 _KEPT_S = 60.0
 """How long the free addresses of a subnet are kept before its leases are read again."""
 
-_LABELLED = (LABELS, selectinload(NetworkRow.subnets).undefer_group("labels"))
+_LABELLED = (LABELS, subqueryload(NetworkRow.subnets).undefer_group("labels"))
 """For a query of networks: their labels, and those of their subnets."""
 
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from ipaddress import ip_address
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defaultload
 
 from broker import access, event, gateway, network
 from broker.actor import Actor
@@ -231,9 +231,9 @@ def list_peers(
 ) -> Sequence[PeerRow]:
     """Peers, newest first; others than admins see those of their project's VMs."""
     access.require(actor, "peer.list")
-    query = (
-        select(PeerRow).order_by(PeerRow.created_at.desc(), PeerRow.id).join(VMRow, VMRow.id == PeerRow.vm_id)
-    )
+    lean = defaultload(PeerRow.gateway).options(gateway.LEAN)
+    query = select(PeerRow).options(lean).join(VMRow, VMRow.id == PeerRow.vm_id)
+    query = query.order_by(PeerRow.created_at.desc(), PeerRow.id)
     query = access.visible(query, actor, VMRow, "peer.list")
     with broker.store.reading() as session:
         if gateway_ref:

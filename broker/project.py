@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from broker import access, event, label
@@ -13,7 +13,7 @@ from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, NotFound, QuotaExceeded
 from broker.flavor import Sized
-from broker.store import LABELS, KeyPairRow, ProjectRow, VMRow
+from broker.store import LABELS, KeyPairRow, ProjectRow, UsageMonthRow, UsageRow, VMRow
 
 
 def account_of(project_id: str) -> str:
@@ -93,7 +93,10 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
         row = find(session, actor, ref)
         if row.id == actor.project_id:
             raise InUse("this is your own project", hint="use a token of another project")
-        if session.scalar(select(func.count()).select_from(VMRow).where(VMRow.project_id == row.id)):
+        if any(
+            session.scalar(select(noun.project_id).where(noun.project_id == row.id).limit(1))
+            for noun in (VMRow, UsageRow, UsageMonthRow)
+        ):
             raise InUse(
                 f"project {row.name} has VMs or a history of them",
                 hint="projects with a history stay for audit",

@@ -18,7 +18,7 @@ from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, QuotaExceeded, WrongState
 from broker.states import LIVE_RESERVATION, ReservationState
-from broker.store import LABELS, EventRow, FlavorRow, HostRow, ProjectRow, ReservationRow, VMRow
+from broker.store import LABELS, EventRow, FlavorRow, HostRow, ProjectRow, ReservationRow, SiteRow, VMRow
 from placement.lease import Book
 
 _LONGEST = timedelta(days=366)
@@ -173,9 +173,20 @@ def vms(broker: Broker, rows: Sequence[ReservationRow]) -> dict[str, int]:
 
 def host_names(broker: Broker, row: ReservationRow) -> dict[str, int]:
     """``site/host`` -> how many of its VMs there is room kept for there."""
+    return host_names_of(broker, [row])[row.id]
+
+
+def host_names_of(broker: Broker, rows: Sequence[ReservationRow]) -> dict[str, dict[str, int]]:
+    """Reservation id -> ``site/host`` -> how many of its VMs there is room kept for there."""
+    wanted = {host_id for row in rows for host_id in row.slots}
+    query = select(HostRow.id, SiteRow.name, HostRow.name).join(SiteRow, SiteRow.id == HostRow.site_id)
     with broker.store.reading() as session:
-        hosts = session.scalars(select(HostRow).where(HostRow.id.in_(row.slots)))
-        return dict(sorted((f"{host.site.name}/{host.name}", row.slots[host.id]) for host in hosts))
+        found = session.execute(query.where(HostRow.id.in_(wanted)))
+        names = {host_id: f"{site}/{host}" for host_id, site, host in found}
+    return {
+        row.id: dict(sorted((names[one], count) for one, count in row.slots.items() if one in names))
+        for row in rows
+    }
 
 
 def delete(broker: Broker, actor: Actor, ref: str) -> None:

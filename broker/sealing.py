@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -34,6 +35,17 @@ class Sealer:
             return cls(key)
         except ValueError:
             raise SealError(f"key file {path} does not hold a key: restore it from backup") from None
+
+    @staticmethod
+    def fingerprint(path: Path) -> str:
+        """What tells a key file from others, and gives nothing of it away. Raises SealError when it is missing."""
+        try:
+            key = path.read_bytes().strip()
+        except FileNotFoundError:
+            raise SealError(
+                f"key file {path} is missing: run `isthmus init`, or restore it from backup"
+            ) from None
+        return hashlib.sha256(b"isthmus key " + key).hexdigest()[:16]
 
     @staticmethod
     def create_file(path: Path) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
-from broker import burst, claim, queue, reconcile, request, reservation
+from broker import burst, claim, queue, reconcile, reservation, retention
 from broker.broker import Broker
 from broker.bus import Bus
 from broker.clock import DatabaseClock
 from broker.engine_port import Engine
 
-_KEEP_KEYS = timedelta(days=7)
 _PLACE_S = 10.0
 """How often the queue is looked at without a signal: another broker on the same database signals in its own process."""
 
@@ -28,7 +25,7 @@ def start(broker: Broker, engine: Engine) -> None:
     engine.schedule("reservation", _PLACE_S, lambda: reservation.tick(broker))
     engine.schedule("place", _PLACE_S, lambda: queue.place_pending(broker))
     engine.schedule("claims", 3600.0, lambda: claim.mend(broker))
-    engine.schedule("retention", 3600.0, lambda: request.forget(broker, _KEEP_KEYS))
+    engine.schedule(retention.DUTY, 3600.0, lambda: retention.tick(broker))
     if not broker.store.is_sqlite:
         clock = broker.clock if isinstance(broker.clock, DatabaseClock) else None
         broker.bus = Bus(broker.store, broker.signals, clock)

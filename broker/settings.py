@@ -71,6 +71,27 @@ class Timing(_Section):
     )
 
 
+class Retention(_Section):
+    """How long what is over is kept, in days; 0 keeps it for ever."""
+
+    events_days: int = Field(90, ge=0, description="Events.")
+    operations_days: int = Field(30, ge=0, description="Operations that are over.")
+    vms_days: int = Field(30, ge=0, description="Terminated VMs, with their ends of tunnels.")
+    peers_days: int = Field(
+        30, ge=0, description="Ends of tunnels of living VMs that expired or were removed."
+    )
+    reservations_days: int = Field(90, ge=0, description="Reservations that have ended.")
+    keys_days: int = Field(7, ge=0, description="Idempotency keys and EC2's client tokens.")
+    usage_days: int = Field(
+        100, ge=0, description="Each single stay in the usage records; before that, their sums by month."
+    )
+    shown_s: float = Field(
+        3600,
+        ge=0,
+        description="Seconds that the EC2 API shows a terminated instance; at most as long as it is kept.",
+    )
+
+
 class Log(_Section):
     """What is logged."""
 
@@ -93,6 +114,7 @@ class Settings(BaseSettings):
     database: Database = Field(default_factory=Database)  # type: ignore[arg-type]
     ec2: Ec2 = Field(default_factory=Ec2)  # type: ignore[arg-type]
     timing: Timing = Field(default_factory=Timing)  # type: ignore[arg-type]
+    retention: Retention = Field(default_factory=Retention)  # type: ignore[arg-type]
     log: Log = Field(default_factory=Log)  # type: ignore[arg-type]
 
     @classmethod

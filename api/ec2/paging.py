@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any, TypeVar
 
 from api.ec2.fault import Fault, invalid
@@ -21,7 +22,7 @@ def page(
 ) -> tuple[list[T], str | None]:
     """The page that ``MaxResults`` and ``NextToken`` ask for, and the token of the next; None on the last page.
 
-    ``items`` come in the order of their keys, which are unique texts. ``ids`` is the parameter of ids that cannot
+    ``items`` come in the order of their keys, which are unique texts; of an iterator no more is taken than is needed. ``ids`` is the parameter of ids that cannot
     be paged. Raises Fault.
     """
     limit = params.get("MaxResults")
@@ -34,10 +35,12 @@ def page(
                 f"The parameter {ids} cannot be used with the parameter MaxResults",
             )
     query, after = _query(params), position(params)
-    rest = [item for item in items if after is None or key(item) > after]
-    if limit is None or len(rest) <= limit:
-        return rest, None
-    return rest[:limit], _write(key(rest[limit - 1]), query)
+    rest = (item for item in items if after is None or key(item) > after)
+    # No more than shows whether there is another page.
+    some = list(rest if limit is None else islice(rest, limit + 1))
+    if limit is None or len(some) <= limit:
+        return some, None
+    return some[:limit], _write(key(some[limit - 1]), query)
 
 
 def position(params: Mapping[str, Any]) -> str | None:

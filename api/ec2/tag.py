@@ -15,8 +15,11 @@ from broker import access, label, labelled, vm
 from broker.errors import NotFound
 from broker.store import VMRow
 
-TERMINATED_SHOWN = timedelta(hours=1)
-"""How long a terminated instance stays visible ("Terminate your instance", EC2 User Guide)."""
+
+def shown_since(call: Call) -> datetime:
+    """Since when terminated instances are shown: for an hour ("Terminate your instance", EC2 User Guide), or as the setting says."""
+    return call.now - timedelta(seconds=call.broker.settings.retention.shown_s)
+
 
 MOST = 50
 _LONGEST_KEY, _LONGEST_VALUE = 128, 256
@@ -153,7 +156,7 @@ def _all_tags(call: Call, given: Sequence[Mapping[str, Any]]) -> Iterator[tuple[
         keys=None if keys is None else [*keys, "Name"],
         values=values,
     )
-    names = vm.names(call.broker, call.actor, ids=wanted, ended_after=call.now - TERMINATED_SHOWN)
+    names = vm.names(call.broker, call.actor, ids=wanted, ended_after=shown_since(call))
     titled: set[str] = set()
     for noun, broker_id, key, value in rows:
         if not key.startswith("aws:") and (noun != "vm" or broker_id in names):
@@ -197,7 +200,7 @@ def each_vm(
             titles=filters.exact(given, "tag:Name"),
             only=only,
             created_from=created_from,
-            ended_after=call.now - TERMINATED_SHOWN,
+            ended_after=shown_since(call),
             after=last,
             limit=at_once,
         )

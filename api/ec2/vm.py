@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -286,15 +286,14 @@ def _created(key: str) -> datetime | None:
 
 def describe_instance_status(call: Call) -> dict[str, Any]:
     """DescribeInstanceStatus: running instances, or all of them with IncludeAllInstances."""
-    wanted = _named(call)
-    rows = all_vms(call, wanted)
-    _all_there(call, wanted, rows)
     admits = filters.matcher(call.params.get("Filters", ()), _STATUS_FIELDS)
     places = _places(call)
-    views = [_View(call, row, places) for row in sorted(rows, key=lambda row: row.id)]
     everything = call.params.get("IncludeAllInstances")
-    shown = [view for view in views if (everything or view.state[1] == "running") and admits(view)]
-    some, token = page(shown, lambda view: view.row.id, call.params, ids="InstanceIds")
+    views = (_View(call, row, places) for row in _asked(call))
+    shown = (view for view in views if (everything or view.state[1] == "running") and admits(view))
+    some, token = page(
+        shown, lambda view: _key(view.row.created_at, view.row.id), call.params, ids="InstanceIds"
+    )
     call.proceed()
     answer: list[dict[str, Any]] = []
     for view in some:
@@ -425,6 +424,30 @@ def _change(
             }
         )
     return changes
+
+
+def _key(made: datetime, name: str) -> str:
+    """The place of something in a list by age, for its pages."""
+    return f"{made.astimezone(UTC):{_TIME}} {name}"
+
+
+def _asked(call: Call) -> Iterator[VMRow]:
+    """The VMs that are named, all of them there; or else all, from the page on that is asked for, read as they are needed.
+
+    Raises Fault.
+    """
+    wanted = _named(call)
+    if wanted is not None:
+        rows = all_vms(call, wanted)
+        _all_there(call, wanted, rows)
+        return iter(rows)
+    after, limit = position(call.params), call.params.get("MaxResults")
+    # One more shows that there is another page.
+    return each_vm(
+        call,
+        created_from=_created(after) if after else None,
+        at_once=min(1000, max(100, limit + 1)) if limit else 1000,
+    )
 
 
 def _named(call: Call) -> list[str] | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from http import HTTPMethod
+from types import MappingProxyType
 
 from fastapi import APIRouter, Request
 from prometheus_client import (
@@ -18,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.native.auth import Caller, TheBroker
-from broker import status
+from broker import retention, status
 from broker.status import BudgetView, StatusView
 
 router = APIRouter(tags=["metrics"])
@@ -86,12 +88,15 @@ def get_metrics(request: Request, broker: TheBroker, caller: Caller) -> Response
     view, money = status.status(broker, caller), status.budget(broker, caller)
     requests: Requests = request.app.state.requests
     return Response(
-        generate_latest(requests.registry) + generate_latest(_gauges(view, money)),
+        generate_latest(requests.registry)
+        + generate_latest(_gauges(view, money, retention.totals(broker, caller))),
         media_type=CONTENT_TYPE_LATEST,
     )
 
 
-def _gauges(view: StatusView, money: BudgetView | None) -> CollectorRegistry:
+def _gauges(
+    view: StatusView, money: BudgetView | None, pruned: Mapping[str, int] = MappingProxyType({})
+) -> CollectorRegistry:
     registry = CollectorRegistry()
     for name, text, value in (
         ("isthmus_sites", "Sites.", view.sites),
@@ -112,4 +117,9 @@ def _gauges(view: StatusView, money: BudgetView | None) -> CollectorRegistry:
         amount: float | None = getattr(money, name, None)
         if money is not None and amount is not None:
             gauge.labels(money.currency).set(amount)
+    counter = Counter(
+        "isthmus_pruned", "Rows that were kept long enough, and went.", ["kind"], registry=registry
+    )
+    for kind, count in pruned.items():
+        counter.labels(kind).inc(count)
     return registry

@@ -52,6 +52,7 @@ _METRICS = """\
 | `isthmus_vms` | | VMs that are not terminated |
 | `isthmus_vms_waiting` | | VMs that wait for a host |
 | `isthmus_burst_open` | | 1 while the policy lets VMs burst |
+| `isthmus_pruned_total` | `kind` | rows that were kept as long as the settings say, and went |
 """
 
 

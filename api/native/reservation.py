@@ -65,7 +65,7 @@ def delete_reservation(broker: TheBroker, caller: Caller, ref: Ref) -> None:
 
 
 def _answers(broker: Broker, rows: Sequence[ReservationRow]) -> list[schema.Reservation]:
-    counts = reservation.vms(broker, rows)
+    counts, hosts = reservation.vms(broker, rows), reservation.host_names_of(broker, rows)
     return [
         schema.Reservation(
             id=row.id,
@@ -80,7 +80,7 @@ def _answers(broker: Broker, rows: Sequence[ReservationRow]) -> list[schema.Rese
             requirements=row.requirements,
             start_at=row.start_at,
             end_at=row.end_at,
-            hosts=reservation.host_names(broker, row),
+            hosts=hosts[row.id],
             vms=counts.get(row.id, 0),
             labels=row.labels,
             created_at=row.created_at,

@@ -10,7 +10,7 @@ from broker.store.project import AccessKeyRow, ProjectRow, TokenRow
 from broker.store.request import RequestRow
 from broker.store.reservation import ReservationRow
 from broker.store.site import SITE_SETTINGS, HostRow, SiteRow
-from broker.store.usage import UsageRow
+from broker.store.usage import UsageMonthRow, UsageRow
 from broker.store.vm import VMRow
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "StoreError",
     "SubnetRow",
     "TokenRow",
+    "UsageMonthRow",
     "UsageRow",
     "VMRow",
 ]

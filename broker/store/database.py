@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -14,7 +14,9 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, event, func, select
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
@@ -93,16 +95,36 @@ class Store:
             there: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
             return there.astimezone(UTC)
 
-    def upgrade(self) -> None:
-        """Bring the schema to the newest revision. Raises StoreError."""
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    def upgrade(self, revision: str = "head", connection: Connection | None = None) -> None:
+        """Bring the schema to a revision, the newest unless said; in the transaction of a connection that is given.
+
+        Raises StoreError.
+        """
+        config = self._migrations()
         config.attributes["engine"] = self.engine
+        config.attributes["connection"] = connection
         try:
-            with self._only_one_upgrades():
-                command.upgrade(config, "head")
+            with self._only_one_upgrades() if connection is None else nullcontext():
+                command.upgrade(config, revision)
         except SQLAlchemyError as error:
             raise StoreError(f"cannot prepare the database: {error}") from error
+
+    def revision(self, connection: Connection) -> str | None:
+        """The revision of the schema that is there; None where there is none."""
+        return MigrationContext.configure(connection).get_current_revision()
+
+    def newest_revision(self) -> str:
+        """The revision of the schema that this version works with."""
+        return str(ScriptDirectory.from_config(self._migrations()).get_current_head())
+
+    def revisions(self) -> Sequence[str]:
+        """All revisions that this version knows."""
+        return [one.revision for one in ScriptDirectory.from_config(self._migrations()).walk_revisions()]
+
+    def _migrations(self) -> Config:
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        return config
 
     @contextmanager
     def _only_one_upgrades(self) -> Iterator[None]:

@@ -32,3 +32,25 @@ class UsageRow(Row):
     price_hour: Mapped[float | None]
     started_at: Mapped[datetime] = mapped_column(index=True)
     ended_at: Mapped[datetime | None]
+
+
+class UsageMonthRow(Row):
+    """A calendar month (UTC) of a project's stays on one site, summed up: what is left of them when they are pruned.
+
+    ``month`` is its first moment. ``vms`` held room in it, of which ``new_vms`` held none there in the month before.
+    """
+
+    __tablename__ = "usage_month"
+
+    month: Mapped[datetime] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column(primary_key=True)
+    site: Mapped[str] = mapped_column(primary_key=True)
+    elastic: Mapped[bool] = mapped_column(primary_key=True)
+    vms: Mapped[int]
+    new_vms: Mapped[int]
+    vm_hours: Mapped[float]
+    vcpu_hours: Mapped[float]
+    gib_hours: Mapped[float]
+    cost: Mapped[float]
+    unpriced_hours: Mapped[float]

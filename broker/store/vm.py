@@ -111,4 +111,4 @@ class VMRow(Labelled, Hardware, Row):
     state_at: Mapped[datetime]
     launched_at: Mapped[datetime | None]
     enrolled_at: Mapped[datetime | None]
-    terminated_at: Mapped[datetime | None]
+    terminated_at: Mapped[datetime | None] = mapped_column(index=True)

@@ -40,6 +40,8 @@ NOUNS = {
 EXTRAS = {
     "init": ("Make a broker's data directory, its first admin and token.", "isthmus-server"),
     "serve": ("Run the broker.", "isthmus-server"),
+    "backup": ("Write all that a broker knows into one file.", "isthmus-server"),
+    "restore": ("Put a backup in place, where no broker runs.", "isthmus-server"),
     "agent": ("Run a gateway's agent.", "isthmus-server[vpn]"),
     "lab": ("A whole hybrid cloud on this machine, to try and to test.", "isthmus-server[lab]"),
 }

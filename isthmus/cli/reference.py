@@ -16,7 +16,7 @@ _HEAD = """\
 
 Written by `python -m isthmus.cli.reference`; edit the commands, not this page.
 
-`isthmus NOUN VERB` asks a broker; `isthmus serve`, `agent`, `init` and `lab` run on the machine itself. `--help` works
+`isthmus NOUN VERB` asks a broker; `isthmus serve`, `agent`, `init`, `backup`, `restore` and `lab` run on the machine itself. `--help` works
 everywhere, `isthmus --install-completion` teaches the shell.
 
 **Which broker.** `--url`, `--token` and `--ca` before the noun; else the environment's `ISTHMUS_URL`, `ISTHMUS_TOKEN`

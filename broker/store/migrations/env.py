@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from alembic import context
+from sqlalchemy import Connection
 
 from broker.store import Row
 from broker.store.base import UtcDateTime
@@ -18,11 +19,19 @@ def render_item(kind: str, item: Any, autogen: Any) -> str | Literal[False]:
     return False
 
 
-engine = context.config.attributes["engine"]
-with engine.connect() as connection:
+def migrate(connection: Connection) -> None:
+    """Run the migrations in a connection's transaction."""
     context.configure(
         connection=connection, target_metadata=Row.metadata, render_as_batch=True, render_item=render_item
     )
     with context.begin_transaction():
         context.run_migrations()
-    connection.commit()
+
+
+attributes = context.config.attributes
+if attributes.get("connection") is not None:
+    migrate(attributes["connection"])
+else:
+    with attributes["engine"].connect() as own:
+        migrate(own)
+        own.commit()
