@@ -230,7 +230,7 @@ def describe_instances(call: Call) -> dict[str, Any]:
             given=given,
             only=_looked_up(given),
             created_from=_created(after) if after else None,
-            at_once=min(1000, max(100, limit + 1)) if limit else 1000,
+            at_once=min(1002, max(100, limit + 2)) if limit else 1000,
         )
     for row in rows:
         key = f"{row.created_at.astimezone(UTC):{_TIME}} {row.reservation}"
@@ -442,11 +442,11 @@ def _asked(call: Call) -> Iterator[VMRow]:
         _all_there(call, wanted, rows)
         return iter(rows)
     after, limit = position(call.params), call.params.get("MaxResults")
-    # One more shows that there is another page.
+    # One more shows that there is another page, and one more that the last launch is whole.
     return each_vm(
         call,
         created_from=_created(after) if after else None,
-        at_once=min(1000, max(100, limit + 1)) if limit else 1000,
+        at_once=min(1002, max(100, limit + 2)) if limit else 1000,
     )
 
 
