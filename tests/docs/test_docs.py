@@ -245,7 +245,11 @@ def test_reference_of_permissions_is_what_the_table_says() -> None:
 # -- events ----------------------------------------------------------------------------------------------------------
 
 COMPUTED = {
-    "{kind}.requested": {f"vm.{verb}.requested" for verb in ("start", "stop", "reboot", "suspend", "resume")},
+    # Power changes name what they need of a site right after their kind.
+    "{kind}.requested": {
+        f"{kind}.requested"
+        for kind in re.findall(r'"(vm\.\w+)",\s+needs=', (ROOT / "broker" / "power.py").read_text())
+    },
     "{row.kind}.{kind}": {f"{kind}.done" for kind in OPERATIONS}
     | {f"{kind}.failed" for kind, declaration in OPERATIONS.items() if declaration.abandon is not None},
     "host.{state}": {
