@@ -60,7 +60,7 @@ from broker.ids import vm_uuid
 from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.states import VMState
-from broker.store import HostRow, LeaseRow, OperationRow, Store, VMRow
+from broker.store import HostRow, LabelRow, LeaseRow, OperationRow, Store, VMRow
 from providers import port
 from providers.simulated import SimulatedProvider, SimulatedVM
 from vpn import address as addresses
@@ -372,12 +372,17 @@ def _fill(broker: Broker, admin: Actor, count: int) -> None:
         session.execute(insert(VMRow), vms)
         session.execute(insert(OperationRow), tasks)
         session.execute(insert(LeaseRow), leases)
+        labels = [
+            {"noun": "vm", "resource": row["id"], "key": "shard", "value": f"s{number % 1000}"}
+            for number, row in enumerate(vms)
+        ]
+        session.execute(insert(LabelRow), labels)
     _forget(broker, [made.id])
     claim.mend(broker)
 
 
 def _values(row: VMRow | OperationRow) -> dict[str, Any]:
-    return {column.key: getattr(row, column.key) for column in row.__mapper__.column_attrs}
+    return {column.key: getattr(row, column.key) for column in type(row).__table__.columns}
 
 
 def _forget(broker: Broker, ids: list[str]) -> None:

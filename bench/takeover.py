@@ -176,7 +176,7 @@ def _set_up(folder: Path, url: str) -> tuple[Broker, list[str]]:
 
 
 def _values(row: VMRow | OperationRow) -> dict[str, Any]:
-    return {column.key: getattr(row, column.key) for column in row.__mapper__.columns}
+    return {column.key: getattr(row, column.key) for column in type(row).__table__.columns}
 
 
 def _owner(broker: Broker) -> str:
