@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import event as database_event
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from broker import access
@@ -39,6 +39,32 @@ def record(
             data=data,
         )
     )
+    _tell(broker, session)
+    log.info(kind, target=target, message=message, **data)
+
+
+def record_all(
+    broker: Broker, session: Session, kind: str, of: Sequence[tuple[str, str | None, str]]
+) -> None:
+    """``record`` for many of one kind, (target, project, message) each, in one statement."""
+    if not of:
+        return
+    now = broker.clock.now()
+    session.execute(
+        insert(EventRow),
+        [
+            {"time": now, "kind": kind, "project_id": project_id, "target": target, "message": message}
+            | {"data": {}}
+            for target, project_id, message in of
+        ],
+    )
+    _tell(broker, session)
+    for target, _, message in of:
+        log.info(kind, target=target, message=message)
+
+
+def _tell(broker: Broker, session: Session) -> None:
+    """Wake those who wait for events when the caller's transaction has committed."""
     if not session.info.get("events_told"):
         # Whoever waits for events is woken when they can be read, not before: not at the end of a savepoint.
         session.info["events_told"] = True
@@ -48,7 +74,6 @@ def record(
                 broker.signals.set("events")
 
         database_event.listen(session, "after_commit", tell)
-    log.info(kind, target=target, message=message, **data)
 
 
 def list_events(

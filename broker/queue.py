@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
-from sqlalchemy import or_, select, update
+from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.orm import Session, lazyload
 
 from broker import event, host, network, pool, reservation, usage, vm
@@ -276,6 +276,9 @@ def _still_waiting(session: Session, vm_ids: Sequence[str]) -> dict[str, VMRow]:
     return {str(row.operation_id): row for row in rows}
 
 
+_MESSAGE = update(OperationRow).where(OperationRow.id == bindparam("of")).values(message=bindparam("text"))
+
+
 def _tell_waiting(
     broker: Broker,
     seen: pool.Snapshot,
@@ -309,6 +312,8 @@ def _tell_waiting(
         return []
     ending: list[OperationRow] = []
     tasks = {row.id: task for row, task in seen.waiting}
+    first_told: list[tuple[str, str | None, str]] = []
+    messages: list[dict[str, object]] = []
     with broker.store.transaction() as session:
         query = select(VMRow).options(lazyload("*")).where(VMRow.id.in_(told)).order_by(VMRow.id)
         for target in session.scalars(query):
@@ -317,19 +322,14 @@ def _tell_waiting(
             ):
                 text, target.unplaceable = told[target.id]
                 if not target.status_reason:
-                    event.record(
-                        broker,
-                        session,
-                        "vm.waiting",
-                        target.id,
-                        f"{target.name} waits: {text}",
-                        project_id=target.project_id,
-                    )
+                    first_told.append((target.id, target.project_id, f"{target.name} waits: {text}"))
                 target.status_reason = text
-                session.execute(
-                    update(OperationRow).where(OperationRow.id == target.operation_id).values(message=text)
-                )
+                messages.append({"of": target.operation_id, "text": text})
                 if target.immediate and not target.interruptions:
                     ending.append(tasks[target.id])
+        # One statement for all of each: a hundred thousand may have come to wait.
+        event.record_all(broker, session, "vm.waiting", first_told)
+        if messages:
+            session.connection().execute(_MESSAGE, messages)
         _wake(broker, session, ending)
     return ending

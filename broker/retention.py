@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Select, delete, exists, func, or_, select, tuple_
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from broker import access, event, label, usage
@@ -139,10 +141,10 @@ def _delete(session: Session, kind: _Kind, keys: Sequence[tuple[Any, ...]]) -> i
 
 
 def _count(session: Session, gone: Mapping[str, int]) -> None:
-    row = session.get(MetaRow, _PRUNED, with_for_update=True)
-    if row is None:
-        row = MetaRow(key=_PRUNED, value="{}")
-        session.add(row)
+    if session.get(MetaRow, _PRUNED) is None:
+        with suppress(IntegrityError), session.begin_nested():  # another broker may write the first as well
+            session.add(MetaRow(key=_PRUNED, value="{}"))
+    row = session.get_one(MetaRow, _PRUNED, with_for_update=True, populate_existing=True)
     known: dict[str, int] = json.loads(row.value)
     row.value = json.dumps(known | {word: known.get(word, 0) + count for word, count in gone.items()})
 

@@ -276,7 +276,7 @@ def _texts(node: ast.expr) -> Iterator[str]:
 
 def recorded_kinds() -> set[str]:
     """Every kind of event that the broker records."""
-    places = {"record": 2, "_say": 3, "_say_once": 1}
+    places = {"record": 2, "record_all": 2, "_say": 3, "_say_once": 1}
     found: set[str] = set()
     for name, call in calls("broker"):
         if name in places and len(call.args) > places[name]:
