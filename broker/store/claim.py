@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import event, inspect, update
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.attributes import get_history, set_committed_value
 
 from broker.states import VMState
 from broker.store.base import Row
@@ -119,10 +119,9 @@ def _values(row: VMRow) -> dict[str, Any]:
 
 
 def _before(row: VMRow) -> dict[str, Any]:
-    state = inspect(row)
     found: dict[str, Any] = {}
     for name in _MATTERS:
-        history = state.attrs[name].load_history()
+        history = get_history(row, name)
         old = history.deleted or history.unchanged or history.added
         found[name] = old[0] if old else None
     return found
