@@ -234,6 +234,7 @@ def _leave(broker: Broker, admin: Actor) -> Iterator[Row]:
         )
     claim.mend(broker)
     policy.apply(broker, admin, POLICY.replace("for: 15m", "for: 0s") + "  dwell: 1s\n")
+    _look(broker)  # as before the rounds
     longest = 0.0
     began: dict[int, float] = {}
 
