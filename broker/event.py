@@ -44,9 +44,9 @@ def record(
 
 
 def record_all(
-    broker: Broker, session: Session, kind: str, of: Sequence[tuple[str, str | None, str]]
+    broker: Broker, session: Session, kind: str, of: Sequence[tuple[str, str | None, str, dict[str, Any]]]
 ) -> None:
-    """``record`` for many of one kind, (target, project, message) each, in one statement."""
+    """``record`` for many of one kind, (target, project, message, data) each, in one statement."""
     if not of:
         return
     now = broker.clock.now()
@@ -54,13 +54,13 @@ def record_all(
         insert(EventRow),
         [
             {"time": now, "kind": kind, "project_id": project_id, "target": target, "message": message}
-            | {"data": {}}
-            for target, project_id, message in of
+            | {"data": data}
+            for target, project_id, message, data in of
         ],
     )
     _tell(broker, session)
-    for target, _, message in of:
-        log.info(kind, target=target, message=message)
+    for target, _, message, data in of:
+        log.info(kind, target=target, message=message, **data)
 
 
 def _tell(broker: Broker, session: Session) -> None:

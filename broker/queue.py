@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 from sqlalchemy import bindparam, or_, select, update
@@ -154,6 +155,7 @@ def _claim(
 ) -> tuple[list[OperationRow], set[str]]:
     """Write the round's claims: (operations to wake, hosts on which somebody else was faster)."""
     placed: list[OperationRow] = []
+    told: list[tuple[str, str | None, str, dict[str, Any]]] = []
     lost: set[str] = set()
     chosen = {seen.hosts[decision.host].id for decision in decisions if decision.host is not None}
     if not chosen:
@@ -178,6 +180,7 @@ def _claim(
             target = live.get(task.id)
             if target is None:
                 continue
+            task.site_id = at.site_id
             if target.state == VMState.SUSPENDED:
                 usage.begin(broker, session, target, at, anew=True)
                 vm.set_state(broker, target, VMState.PENDING, "resuming")
@@ -189,29 +192,26 @@ def _claim(
                 target.status_reason = f"{at.site.name}: {error}"
                 continue
             target.host_id, target.site_id, target.elastic = at.id, at.site_id, at.elastic
-            task.site_id = at.site_id
             target.launch += 1
             target.status_reason = ""
             usage.begin(broker, session, target, at, anew=True)
             rank = "" if decision.rank is None else f", rank {decision.rank:g}"
             second = "" if decision.runner_up is None else seen.hosts[decision.runner_up].name
-            event.record(
-                broker,
-                session,
-                "vm.placed",
-                target.id,
-                f"{target.name} placed on {at.site.name}/{at.name}{rank}"
-                + (f"; next best {second}" if second else ""),
-                project_id=target.project_id,
-                host=at.name,
-                site=at.site.name,
-                elastic=at.elastic,
-                rank=decision.rank,
-                runner_up=second or None,
-                runner_up_rank=decision.runner_up_rank,
+            text = f"{target.name} placed on {at.site.name}/{at.name}{rank}" + (
+                f"; next best {second}" if second else ""
             )
+            data = {
+                "host": at.name,
+                "site": at.site.name,
+                "elastic": at.elastic,
+                "rank": decision.rank,
+                "runner_up": second or None,
+                "runner_up_rank": decision.runner_up_rank,
+            }
+            told.append((target.id, target.project_id, text, data))
             placed.append(task)
         # All at once: a statement for all VMs, instead of some for each.
+        event.record_all(broker, session, "vm.placed", told)
         session.flush()
         _wake(broker, session, placed)
     return placed, lost
@@ -229,17 +229,11 @@ def _leasing(broker: Broker) -> Iterator[None]:
 def _wake(broker: Broker, session: Session, tasks: Sequence[OperationRow]) -> None:
     """Make operations due that wait for the matchmaker, in the transaction that decides about them: whoever finds them
     first takes them up, also when this process dies before it submits them."""
-    if not tasks:
-        return
-    session.execute(
-        update(OperationRow)
-        .where(OperationRow.id.in_([task.id for task in tasks]), OperationRow.state == OperationState.RUNNING)
-        .values(
-            next_at=broker.clock.now(),
-            site_id=select(VMRow.site_id).where(VMRow.operation_id == OperationRow.id).scalar_subquery(),
-        ),
-        execution_options={"synchronize_session": False},
-    )
+    if tasks:
+        now = broker.clock.now()
+        session.connection().execute(
+            _DUE, [{"of": task.id, "at": task.site_id, "now": now} for task in tasks]
+        )
 
 
 def _suspend(broker: Broker, suspensions: Sequence[rounds.Suspend]) -> list[OperationRow]:
@@ -276,6 +270,11 @@ def _still_waiting(session: Session, vm_ids: Sequence[str]) -> dict[str, VMRow]:
     return {str(row.operation_id): row for row in rows}
 
 
+_DUE = (
+    update(OperationRow)
+    .where(OperationRow.id == bindparam("of"), OperationRow.state == OperationState.RUNNING)
+    .values(next_at=bindparam("now"), site_id=bindparam("at"))
+)
 _MESSAGE = update(OperationRow).where(OperationRow.id == bindparam("of")).values(message=bindparam("text"))
 
 
@@ -312,7 +311,7 @@ def _tell_waiting(
         return []
     ending: list[OperationRow] = []
     tasks = {row.id: task for row, task in seen.waiting}
-    first_told: list[tuple[str, str | None, str]] = []
+    first_told: list[tuple[str, str | None, str, dict[str, Any]]] = []
     messages: list[dict[str, object]] = []
     with broker.store.transaction() as session:
         query = select(VMRow).options(lazyload("*")).where(VMRow.id.in_(told)).order_by(VMRow.id)
@@ -322,7 +321,7 @@ def _tell_waiting(
             ):
                 text, target.unplaceable = told[target.id]
                 if not target.status_reason:
-                    first_told.append((target.id, target.project_id, f"{target.name} waits: {text}"))
+                    first_told.append((target.id, target.project_id, f"{target.name} waits: {text}", {}))
                 target.status_reason = text
                 messages.append({"of": target.operation_id, "text": text})
                 if target.immediate and not target.interruptions:

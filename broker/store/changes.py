@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-from sqlalchemy import event, inspect
+from sqlalchemy import event
 from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy.orm.attributes import PASSIVE_NO_INITIALIZE, get_history
 
 from broker.store.base import Row
 from broker.store.network import LeaseRow, NetworkRow, SubnetRow
@@ -101,8 +102,7 @@ def _gather(session: Session, _context: object, _instances: object) -> None:
 
 
 def _matters(row: VMRow) -> bool:
-    state = inspect(row)
-    return any(state.attrs[name].history.has_changes() for name in _RESIDENT)
+    return any(get_history(row, name, PASSIVE_NO_INITIALIZE).has_changes() for name in _RESIDENT)
 
 
 def _names_of(row: object) -> set[str]:

@@ -9,10 +9,10 @@ done here, for every change of a VM whoever makes it, so that none can be forgot
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import event, inspect, update
+from sqlalchemy import bindparam, event, inspect, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import get_history, set_committed_value
 
@@ -85,13 +85,13 @@ def _before_flush(session: Session, _context: object, _instances: object) -> Non
         for key, amounts in held_by(vm).items():
             for column, amount in amounts.items():
                 changed[key][column] += sign * amount
-    # In one order for all, so that two transactions do not wait for each other.
-    for (kind, row_id), amounts in sorted(
-        changed.items(), key=lambda item: (item[0][0].__name__, item[0][1])
-    ):
-        values = {column: amount for column, amount in amounts.items() if amount}
-        if values:
-            _add(session, kind, row_id, values)
+    for kind in (HostRow, ProjectRow):
+        # In one order for all, so that two transactions do not wait for each other.
+        _add(
+            session,
+            kind,
+            sorted((row_id, amounts) for (of, row_id), amounts in changed.items() if of is kind),
+        )
 
 
 def _differences(session: Session) -> Iterable[tuple[int, Mapping[str, Any] | None]]:
@@ -127,17 +127,26 @@ def _before(row: VMRow) -> dict[str, Any]:
     return found
 
 
-def _add(session: Session, kind: type[Row], row_id: str, amounts: Mapping[str, int]) -> None:
+def _add(session: Session, kind: type[Row], rows: Sequence[tuple[str, Mapping[str, int]]]) -> None:
+    """Add to the columns of some rows, in one statement for all."""
+    rows = [(row_id, amounts) for row_id, amounts in rows if any(amounts.values())]
+    if not rows:
+        return
     columns = kind.__table__.c
+    names = list(rows[0][1])
     session.connection().execute(
         update(kind.__table__)  # type: ignore[arg-type]
-        .where(columns.id == row_id)
-        .values({name: columns[name] + amount for name, amount in amounts.items()})
+        .where(columns.id == bindparam("of"))
+        .values({name: columns[name] + bindparam(f"more_{name}") for name in names}),
+        [{"of": row_id} | {f"more_{name}": amounts[name] for name in names} for row_id, amounts in rows],
     )
     if kind is HostRow:
-        mark(session, f"host:{row_id}")
-    loaded = session.identity_map.get(session.identity_key(kind, row_id))
-    if loaded is not None:
-        for name, amount in amounts.items():
-            if name not in inspect(loaded).unloaded:
-                set_committed_value(loaded, name, getattr(loaded, name) + amount)
+        mark(session, *(f"host:{row_id}" for row_id, _ in rows))
+    for row_id, amounts in rows:
+        loaded = session.identity_map.get(session.identity_key(kind, row_id))
+        if loaded is None:
+            continue
+        unloaded = inspect(loaded).unloaded
+        for name in names:
+            if name not in unloaded:
+                set_committed_value(loaded, name, getattr(loaded, name) + amounts[name])
