@@ -115,7 +115,7 @@ class PeerRow(Row):
     vm_id: Mapped[str] = mapped_column(ForeignKey("vm.id"), index=True)
     network_id: Mapped[str] = mapped_column(ForeignKey("network.id"))
     """Which of the VM's NICs this is the tunnel of: a VM is on a network once."""
-    state: Mapped[str]
+    state: Mapped[str] = mapped_column(index=True)
     address: Mapped[str]
     bootstrap_address: Mapped[str]
     bootstrap_public_key: Mapped[str] = mapped_column(unique=True)

@@ -50,7 +50,8 @@ class VMRow(Labelled, Hardware, Row):
             postgresql_where=text("state != 'terminated'"),
         ),
         Index("ix_vm_project_age", "project_id", "created_at", "id"),
-        Index("ix_vm_elastic", "state", sqlite_where=text("elastic"), postgresql_where=text("elastic")),
+        # SQLite takes a partial index only for a condition in the same words, and SQLAlchemy asks for "elastic = 1".
+        Index("ix_vm_elastic", "state", sqlite_where=text("elastic = 1"), postgresql_where=text("elastic")),
         Index("ix_vm_site", "site_id", "state"),
         Index(
             "ix_vm_waiting",

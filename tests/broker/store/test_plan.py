@@ -1,0 +1,51 @@
+"""What the store reads of its big tables: nothing that is done for one VM may cost more because there are many."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from sqlalchemy import event
+
+from broker import burst, host, operation, power, vm
+
+GROWING = "vm|operation|event|lease|usage|label|request|peer"
+"""Tables that grow with the number of VMs."""
+
+NARROW = {"ix_vm_elastic", "ix_vm_waiting"}
+"""Indexes that hold a small part of their table, which is wanted as a whole."""
+
+
+@pytest.fixture
+def database():
+    return "sqlite"  # it alone says how it reads without regard to how much there is now
+
+
+def test_nothing_in_the_life_of_a_vm_reads_all_of_a_big_table(hybrid):
+    said = {}
+
+    def note(_connection, _cursor, text, parameters, _context, many):
+        said.setdefault(text, parameters[0] if many else parameters)
+
+    event.listen(hybrid.broker.store.engine, "before_cursor_execute", note)
+    home, away = hybrid.create("home"), hybrid.burst("away")
+    for change in (power.stop, power.start, vm.delete):
+        hybrid.finish(change(hybrid.broker, hybrid.member, home.id)[1])
+    burst.tick(hybrid.broker)
+    host.list_hosts(hybrid.broker, hybrid.admin)
+    vm.list_vms(hybrid.broker, hybrid.member)
+    vm.get(hybrid.broker, hybrid.member, "away")
+    operation.get(hybrid.broker, hybrid.member, away.operation_id)
+    event.remove(hybrid.broker.store.engine, "before_cursor_execute", note)
+
+    found = set()
+    with hybrid.broker.store.engine.connect() as connection:
+        for text, parameters in said.items():
+            if not text.startswith(("SELECT", "UPDATE", "DELETE")):
+                continue
+            for *_, step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", parameters):
+                scan = re.match(rf"SCAN ({GROWING})\b(?:.* INDEX (\w+))?", step)
+                if scan and scan[2] not in NARROW:
+                    found.add(f"{step}: {text}")
+    assert len(said) > 40
+    assert found == set()
