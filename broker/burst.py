@@ -37,11 +37,14 @@ def leaving(
 def tick(broker: Broker) -> None:
     """Evaluate the policy: open or close the burst, and send home whose time has come. Again changes nothing."""
     policies.reload_file(broker)
-    with broker.store.transaction() as session:
+    with broker.store.reading() as session:
         policy, _ = policies.current(broker, session)
         if policy is None:
             return
-        decision = policies.evaluate(broker, session, policy)
+        decision, new = policies.decide(broker, session, policy)
+    if new:
+        with broker.store.transaction() as session:
+            decision = policies.evaluate(broker, session, policy)
     if decision.changed:
         broker.signals.set("place")
     with broker.store.reading() as session:

@@ -26,10 +26,19 @@ class Engine(Protocol):
     def turns(self) -> Turns:
         """For duties that brokers share."""
 
-    def schedule(self, name: str, every_s: float, duty: Callable[[], None], *, shared: bool = False) -> None:
+    def schedule(
+        self,
+        name: str,
+        every_s: float,
+        duty: Callable[[], None],
+        *,
+        shared: bool = False,
+        rest_s: float = 0.0,
+    ) -> None:
         """Run a duty periodically and when ``name`` is signalled; once at a time over all brokers of a store.
 
-        ``shared``: in each of them, because they share its parts out by ``turns``.
+        ``shared``: in each of them, because they share its parts out by ``turns``, or each has its own.
+        ``rest_s``: seconds from the end of one run to the next at the least.
         """
 
     def start(self) -> None:

@@ -146,11 +146,19 @@ def _parsed(text: str, name: str) -> Policy:
     return parse(text, name)
 
 
+def decide(broker: Broker, session: Session, policy: Policy) -> tuple[BurstDecision, bool]:
+    """What a policy says now, and whether it is something new: then it is to be written (``evaluate``)."""
+    _, state = current(broker, session)
+    decision = burst.decide(policy, state, load.metrics(broker, session), broker.clock.now().timestamp())
+    kept = session.get(BurstRow, 1)
+    new = kept is None or (kept.open, kept.reason, kept.close_holds_since) != _kept(decision)
+    return decision, new
+
+
 def evaluate(broker: Broker, session: Session, policy: Policy) -> BurstDecision:
     """Open or close the burst as a policy says, in the caller's transaction. Again changes nothing."""
-    _, state = current(broker, session)
+    decision, _ = decide(broker, session, policy)
     now = broker.clock.now()
-    decision = burst.decide(policy, state, load.metrics(broker, session), now.timestamp())
     kept = session.get(BurstRow, 1)
     if kept is None:
         kept = BurstRow(id=1, open=False, since=now, close_holds_since=None, reason="")
@@ -159,10 +167,15 @@ def evaluate(broker: Broker, session: Session, policy: Policy) -> BurstDecision:
         word = "opened" if decision.state.open else "closed"
         event.record(broker, session, f"policy.{word}", "policy", decision.reason)
         kept.since = now
-    kept.open, kept.reason = decision.state.open, decision.reason
-    holds = decision.state.close_holds_since
-    kept.close_holds_since = datetime.fromtimestamp(holds, UTC) if holds is not None else None
+    kept.open, kept.reason, kept.close_holds_since = _kept(decision)
     return decision
+
+
+def _kept(decision: BurstDecision) -> tuple[bool, str, datetime | None]:
+    """Whether the burst is open, why, and since when the conditions to close it hold."""
+    holds = decision.state.close_holds_since
+    since = datetime.fromtimestamp(holds, UTC) if holds is not None else None
+    return decision.state.open, decision.reason, since
 
 
 def read(broker: Broker, session: Session, text: str, name: str) -> Policy:

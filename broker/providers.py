@@ -54,6 +54,7 @@ class Providers:
         self._lock = threading.Lock()
         self._open: dict[str, tuple[str, Provider]] = {}
         self._watching = False
+        self._news: set[tuple[str, str]] = set()
 
     def of(self, row: SiteRow) -> Provider:
         """The provider of a site. Raises SealError, InvalidRequest (kind not installed), ProviderError (options).
@@ -114,8 +115,14 @@ class Providers:
             )
         )
 
+    def take_news(self) -> set[tuple[str, str]]:
+        """(VM id, name of the host) of what sites told since the last time."""
+        with self._lock:
+            news, self._news = self._news, set()
+        return news
+
     def watch(self) -> None:
-        """From now on, news of every provider wakes the reconciler."""
+        """From now on, news of every provider wakes the reconciler: of a VM (``take_news``), or of a whole site."""
         with self._lock:
             self._watching = True
             providers = [provider for _, provider in self._open.values()]
@@ -146,8 +153,13 @@ class Providers:
             return  # the reconciler's clock is all there is
         watched = require(provider, Capability.EVENTS)
 
-        def notify(_vm_id: str) -> None:
-            self._signals.set("reconcile")
+        def notify(vm_id: str, host: str) -> None:
+            if not vm_id:
+                self._signals.set("reconcile")
+                return
+            with self._lock:
+                self._news.add((vm_id, host))
+            self._signals.set("news", tell=False)  # other brokers watch the sites themselves
 
         def run() -> None:
             try:

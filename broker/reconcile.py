@@ -29,7 +29,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload, lazyload
 
 from broker import event, policy, site, usage, vm
 from broker.broker import Broker
@@ -58,6 +58,9 @@ _ABSENT = (port.VMState.TERMINATED, port.VMState.TERMINATING)
 _AT_ONCE = 12
 """Sites that this process compares at a time."""
 
+
+_MOST_NEWS = 100
+"""VMs that are looked at one by one; when more have news, all are compared."""
 
 _SHARE = 40.0
 """A pass without news takes no more than this part of the time."""
@@ -130,6 +133,45 @@ def _begin(
                 mine.running.discard(row.id)
 
     return mine.pool.submit(run)
+
+
+def hear(broker: Broker) -> None:
+    """Look at the VMs of which sites told something. All sites are compared only when one of them is not as its row says:
+    most news is of what operations of ours just did, and a pass over thousands of hosts for each would be all that is done."""
+    news = broker.providers.take_news()
+    if not news:
+        return
+    with broker.store.reading() as session:
+        rows = {
+            row.id: (row, state)
+            for row, state in session.execute(
+                select(VMRow, OperationRow.state)
+                .options(lazyload("*"), joinedload(VMRow.host), joinedload(VMRow.site))
+                .outerjoin(OperationRow, OperationRow.id == VMRow.operation_id)
+                .where(VMRow.id.in_({vm_id for vm_id, _ in list(news)[:_MOST_NEWS]}))
+            )
+        }
+    doubtful = len(news) > _MOST_NEWS
+    for vm_id, host in news:
+        row, task = rows.get(vm_id, (None, None))
+        if task == OperationState.RUNNING:
+            broker.signals.set(f"{vm_id}.seen")  # its operation looks at reality by itself
+        elif row is None or row.state != VMState.TERMINATED:
+            doubtful = doubtful or row is None or not _is_known(broker, row, host)
+    if doubtful:
+        broker.signals.set("reconcile")
+
+
+def _is_known(broker: Broker, row: VMRow, host: str) -> bool:
+    """Whether what its site told of a VM on a host is no more than what its row says."""
+    if row.site is None or row.host is None or row.host.name != host:
+        return False
+    try:
+        report = broker.providers.of(row.site).observe_vm(host, row.id, row.provider_ref or "")
+    except ProviderError:
+        return False
+    reports = [] if report is None else [report]
+    return _as_known(row.state, row.elastic, row.public_address, host, None, reports)
 
 
 def reconcile_site(broker: Broker, row: SiteRow) -> None:

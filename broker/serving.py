@@ -10,6 +10,8 @@ from broker.engine_port import Engine
 
 _PLACE_S = 10.0
 """How often the queue is looked at without a signal: another broker on the same database signals in its own process."""
+_REST_S = 0.25
+"""How long the policy rests, however often it is signalled: each request for a VM does."""
 
 
 def start(broker: Broker, engine: Engine) -> None:
@@ -21,7 +23,8 @@ def start(broker: Broker, engine: Engine) -> None:
         lambda: reconcile.reconcile(broker, 5.0, engine.turns, 0.8 * timing.reconcile_s),
         shared=True,
     )
-    engine.schedule("policy", timing.policy_s, lambda: burst.tick(broker))
+    engine.schedule("news", _PLACE_S, lambda: reconcile.hear(broker), shared=True)
+    engine.schedule("policy", timing.policy_s, lambda: burst.tick(broker), rest_s=_REST_S)
     engine.schedule("reservation", _PLACE_S, lambda: reservation.tick(broker))
     engine.schedule("place", _PLACE_S, lambda: queue.place_pending(broker))
     engine.schedule("claims", 3600.0, lambda: claim.mend(broker))

@@ -81,9 +81,17 @@ class LeaseEngine:
         """For duties that brokers share."""
         return self.claims
 
-    def schedule(self, name: str, every_s: float, duty: Callable[[], None], *, shared: bool = False) -> None:
-        """Add a duty; before ``start``. ``shared``: all brokers do it."""
-        self._duties.append(_Duty(name, every_s, duty, shared))
+    def schedule(
+        self,
+        name: str,
+        every_s: float,
+        duty: Callable[[], None],
+        *,
+        shared: bool = False,
+        rest_s: float = 0.0,
+    ) -> None:
+        """Add a duty; before ``start``. ``shared``: all brokers do it. ``rest_s``: between two runs at the least."""
+        self._duties.append(_Duty(name, every_s, duty, shared, rest_s))
 
     def start(self) -> None:
         """Take up what was under way, begin the duties."""
@@ -267,6 +275,7 @@ class LeaseEngine:
             except Exception:
                 log.exception("duty.failed", duty=duty.name)
             if mine:
+                self._stopping.wait(duty.rest_s)
                 signals.wait(duty.name, seen, duty.every_s)
             else:
                 self._stopping.wait(_DUTY_TRY_S)
@@ -279,12 +288,13 @@ class LeaseEngine:
 
 @dataclass(frozen=True)
 class _Duty:
-    """Something that is done again and again; ``shared``: by all brokers."""
+    """Something that is done again and again; ``shared``: by all brokers; ``rest_s``: between two runs at the least."""
 
     name: str
     every_s: float
     run: Callable[[], None]
     shared: bool
+    rest_s: float
 
 
 @dataclass

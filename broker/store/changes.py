@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 
 from sqlalchemy import event
 from sqlalchemy.orm import ORMExecuteState, Session
-from sqlalchemy.orm.attributes import PASSIVE_NO_INITIALIZE, get_history
+from sqlalchemy.orm.attributes import get_history
+from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
 
 from broker.store.base import Row
 from broker.store.network import LeaseRow, NetworkRow, SubnetRow

@@ -218,7 +218,7 @@ class KvmProvider:
             lambda session: vms.console_log(session.connection, session.pool, host, ref)
         )
 
-    def watch(self, notify: Callable[[str], None]) -> None:
+    def watch(self, notify: Callable[[str, str], None]) -> None:
         """libvirt's lifecycle events of every host; each new or lost connection means "look at everything"."""
         watchers = [_Watcher(host, notify) for host in self._hosts]
         ticks = 0
@@ -227,7 +227,7 @@ class KvmProvider:
                 watcher.look(may_connect=ticks % _RECONNECT_TICKS == 0)
             ticks += 1
             if ticks % _POLL_TICKS == 0:
-                notify("")
+                notify("", "")
             self._closed.wait(_TICK_S)
 
     def close(self) -> None:
@@ -271,7 +271,7 @@ class KvmProvider:
 class _Watcher:
     """Keeps one host's lifecycle events flowing over whatever connection the host has at the moment."""
 
-    def __init__(self, host: KvmHost, notify: Callable[[str], None]) -> None:
+    def __init__(self, host: KvmHost, notify: Callable[[str, str], None]) -> None:
         self._host = host
         self._notify = notify
         self._connection: Any = None
@@ -284,7 +284,7 @@ class _Watcher:
             return
         if self._connection is not None:
             self._connection = None
-            self._notify("")
+            self._notify("", "")
         if self._pending is not None and not self._pending.future.done():
             return
         if current is not None or may_connect:
@@ -296,10 +296,11 @@ class _Watcher:
             return
         connection.domainEventRegisterAny(None, api.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._tell, None)
         self._connection = connection
-        self._notify("")
+        self._notify("", "")
 
     def _tell(self, _connection: Any, domain: Any, _event: int, _detail: int, _opaque: object) -> None:
-        self._notify(vm_id_of(domain.name()))  # in libvirt's event thread; the name is known without a call
+        # In libvirt's event thread; the name is known without a call.
+        self._notify(vm_id_of(domain.name()), self._host.name)
 
 
 class _Hostnames:

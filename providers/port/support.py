@@ -75,8 +75,8 @@ class SupportsConsole(Provider, Protocol):
 class SupportsEvents(Provider, Protocol):
     """``Capability.EVENTS``."""
 
-    def watch(self, notify: Callable[[str], None]) -> None:
-        """Call ``notify(vm_id)`` (or ``notify("")`` for "look at everything") when something changes.
+    def watch(self, notify: Callable[[str, str], None]) -> None:
+        """Call ``notify(vm_id, host)`` when a VM changes on a host, ``notify("", "")`` for "look at everything".
 
         Blocks until ``close`` is called from another thread: give it a thread of its own. ``notify`` must
         be quick.

@@ -144,7 +144,7 @@ class SimulatedProvider:
                     raise Conflict(f"VM {spec.name} ({spec.id}) exists on host {there.host}")
                 return self._report(there)
             vm = self._run_instance(state, spec) if self._options.elastic else self._create(state, spec)
-            self._world.announce(spec.id)
+            self._world.announce(spec.id, vm.host)
             return self._report(vm)
 
     def observe_vm(self, host: str, vm_id: str, ref: str = "") -> VMReport | None:
@@ -167,7 +167,7 @@ class SimulatedProvider:
             elif vm.state == VMState.SUSPENDED:
                 self._check_room(state, host, vm)
                 state.move(vm, VMState.RUNNING)
-                self._world.announce(vm.vm_id)
+                self._world.announce(vm.vm_id, vm.host)
 
     def stop_vm(self, host: str, ref: str, *, force: bool = False) -> None:
         with self._call("stop_vm", host) as state:
@@ -182,7 +182,7 @@ class SimulatedProvider:
             elif vm.state != VMState.STOPPING:
                 at = self._world.clock() + self._options.stop_s
                 state.move(vm, VMState.STOPPING, then=VMState.STOPPED, at=at)
-            self._world.announce(vm.vm_id)
+            self._world.announce(vm.vm_id, vm.host)
 
     def reboot_vm(self, host: str, ref: str) -> None:
         """Raises Conflict when the VM does not run."""
@@ -192,7 +192,7 @@ class SimulatedProvider:
             if vm.state != VMState.RUNNING:
                 raise Conflict(f"VM {vm.name} is {vm.state}; start it first")
             vm.boots += 1
-            self._world.announce(vm.vm_id)
+            self._world.announce(vm.vm_id, vm.host)
 
     def suspend_vm(self, host: str, ref: str) -> None:
         """Raises Conflict when the VM does not run."""
@@ -202,7 +202,7 @@ class SimulatedProvider:
             if vm.state != VMState.SUSPENDED:
                 self._check_runs(vm)
                 state.move(vm, VMState.SUSPENDED)
-                self._world.announce(vm.vm_id)
+                self._world.announce(vm.vm_id, vm.host)
 
     def migrate_vm(self, spec: VMSpec, source: str, progress: Progress | None = None) -> VMReport:
         """Raises NotFound (VM, image, network), Conflict, OutOfCapacity."""
@@ -218,7 +218,7 @@ class SimulatedProvider:
             state.remove(vm)
             vm.host = spec.host
             state.add(vm)
-            self._world.announce(vm.vm_id)
+            self._world.announce(vm.vm_id, vm.host)
             report = self._report(vm)
         if progress is not None:
             progress(spec.mem_mb, spec.mem_mb)
@@ -237,7 +237,7 @@ class SimulatedProvider:
                 at = self._world.clock() + self._options.stop_s
                 state.move(vm, VMState.TERMINATING, then=VMState.TERMINATED, at=at, reason="user initiated")
                 state.settle(self._world.clock())
-            self._world.announce(vm_id)
+            self._world.announce(vm_id, vm.host)
 
     def console_log(self, host: str, ref: str) -> bytes:
         with self._call("console_log", host) as state:
@@ -249,7 +249,7 @@ class SimulatedProvider:
             text += vm.said
             return text.encode()[-_CONSOLE_BYTES:]
 
-    def watch(self, notify: Callable[[str], None]) -> None:
+    def watch(self, notify: Callable[[str, str], None]) -> None:
         """Changes by this process are told one by one, those of another process as "look at everything"."""
         self._need(Capability.EVENTS)
         position = -1
@@ -258,10 +258,10 @@ class SimulatedProvider:
             position, news = self._world.wait_for_news(position, _POLL_S)
             newer = self._file_stamp()
             if not news and newer != stamp:
-                news = [""]
+                news = [("", "")]
             stamp = newer
-            for vm_id in news:
-                notify(vm_id)
+            for vm_id, host in news:
+                notify(vm_id, host)
 
     def close(self) -> None:
         self._closed.set()
@@ -348,7 +348,7 @@ class SimulatedProvider:
             state.move(vm, VMState.PENDING, then=VMState.RUNNING, at=at)
         else:
             state.move(vm, VMState.RUNNING)
-        self._world.announce(vm.vm_id)
+        self._world.announce(vm.vm_id, vm.host)
 
     def _create(self, state: State, spec: VMSpec) -> SimulatedVM:
         """A VM on a host of ours. Everything is checked before anything is changed."""

@@ -177,7 +177,7 @@ class World:
         self._state: State | None = None if state_file else State()
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._news: list[str] = []
+        self._news: list[tuple[str, str]] = []
         self._news_offset = 0
         self._primed = False
 
@@ -209,7 +209,7 @@ class World:
                     state.move(vm, VMState.TERMINATED, then="gone", at=self.clock() + LINGER_S, reason=reason)
                 else:
                     state.remove(vm)
-                self.announce(vm_id)
+                self.announce(vm_id, vm.host)
 
     def interrupt_vm(self, vm_id: str) -> None:
         """The cloud takes a VM's spare capacity back."""
@@ -220,7 +220,7 @@ class World:
         with self.transaction() as state:
             for vm in [vm for vm in state.vms.values() if vm.vm_id == vm_id and vm.live]:
                 state.move(vm, VMState.STOPPED, reason=reason)
-                self.announce(vm_id)
+                self.announce(vm_id, vm.host)
 
     def move_vm(self, vm_id: str, host: str) -> None:
         """Somebody migrates a VM by hand to another host."""
@@ -229,7 +229,7 @@ class World:
                 state.remove(vm)
                 vm.host = host
                 state.add(vm)
-                self.announce(vm_id)
+                self.announce(vm_id, host)
 
     def double_vm(self, vm_id: str, host: str) -> str:
         """A second machine with a VM's marks appears on another host. Returns its ref."""
@@ -237,7 +237,7 @@ class World:
             vm = next(vm for vm in state.vms.values() if vm.vm_id == vm_id and vm.live)
             double = replace(vm, ref=f"{vm.ref}-double", host=host, token="", leases=[])
             state.add(double)
-            self.announce(vm_id)
+            self.announce(vm_id, host)
             return double.ref
 
     def say(self, vm_id: str, line: str) -> None:
@@ -258,7 +258,7 @@ class World:
             state.serial += 1
             ref = f"stranger-{state.serial:06d}"
             state.add(SimulatedVM(ref, host, VMState.RUNNING, name=name, vcpus=vcpus, mem_mb=mem_mb))
-            self.announce("")
+            self.announce()
             return ref
 
     def remove_stranger(self, ref: str) -> None:
@@ -266,13 +266,13 @@ class World:
         with self.transaction() as state:
             if ref in state.vms:
                 state.remove(state.vms[ref])
-                self.announce("")
+                self.announce()
 
     def set_unreachable(self, host: str = "*", reason: str = "no answer") -> None:
         """The host (``*``: the whole site) answers no call until ``set_reachable``."""
         with self.transaction() as state:
             state.unreachable[host] = reason
-            self.announce("")
+            self.announce()
 
     def set_reachable(self, host: str = "*") -> None:
         """The host answers again; ``*``: every host does."""
@@ -280,7 +280,7 @@ class World:
             if host == "*":
                 state.unreachable.clear()
             state.unreachable.pop(host, None)
-            self.announce("")
+            self.announce()
 
     def fail(
         self,
@@ -339,16 +339,16 @@ class World:
                         scratch.write_text(after)
                         os.replace(scratch, path)
 
-    def announce(self, vm_id: str) -> None:
-        """Tell watchers that this VM (empty: anything) changed."""
+    def announce(self, vm_id: str = "", host: str = "") -> None:
+        """Tell watchers that this VM changed on this host (empty: anything, anywhere)."""
         with self._changed:
-            self._news.append(vm_id)
+            self._news.append((vm_id, host))
             if len(self._news) > 20_000:  # a watcher that is that far behind is told to look at everything
                 self._news_offset += 10_000
                 del self._news[:10_000]
             self._changed.notify_all()
 
-    def wait_for_news(self, position: int, timeout_s: float) -> tuple[int, list[str]]:
+    def wait_for_news(self, position: int, timeout_s: float) -> tuple[int, list[tuple[str, str]]]:
         """News after ``position`` (-1: from now on), waiting up to ``timeout_s``; with the new position."""
         with self._changed:
             with self.transaction():
@@ -359,13 +359,13 @@ class World:
                 self._changed.wait(timeout_s)
                 end = self._news_offset + len(self._news)
             if position < self._news_offset:
-                return end, [""]
+                return end, [("", "")]
             return end, list(dict.fromkeys(self._news[position - self._news_offset :]))
 
     def _settle(self, state: State) -> None:
         if state.moving:
             for vm in state.settle(self.clock()):
-                self.announce(vm.vm_id)
+                self.announce(vm.vm_id, vm.host)
 
     @contextmanager
     def _locked_file(self) -> Iterator[Path]:

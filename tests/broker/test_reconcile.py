@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
 from sqlalchemy import select
 
 from broker import power, vm
 from broker.broker import Broker
-from broker.reconcile import reconcile
+from broker.reconcile import hear, reconcile
 from broker.states import OperationState
 from broker.store import HostRow, OperationRow
 from providers import port
@@ -347,12 +348,67 @@ def test_machine_made_by_a_broker_that_was_frozen_over_a_delete_is_found_and_rem
     assert hybrid.nothing_left(row.id)
 
 
-def test_events_of_providers_wake_the_reconciler(stage):
-    stage.broker.providers.watch()
-    row = stage.create("web")
-    seen = stage.broker.signals.count("reconcile")
-    stage.worlds["campus"].power_off_vm(row.id)
-    assert stage.broker.signals.wait("reconcile", seen, 10) > seen
+@pytest.fixture
+def watched(hybrid):
+    """Sites that tell what happens to two VMs; that they were made is heard."""
+    broker, signals = hybrid.broker, hybrid.broker.signals
+    broker.providers.watch()
+    hybrid.create("home")
+    hybrid.burst("away")
+    for world in hybrid.worlds.values():
+        seen = signals.count("news")
+        while (
+            signals.wait("news", seen, 0.1) == seen
+        ):  # its watcher hears what happens after it began to listen
+            world.announce("vm-of-nobody", "sim-01")
+    while broker.providers.take_news():
+        signals.wait("news", signals.count("news"), 0.2)
+    return hybrid
+
+
+def asks_for_a_pass(stage, what):
+    """Whether what a site tells of something has all sites compared."""
+    signals = stage.broker.signals
+    heard, passes = signals.count("news"), signals.count("reconcile")
+    what()
+    assert signals.wait("news", heard, 10) > heard
+    hear(stage.broker)
+    return signals.count("reconcile") > passes
+
+
+def test_news_of_a_vm_that_is_not_as_its_row_says_has_all_sites_compared(watched):
+    home, away = watched.vm("home"), watched.vm("away")
+    campus = watched.worlds["campus"]
+    assert asks_for_a_pass(watched, lambda: campus.power_off_vm(home.id))
+    assert asks_for_a_pass(watched, lambda: watched.worlds["cloud"].destroy_vm(away.id))
+
+
+def test_site_that_tells_of_no_vm_in_particular_has_all_sites_compared(watched):
+    passes = watched.broker.signals.count("reconcile")
+    watched.worlds["campus"].set_unreachable("sim-01", "unplugged")
+    assert watched.broker.signals.wait("reconcile", passes, 10) > passes
+
+
+def test_news_of_a_second_machine_of_a_vm_has_all_sites_compared(watched):
+    home = watched.vm("home")
+    other = next(name for name in ("sim-01", "sim-02") if name != home.host.name)
+    assert asks_for_a_pass(watched, lambda: watched.worlds["campus"].double_vm(home.id, other))
+
+
+def test_news_that_says_what_the_row_says_costs_one_look_at_the_vm(watched):
+    home, campus = watched.vm("home"), watched.worlds["campus"]
+    provider = watched.broker.providers.of(home.site)
+    listed, looked = campus.calls("inventory"), campus.calls("observe_vm")
+    assert not asks_for_a_pass(watched, lambda: provider.reboot_vm(home.host.name, home.provider_ref))
+    assert (campus.calls("inventory"), campus.calls("observe_vm")) == (listed, looked + 1)
+
+
+def test_news_of_a_vm_with_an_operation_under_way_only_wakes_that(watched):
+    home, signals = watched.vm("home"), watched.broker.signals
+    _, task = power.reboot(watched.broker, watched.member, "home")
+    seen = signals.count(f"{home.id}.seen")
+    assert not asks_for_a_pass(watched, lambda: watched.step(task))
+    assert signals.count(f"{home.id}.seen") > seen
 
 
 def hangs(stage, name, thaw):

@@ -184,7 +184,7 @@ class Silent(Liar):
     found_by = "test_watcher_hears_of_each_change_until_the_provider_is_closed"
 
     class kind(SimulatedProvider):
-        def watch(self, notify: Callable[[str], None]) -> None:
+        def watch(self, notify: Callable[[str, str], None]) -> None:
             self._closed.wait()
 
 

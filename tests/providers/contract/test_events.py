@@ -15,8 +15,15 @@ pytestmark = pytest.mark.needs(Capability.EVENTS)
 def test_watcher_hears_of_each_change_until_the_provider_is_closed(rig, provider):
     watched = rig.make()
     told: list[str] = []
+    hosts: set[str] = set()
+
+    def notify(vm_id, host):
+        told.append(vm_id)
+        assert bool(vm_id) == bool(host)
+        hosts.add(host)
+
     site = port.require(watched, Capability.EVENTS)
-    thread = threading.Thread(target=site.watch, args=(told.append,), daemon=True)
+    thread = threading.Thread(target=site.watch, args=(notify,), daemon=True)
     thread.start()
     spec = rig.spec()
 
@@ -42,6 +49,7 @@ def test_watcher_hears_of_each_change_until_the_provider_is_closed(rig, provider
     told.clear()
     watched.delete_vm(last.host, last.id, ref)
     rig.until(lambda: {last.id, ""} & set(told), "news of a deletion")
+    assert hosts <= {last.host, ""}
     watched.close()
     thread.join(rig.patience_s)
     assert not thread.is_alive(), "close ends watch"

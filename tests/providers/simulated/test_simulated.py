@@ -291,11 +291,11 @@ def test_terminated_instance_is_listed_for_an_hour(make_site, make_spec, clock):
 def test_watch_tells_what_changed_until_closed(make_site, make_spec, prepared):
     provider, world = make_site(hosts=1)
     prepared(provider, "sim-01")
-    told: list[str] = []
+    told: list[tuple[str, str]] = []
     heard = threading.Event()
 
-    def notify(vm_id: str) -> None:
-        told.append(vm_id)
+    def notify(vm_id: str, host: str) -> None:
+        told.append((vm_id, host))
         heard.set()
 
     thread = threading.Thread(target=provider.watch, args=(notify,))
@@ -307,12 +307,12 @@ def test_watch_tells_what_changed_until_closed(make_site, make_spec, prepared):
                 break
             provider.delete_vm("sim-01", "vm-1")
             assert number < 49, "the watcher heard nothing"
-        assert told[0] == "vm-1"
+        assert told[0] == ("vm-1", "sim-01")
         told.clear()
         heard.clear()
         world.power_off_vm("vm-1")
         assert heard.wait(5)
-        assert set(told) == {"vm-1"}
+        assert set(told) == {("vm-1", "sim-01")}
     finally:
         provider.close()
         thread.join(5)
