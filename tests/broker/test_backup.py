@@ -357,7 +357,7 @@ def test_one_of_a_newer_version_is_refused_in_words(stage, monkeypatch, name, va
 
 
 def test_one_of_an_older_schema_is_brought_up_to_date(stage, monkeypatch):
-    """As a backup of the version before would be: without the newest table."""
+    """As a backup of an older version would be: without a table that there is now."""
     file = take(stage)
 
     def older(old):
