@@ -189,7 +189,7 @@ def test_vm_that_cannot_start_leaves_nothing(campus, real_host, spec):
 
 def test_what_is_done_by_hand_is_seen_and_told(campus, spec, wait_for):
     told: list[str] = []
-    watcher = threading.Thread(target=campus.watch, args=(told.append,))
+    watcher = threading.Thread(target=campus.watch, args=(lambda vm_id, _host: told.append(vm_id),))
     watcher.start()
     try:
         wait_for(lambda: "" in told, 10)  # registered
