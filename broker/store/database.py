@@ -98,16 +98,26 @@ class Store:
     def upgrade(self, revision: str = "head", connection: Connection | None = None) -> None:
         """Bring the schema to a revision, the newest unless said; in the transaction of a connection that is given.
 
-        Raises StoreError.
+        Raises StoreError; also when a newer version has upgraded it, of which this one knows nothing.
         """
         config = self._migrations()
         config.attributes["engine"] = self.engine
         config.attributes["connection"] = connection
         try:
             with self._only_one_upgrades() if connection is None else nullcontext():
+                self._refuse_newer(connection)
                 command.upgrade(config, revision)
         except SQLAlchemyError as error:
             raise StoreError(f"cannot prepare the database: {error}") from error
+
+    def _refuse_newer(self, connection: Connection | None) -> None:
+        with self.engine.connect() if connection is None else nullcontext(connection) as looking:
+            there = self.revision(looking)
+        if there is not None and there not in self.revisions():
+            raise StoreError(
+                f"a newer version of Isthmus has upgraded the database, to schema {there}; this one knows schemas up to "
+                f"{self.newest_revision()}: install the newer version here, or restore the backup made before its upgrade"
+            )
 
     def revision(self, connection: Connection) -> str | None:
         """The revision of the schema that is there; None where there is none."""

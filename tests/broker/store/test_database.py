@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import JSON, Boolean, DateTime, Integer, MetaData, Numeric, inspect, select
+from sqlalchemy import JSON, Boolean, DateTime, Integer, MetaData, Numeric, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 import broker.store.database as database_module
@@ -76,6 +76,15 @@ def test_database_that_cannot_be_prepared_is_said_in_words(tmp_path):
     with pytest.raises(StoreError, match="cannot prepare the database"):
         opened.upgrade()
     opened.close()
+
+
+def test_database_that_a_newer_version_has_upgraded_is_refused_in_words(store):
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StoreError, match=r"a newer version of Isthmus .* 9999.* install the newer version"):
+        store.upgrade()
+    with store.engine.connect() as connection:
+        assert store.revision(connection) == "9999"
 
 
 def test_transaction_that_fails_leaves_nothing(store):
