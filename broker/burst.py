@@ -44,6 +44,10 @@ def tick(broker: Broker) -> None:
         decision, new = policies.decide(broker, session, policy)
     if new:
         with broker.store.transaction() as session:
+            # Another one may have been applied meanwhile.
+            policy, _ = policies.current(broker, session)
+            if policy is None:
+                return
             decision = policies.evaluate(broker, session, policy)
     if decision.changed:
         broker.signals.set("place")
