@@ -218,6 +218,27 @@ def test_duty_runs_when_it_is_signalled_and_in_one_engine_alone(bare_stage, adap
         other_broker.close()
 
 
+def test_duty_that_rests_is_not_done_again_however_often_it_is_signalled(bare_stage, adapter, monkeypatch):
+    works = Works(bare_stage, adapter, monkeypatch)
+    rested, steady = [], []
+    works.engine.schedule("rested", 600, lambda: rested.append(1), rest_s=600)
+    works.engine.schedule("steady", 600, lambda: steady.append(1))
+    works.engine.start()
+
+    def signalled():
+        for name in ("rested", "steady"):
+            works.broker.signals.set(name)
+        return len(steady) >= 20
+
+    try:
+        works.until(lambda: rested)
+        works.until(signalled)
+        assert len(rested) == 1
+    finally:
+        works.engine.stop()
+        works.broker.close()
+
+
 def test_submitting_again_is_harmless(works):
     times = []
 
