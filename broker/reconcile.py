@@ -157,12 +157,12 @@ def hear(broker: Broker) -> None:
         if task == OperationState.RUNNING:
             broker.signals.set(f"{vm_id}.seen")  # its operation looks at reality by itself
         elif row is None or row.state != VMState.TERMINATED:
-            doubtful = doubtful or row is None or not _is_known(broker, row, host)
+            doubtful = doubtful or row is None or not _looks_as_known(broker, row, host)
     if doubtful:
         broker.signals.set("reconcile")
 
 
-def _is_known(broker: Broker, row: VMRow, host: str) -> bool:
+def _looks_as_known(broker: Broker, row: VMRow, host: str) -> bool:
     """Whether what its site told of a VM on a host is no more than what its row says."""
     if row.site is None or row.host is None or row.host.name != host:
         return False

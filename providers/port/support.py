@@ -76,7 +76,7 @@ class SupportsEvents(Provider, Protocol):
     """``Capability.EVENTS``."""
 
     def watch(self, notify: Callable[[str, str], None]) -> None:
-        """Call ``notify(vm_id, host)`` when a VM changes on a host, ``notify("", "")`` for "look at everything".
+        """Call ``notify(vm_id, host)`` when a VM changes on a host; without a VM's id it means "look at everything".
 
         Blocks until ``close`` is called from another thread: give it a thread of its own. ``notify`` must
         be quick.
