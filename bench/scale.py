@@ -56,14 +56,13 @@ from broker import (
 )
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
-from broker.ids import vm_uuid
+from broker.ids import mac_of, vm_uuid
 from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.states import VMState
-from broker.store import HostRow, LabelRow, LeaseRow, OperationRow, Store, VMRow
+from broker.store import AddressRow, HostRow, LabelRow, NICRow, OperationRow, Store, VMRow
 from providers import port
 from providers.simulated import SimulatedProvider, SimulatedVM
-from vpn import address as addresses
 
 HOSTS = 3200
 VMS = 100_000
@@ -342,7 +341,9 @@ def _fill(broker: Broker, admin: Actor, count: int) -> None:
         net = network.find(session, "net")
         subnet = network.subnet_at(session, net.id, hosts[0].site_id)
         assert subnet is not None
-        vms, tasks, leases = [], [], []
+        vms, tasks = [], []
+        nics: list[dict[str, Any]] = []
+        leased: list[dict[str, Any]] = []
         now = datetime.now(UTC)
         for number in range(count):
             vm_id, task_id, at = broker.new_id("vm"), broker.new_id("op"), hosts[number % len(hosts)]
@@ -368,13 +369,19 @@ def _fill(broker: Broker, admin: Actor, count: int) -> None:
                 _values(task)
                 | {"id": task_id, "target": vm_id, "state": "done", "ended_at": now, "phase": "boot"}
             )
-            leases.append(
-                {"id": broker.new_id("eni"), "subnet_id": subnet.id, "address": address, "vm_id": vm_id}
-                | {"mac": addresses.mac_of(address), "position": 0}
+            nic_id = broker.new_id("nic")
+            nics.append(
+                {"id": nic_id, "vm_id": vm_id, "position": 0, "network_id": net.id, "subnet_id": subnet.id}
+                | {"mac": mac_of(nic_id), "wanted_address": None}
+            )
+            leased.append(
+                {"id": broker.new_id("addr"), "subnet_id": subnet.id, "address": address}
+                | {"nic_id": nic_id, "position": 0, "rests_until": None}
             )
         session.execute(insert(VMRow), vms)
         session.execute(insert(OperationRow), tasks)
-        session.execute(insert(LeaseRow), leases)
+        session.execute(insert(NICRow), nics)
+        session.execute(insert(AddressRow), leased)
         labels = [
             {"noun": "vm", "resource": row["id"], "key": "shard", "value": f"s{number % 1000}"}
             for number, row in enumerate(vms)
@@ -390,7 +397,9 @@ def _values(row: VMRow | OperationRow) -> dict[str, Any]:
 
 def _forget(broker: Broker, ids: list[str]) -> None:
     with broker.store.transaction() as session:
-        for owner in (LeaseRow.vm_id, OperationRow.target, VMRow.id):
+        of_these = select(NICRow.id).where(NICRow.vm_id.in_(ids))
+        session.execute(delete(AddressRow).where(AddressRow.nic_id.in_(of_these)))
+        for owner in (NICRow.vm_id, OperationRow.target, VMRow.id):
             session.execute(delete(owner.class_).where(owner.in_(ids)))
     claim.mend(broker)
 
@@ -413,7 +422,7 @@ def populate_world(broker: Broker) -> None:
                     broker_id=broker.id,
                     vcpus=row.vcpus,
                     mem_mb=row.mem_mb,
-                    leases=[[nic.subnet_id, nic.address] for nic in row.nics],
+                    leases=[[each.subnet_id, each.address] for nic in row.nics for each in nic.addresses],
                 )
             )
 

@@ -16,7 +16,7 @@ import numpy as np
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from broker import capability, flavor, host, network
+from broker import address, capability, flavor, host
 from broker.broker import Broker
 from broker.states import VMState
 from broker.store import HostRow, ProjectRow, SubnetRow, VMRow
@@ -125,8 +125,8 @@ class KeptPool:
             rows = session.scalars(select(SubnetRow))
             self.subnets = {(row.network_id, row.site_id): row for row in rows}
             self._count(session, None)
-        elif leases := self._tight(_ids(names, "lease:")):
-            self._count(session, leases)
+        elif tight := self._tight(_ids(names, "address:")):
+            self._count(session, tight)
         suspends = self._can_suspend()
         if not np.array_equal(suspends, self.suspends):
             self.suspends, everything = suspends, True
@@ -138,7 +138,7 @@ class KeptPool:
     def _count(self, session: Session, among: set[str] | None) -> None:
         """Count the free addresses of some subnets, or of all."""
         now = time.monotonic()
-        found = network.free_addresses(self._broker, session, among)
+        found = address.free(self._broker, session, among)
         self.full = {
             *(self.full - found.keys() if among is not None else ()),
             *(subnet_id for subnet_id, (free, _) in found.items() if free <= 0),

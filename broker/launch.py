@@ -20,6 +20,7 @@ from broker import (
     keypair,
     label,
     network,
+    nic,
     operation,
     peer,
     project,
@@ -203,8 +204,7 @@ def create_many(
                     site_wanted_id=wanted.id if wanted is not None else None,
                     host_id=None,
                     elastic=False,
-                    networks=[net.id for net in nets],
-                    wanted_address=address,
+                    nics=nic.make(broker, nets, address),
                     public_address=None,
                     key_pair=key_pair,
                     sealed_user_data=broker.sealer.seal(user_data) if user_data else "",
@@ -260,7 +260,6 @@ def create_many(
                     labels=dict(labels or {}),
                 )
                 session.flush()
-                session.refresh(row, ["nics"])
                 made.append((row, task))
             request.remember(
                 broker,

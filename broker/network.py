@@ -1,22 +1,19 @@
-"""Networks: one private prefix, one subnet per site, one lease per NIC."""
+"""Networks: one private prefix, one subnet per site."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, ip_address
 
-from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy import delete as sql_delete
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, subqueryload
 
 from broker import access, event, label, site
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Overlap
-from broker.store import LABELS, GatewayRow, LeaseRow, NetworkRow, SubnetRow, VMRow
+from broker.store import LABELS, AddressRow, GatewayRow, NetworkRow, NICRow, SubnetRow, VMRow
 from providers.port import Capability, NetworkSpec, supports
 from vpn import address as addresses
 from vpn.plan import ENROLMENT_POOL
@@ -26,8 +23,6 @@ BRIDGE = "bridge"
 NAT = "nat"
 
 _LARGEST_RANGE = 65536
-_KEPT_S = 60.0
-"""How long the free addresses of a subnet are kept before its leases are read again."""
 
 _LABELLED = (LABELS, subqueryload(NetworkRow.subnets).undefer_group("labels"))
 """For a query of networks: their labels, and those of their subnets."""
@@ -94,25 +89,25 @@ def leased(broker: Broker, actor: Actor) -> dict[str, int]:
     access.require(actor, "network.list")
     with broker.store.reading() as session:
         rows = session.execute(
-            select(LeaseRow.subnet_id, func.count())
-            .where(LeaseRow.vm_id.is_not(None))
-            .group_by(LeaseRow.subnet_id)
+            select(AddressRow.subnet_id, func.count())
+            .where(AddressRow.nic_id.is_not(None))
+            .group_by(AddressRow.subnet_id)
         ).all()
     return dict(rows)
 
 
 def delete(broker: Broker, actor: Actor, ref: str) -> None:
-    """Remove a network without leases and gateways. Raises InUse, NotFound."""
+    """Remove a network without VMs and gateways. Raises InUse, NotFound."""
     access.require(actor, "network.delete")
     with broker.store.transaction() as session:
         row = find(session, ref)
         if session.scalar(select(GatewayRow.id).where(GatewayRow.network_id == row.id)):
             raise InUse(f"network {row.name} has a gateway", hint="`isthmus gateway delete` it first")
-        for waiting in session.scalars(select(VMRow).where(VMRow.state != "terminated")):
-            if row.id in waiting.networks:
-                raise InUse(f"VM {waiting.name} is on network {row.name}", hint="delete this VM first")
+        on_it = select(VMRow.name).join(NICRow, NICRow.vm_id == VMRow.id).where(NICRow.network_id == row.id)
+        if name := session.scalar(on_it.limit(1)):
+            raise InUse(f"VM {name} is on network {row.name}", hint="delete this VM first")
         for subnet in row.subnets:
-            _drop_leases(session, subnet)
+            _drop_addresses(session, subnet)
         event.record(
             broker, session, "network.deleted", row.id, f"network {row.name} deleted by {actor.name}"
         )
@@ -211,7 +206,7 @@ def remove_subnet(broker: Broker, actor: Actor, ref: str, site_ref: str) -> None
         at = site.find(session, site_ref)
         for subnet in network.subnets:
             if subnet.site_id == at.id:
-                _drop_leases(session, subnet)
+                _drop_addresses(session, subnet)
                 event.record(
                     broker, session, "subnet.deleted", subnet.id, f"network {network.name} left {at.name}"
                 )
@@ -238,139 +233,6 @@ def subnet_at(session: Session, network_id: str, site_id: str) -> SubnetRow | No
     return session.scalar(
         select(SubnetRow).where(SubnetRow.network_id == network_id, SubnetRow.site_id == site_id)
     )
-
-
-class FreeAddresses:
-    """The free addresses of subnets that a process keeps, so that a lease does not read a hundred thousand others.
-
-    What was given back since is not among them: that rests for a while anyway. Who leases beside it is stopped by the
-    constraint that an address is leased once.
-    """
-
-    def __init__(self, _broker: Broker) -> None:
-        self.pools: dict[str, tuple[addresses.Pool, datetime]] = {}
-        """Subnet id -> its free addresses, and when its leases were read."""
-
-    def forget(self) -> None:
-        """Read all anew: a transaction that leased did not end well."""
-        self.pools.clear()
-
-
-class Leases:
-    """Leases addresses in the caller's transaction: many of a subnet for the price of reading its leases once, or not at all.
-
-    ``vm_ids`` are the VMs that may be leased to. When the transaction fails, have ``FreeAddresses`` forget what it knows.
-    """
-
-    def __init__(self, broker: Broker, session: Session, vm_ids: Sequence[str]) -> None:
-        self._broker = broker
-        self._session = session
-        self._subnets = {(row.network_id, row.site_id): row for row in session.scalars(select(SubnetRow))}
-        self._free = broker.part(FreeAddresses)
-        self._read: set[str] = set()
-        """Subnets whose leases were read in this transaction."""
-        self._held = {
-            (vm_id, subnet_id)
-            for vm_id, subnet_id in session.execute(
-                select(LeaseRow.vm_id, LeaseRow.subnet_id).where(LeaseRow.vm_id.in_(vm_ids))
-            )
-        }
-
-    def lease(self, vm: VMRow, site_id: str) -> None:
-        """Lease an address per NIC at a site, all or none. Leasing again changes nothing.
-
-        Raises addresses.AddressError when a subnet is missing, full, or the wanted address is not to be had.
-        """
-        made: list[tuple[addresses.Pool, LeaseRow]] = []
-        try:
-            for position, network_id in enumerate(vm.networks):
-                subnet = self._subnets.get((network_id, site_id))
-                if subnet is None:
-                    raise addresses.AddressError("this site has no subnet of the VM's network")
-                if (vm.id, subnet.id) in self._held:
-                    continue
-                pool, address = self._take(subnet, vm.wanted_address if position == 0 else None)
-                row = LeaseRow(
-                    id=self._broker.new_id("eni"),
-                    subnet_id=subnet.id,
-                    address=address,
-                    mac=addresses.mac_of(address),
-                    vm_id=vm.id,
-                    position=position,
-                    rests_until=None,
-                )
-                made.append((pool, row))
-        except addresses.AddressError:
-            for pool, row in made:
-                pool.give_back(row.address)
-            raise
-        self._session.add_all(row for _, row in made)
-
-    def _take(self, subnet: SubnetRow, wanted: str | None) -> tuple[addresses.Pool, str]:
-        """A free address of a subnet, and the pool that it is from. One that is not there is looked for in the leases of now."""
-        now = self._broker.clock.now()
-        pool, read_at = self._free.pools.get(subnet.id, (None, now))
-        old = (now - read_at).total_seconds() > _KEPT_S or not self._broker.store.changes.whole
-        if pool is None or (old and subnet.id not in self._read):
-            pool = self._pool(subnet)
-        try:
-            return pool, pool.take(wanted)
-        except addresses.AddressError:
-            if subnet.id in self._read:
-                raise
-        pool = self._pool(subnet)
-        return pool, pool.take(wanted)
-
-    def _pool(self, subnet: SubnetRow) -> addresses.Pool:
-        """The free addresses of a subnet, read now."""
-        self._session.flush()  # what was leased in this transaction is taken too
-        self._session.execute(
-            sql_delete(LeaseRow).where(LeaseRow.subnet_id == subnet.id, ~_in_use(self._broker)),
-            execution_options={"changes": [f"lease:{subnet.id}"]},
-        )
-        leased = self._session.scalars(select(LeaseRow.address).where(LeaseRow.subnet_id == subnet.id))
-        reserved = (item for text in subnet.reserved for item in expand(text))
-        pool = addresses.Pool(subnet.cidr, itertools.chain(leased, reserved), subnet.gateway)
-        self._free.pools[subnet.id] = pool, self._broker.clock.now()
-        self._read.add(subnet.id)
-        return pool
-
-
-def free_addresses(
-    broker: Broker, session: Session, among: Collection[str] | None = None
-) -> dict[str, tuple[int, int]]:
-    """Subnet id -> (its free addresses, those that there are to lease); ``among``: of these alone."""
-    query = (
-        select(SubnetRow.id, SubnetRow.cidr, SubnetRow.gateway, SubnetRow.reserved, func.count(LeaseRow.id))
-        .outerjoin(LeaseRow, (LeaseRow.subnet_id == SubnetRow.id) & _in_use(broker))
-        .group_by(SubnetRow.id)
-    )
-    counts = session.execute(query if among is None else query.where(SubnetRow.id.in_(among)))
-    found: dict[str, tuple[int, int]] = {}
-    for subnet_id, cidr, gateway, reserved, leased in counts:
-        room = _room(cidr, gateway, tuple(reserved))
-        found[subnet_id] = room - leased, room
-    return found
-
-
-@lru_cache(maxsize=4096)
-def _room(cidr: str, gateway: str, reserved: tuple[str, ...]) -> int:
-    """How many addresses a subnet has to lease; what is leased is never the gateway nor reserved."""
-    return len(addresses.Pool(cidr, (item for text in reserved for item in expand(text)), gateway))
-
-
-def _in_use(broker: Broker) -> ColumnElement[bool]:
-    """Leases of VMs, and those that rest."""
-    return or_(
-        LeaseRow.vm_id.is_not(None), LeaseRow.rests_until.is_(None), LeaseRow.rests_until > broker.clock.now()
-    )
-
-
-def release(broker: Broker, session: Session, vm_id: str) -> None:
-    """Give a VM's addresses back; each rests for a while, because WireGuard and ARP remember (vpn: quarantine)."""
-    until = broker.clock.now() + timedelta(seconds=broker.settings.timing.quarantine_s)
-    for row in session.scalars(select(LeaseRow).where(LeaseRow.vm_id == vm_id)):
-        row.vm_id, row.rests_until = None, until
 
 
 def spec(subnet: SubnetRow) -> NetworkSpec:
@@ -426,15 +288,16 @@ def _check_address(text: str, cidr: str, noun: str) -> None:
         raise InvalidRequest(f"{noun} {text} is not in {cidr}", hint=f"choose an address of {cidr}")
 
 
-def _drop_leases(session: Session, subnet: SubnetRow) -> None:
-    live = site.leases_on(session, subnet)
-    if live:
+def _drop_addresses(session: Session, subnet: SubnetRow) -> None:
+    """Forget a subnet's addresses that rest. Raises InUse when others are leased."""
+    here = AddressRow.subnet_id == subnet.id
+    leased = select(func.count(AddressRow.nic_id.distinct())).where(here)
+    if live := session.scalar(leased):
         raise InUse(
             f"{live} VMs have addresses of {subnet.cidr} at {subnet.site.name}", hint="delete these VMs first"
         )
-    for row in session.scalars(select(LeaseRow).where(LeaseRow.subnet_id == subnet.id)):
-        session.delete(row)
-    session.flush()
+    # That the subnet goes is news enough.
+    session.execute(sql_delete(AddressRow).where(here), execution_options={"changes": ()})
 
 
 def _bump_gateway(session: Session, network_id: str) -> None:

@@ -19,7 +19,7 @@ from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import EnrolmentRefused, InvalidRequest
 from broker.states import LIVE_PEER, PeerState
-from broker.store import GatewayRow, NetworkRow, PeerRow, VMRow
+from broker.store import GatewayRow, NetworkRow, NICRow, PeerRow, VMRow
 from vpn import keys
 from vpn.address import free_address, overlapping
 from vpn.bootstrap import End, interface_of, sample, script
@@ -80,8 +80,13 @@ def check_networks(session: Session, networks: Sequence[NetworkRow]) -> None:
         raise InvalidRequest(words, hint="leave one of the networks out")
 
 
-def prepare(broker: Broker, session: Session, vm: VMRow, through: GatewayRow, address: str) -> PeerRow:
-    """The bootstrap peer of one launch on one network, in the caller's transaction. Preparing again gives the same one."""
+def prepare(broker: Broker, session: Session, vm: VMRow, through: GatewayRow, nic: NICRow) -> PeerRow:
+    """The bootstrap peer of one launch on one network, in the caller's transaction. Preparing again gives the same one.
+
+    Raises LookupError when the VM's NIC on that network has no address.
+    """
+    if nic.address is None:
+        raise LookupError(f"{nic.id} has no address")
     have = tunnels(session, vm.id).get(through.network_id)
     if have is not None:
         return have
@@ -96,7 +101,7 @@ def prepare(broker: Broker, session: Session, vm: VMRow, through: GatewayRow, ad
         vm_id=vm.id,
         network_id=through.network_id,
         state=PeerState.BOOTSTRAP,
-        address=address,
+        address=nic.address,
         bootstrap_address=free_address(ENROLMENT_POOL, taken, LINK_ADDRESS),
         bootstrap_public_key=public,
         sealed_bootstrap_key=broker.sealer.seal(private),

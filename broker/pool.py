@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import and_, func, or_, select, tuple_
-from sqlalchemy.orm import Session, lazyload
+from sqlalchemy.orm import Session, lazyload, selectinload
 
 from broker import capability, flavor, gateway, host, load, network, peer, usage, vm
 from broker import policy as policies
@@ -120,7 +120,8 @@ def snapshot(
 
     The pool is the one that this process keeps; the queue is read in the caller's transaction.
     """
-    queue = WAITING.options(lazyload(VMRow.nics), lazyload(VMRow.host), lazyload(VMRow.site))
+    nics = selectinload(VMRow.nics).lazyload("*")
+    queue = WAITING.options(nics, lazyload(VMRow.host), lazyload(VMRow.site))
     if after is not None:
         priority, created_at, vm_id = after
         later = tuple_(VMRow.created_at, VMRow.id) > tuple_(created_at, vm_id)
@@ -353,23 +354,22 @@ def _group_refusal(
             else "it is to be at another site"
         )
     gates: list[GatewayRow] = []
-    for network_id in row.networks:
-        subnet = seen.subnets.get((network_id, at.site_id))
+    for nic in row.nics:
+        subnet = seen.subnets.get((nic.network_id, at.site_id))
         if subnet is None:
             return "the site has no subnet of the VM's network"
         if subnet.id in seen.full:
             return f"subnet {subnet.cidr} is full"
         if subnet.mode == network.TUNNEL:
-            refused = seen.gateways.get(network_id, "the network has no gateway")
+            refused = seen.gateways.get(nic.network_id, "the network has no gateway")
             if refused:
                 return refused
-            gates.append(seen.gates[network_id])
+            gates.append(seen.gates[nic.network_id])
+        wanted = nic.wanted_address
+        if wanted is not None and not addresses.contains(subnet.cidr, f"{wanted}/32"):
+            return f"{wanted} is not of this site's subnet {subnet.cidr}"
     if gates and (refused := tunnels(gates)):
         return refused
-    if row.wanted_address is not None:
-        subnet = seen.subnets[(row.networks[0], at.site_id)]
-        if not addresses.contains(subnet.cidr, f"{row.wanted_address}/32"):
-            return f"{row.wanted_address} is not of this site's subnet {subnet.cidr}"
     if not at.elastic:
         return None
     if not row.image.sites.get(at.site.name):

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.orm import Session, lazyload
 
-from broker import event, host, network, pool, reservation, usage, vm
+from broker import address, event, host, pool, reservation, usage, vm
 from broker.broker import Broker
 from broker.states import OperationState, VMState
 from broker.store import (
@@ -28,7 +28,7 @@ from placement import round as rounds
 from placement.pool import Waiting
 from placement.request import Decision
 from placement.why import Explainer
-from vpn import address as addresses
+from vpn.address import AddressError
 
 log = structlog.get_logger()
 
@@ -168,7 +168,7 @@ def _claim(
     with _leasing(broker), broker.store.transaction() as session, session.no_autoflush:
         fresh = _taken(session, seen, chosen)
         live = _still_waiting(session, asked)
-        leases = network.Leases(broker, session, asked)
+        leases = address.Leases(broker, session, asked)
         usage.end(broker, session, *asked)
         for decision, (_row, task) in zip(decisions, seen.waiting, strict=True):
             if decision.host is None:
@@ -188,7 +188,7 @@ def _claim(
                 continue
             try:
                 leases.lease(target, at.site_id)
-            except addresses.AddressError as error:
+            except AddressError as error:
                 target.status_reason = f"{at.site.name}: {error}"
                 continue
             target.host_id, target.site_id, target.elastic = at.id, at.site_id, at.elastic
@@ -222,7 +222,7 @@ def _leasing(broker: Broker) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        broker.part(network.FreeAddresses).forget()
+        broker.part(address.FreeAddresses).forget()
         raise
 
 

@@ -26,8 +26,8 @@ from broker.store import (
     EventRow,
     ImageRow,
     Labelled,
-    LeaseRow,
     MetaRow,
+    NICRow,
     OperationRow,
     PeerRow,
     RequestRow,
@@ -188,9 +188,9 @@ def _operations(until: datetime) -> Select[Any]:
 
 
 def _vms(until: datetime) -> Select[Any]:
-    leased = exists().where(LeaseRow.vm_id == VMRow.id)
+    on_a_network = exists().where(NICRow.vm_id == VMRow.id)
     return select(VMRow).where(
-        VMRow.terminated_at < until, VMRow.state == VMState.TERMINATED, ~leased, ~_busy(VMRow.id)
+        VMRow.terminated_at < until, VMRow.state == VMState.TERMINATED, ~on_a_network, ~_busy(VMRow.id)
     )
 
 

@@ -15,7 +15,7 @@ from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Unavailable
 from broker.states import SiteState
-from broker.store import LABELS, SITE_SETTINGS, GatewayRow, HostRow, LeaseRow, SiteRow, SubnetRow, VMRow
+from broker.store import LABELS, SITE_SETTINGS, GatewayRow, HostRow, SiteRow, SubnetRow, VMRow
 from providers.port import AuthenticationFailed, HostReport, InvalidSpec, ProviderError
 
 log = structlog.get_logger()
@@ -213,13 +213,3 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
         event.record(broker, session, "site.deleted", row.id, f"site {row.name} removed by {actor.name}")
         session.delete(row)
     broker.providers.drop(row.id)
-
-
-def leases_on(session: Session, subnet: SubnetRow) -> int:
-    """How many addresses of a subnet are in use."""
-    query = (
-        select(func.count())
-        .select_from(LeaseRow)
-        .where(LeaseRow.subnet_id == subnet.id, LeaseRow.vm_id.is_not(None))
-    )
-    return session.scalar(query) or 0

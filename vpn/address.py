@@ -1,4 +1,4 @@
-"""Addresses of the private network: which prefixes clash, which address is free, which MAC goes with it.
+"""Addresses of the private network: which prefixes clash, which address is free.
 
 Pure functions: the broker holds the leases and hands in what is taken.
 """
@@ -111,18 +111,6 @@ class Pool:
 def free_address(cidr: str, taken: Set[str], gateway: str | None = None, wanted: str | None = None) -> str:
     """One free host address of the prefix, as ``Pool.take`` gives it. Raises AddressError."""
     return Pool(cidr, taken, gateway).take(wanted)
-
-
-def mac_of(address: str) -> str:
-    """The MAC that goes with an IPv4 address, always the same one.
-
-    A re-used address with another MAC is unreachable until every neighbour's ARP entry has aged.
-    ``52:54`` is locally administered and unicast (IEEE 802, bits 0 and 1 of the first octet).
-    """
-    parsed = _address_of(address)
-    if not isinstance(parsed, IPv4Address):
-        raise AddressError(f"{address} is not an IPv4 address; a MAC is made of its four bytes")
-    return ":".join(["52", "54", *(f"{byte:02x}" for byte in parsed.packed)])
 
 
 def _share(a: Network, b: Network) -> bool:

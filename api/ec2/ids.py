@@ -54,6 +54,11 @@ def to_ec2(broker_id: str) -> str:
     return f"{_BROKERS[prefix].prefix}-{digits}"
 
 
+def interface(nic_id: str) -> str:
+    """``nic-...`` as ``eni-...``. A network interface is shown with its instance alone, and is no kind of its own yet."""
+    return f"eni-{nic_id.partition('-')[2]}"
+
+
 def to_broker(prefix: str, ec2_id: str) -> str:
     """The broker's id for an EC2 id that must have the given prefix. Raises Fault (``....Malformed``)."""
     kind = KINDS[prefix]

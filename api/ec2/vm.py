@@ -22,7 +22,7 @@ from broker import access, flavor, image, keypair, launch, power, vm
 from broker.errors import Exists, TokenMismatch
 from broker.launch import Wishes
 from broker.states import VMState
-from broker.store import VMRow
+from broker.store import NICRow, VMRow
 from isthmus.schema._base import NAME_PATTERN
 
 # InstanceState of the EC2 API Reference, for the broker's states.
@@ -493,22 +493,28 @@ class _View:
         # Until it is placed, an instance is where it was asked for.
         at = row.site or row.site_wanted
         self.zone = at.name if at else ""
-        self.network = self.subnet = self.address = ""
-        if self.state[1] == "terminated":
-            return  # a terminated instance is nowhere
+        self._places = places
+        # A terminated instance has none: it is nowhere.
         nic = row.nics[0] if row.nics else None
-        self.network = nic.subnet.network_id if nic else row.networks[0] if row.networks else ""
-        if nic:
-            self.subnet = nic.subnet_id
-        else:
-            self.subnet = places().get((self.network, self.zone), "") if self.network and self.zone else ""
-        self.address = nic.address if nic else row.wanted_address or ""
+        self.network = nic.network_id if nic else ""
+        self.subnet = self.subnet_of(nic) if nic else ""
+        self.address = (nic.address or nic.wanted_address or "") if nic else ""
+
+    def subnet_of(self, nic: NICRow) -> str:
+        """Where a NIC is, or will be once the VM is in the zone that it was asked for in; empty when nothing says so."""
+        if nic.subnet_id is not None:
+            return nic.subnet_id
+        return self._places().get((nic.network_id, self.zone), "") if self.zone else ""
+
+    def of_nics(self, each: Callable[[NICRow], Iterable[str]]) -> list[str]:
+        """What filters ask of its network interfaces."""
+        return [value for nic in self.row.nics for value in each(nic)]
 
     @property
     def public_address(self) -> str | None:
         """The address from outside, where it has one besides those of its subnets."""
         known = self.row.public_address
-        return None if known in {nic.address for nic in self.row.nics} else known
+        return None if known in self.of_nics(_addresses) else known
 
     @property
     def reason(self) -> tuple[str, str]:
@@ -582,33 +588,34 @@ class _View:
         }
 
     def interfaces(self) -> list[dict[str, Any]]:
-        """Its network interfaces, once it has any."""
-        if not self.address:
-            return []
-        return [
-            {
-                "Attachment": {
-                    "AttachmentId": nic.id.replace("eni-", "eni-attach-"),
-                    "DeleteOnTermination": True,
-                    "DeviceIndex": nic.position,
-                    "Status": "attached",
-                },
-                "Description": "",
-                "Groups": [],
-                "Ipv6Addresses": [],
-                "MacAddress": nic.mac,
-                "NetworkInterfaceId": nic.id,
-                "OwnerId": self.call.account,
-                "PrivateIpAddress": nic.address,
-                "PrivateIpAddresses": [{"Primary": True, "PrivateIpAddress": nic.address}],
-                "SourceDestCheck": True,
-                "Status": "in-use",
-                "SubnetId": ids.to_ec2(nic.subnet_id),
-                "VpcId": ids.to_ec2(nic.subnet.network_id),
-                "InterfaceType": "interface",
-            }
-            for nic in self.row.nics
-        ]
+        """Its network interfaces; they are being attached until it is placed, and have no address until then."""
+        return [self._interface(nic) for nic in self.row.nics]
+
+    def _interface(self, nic: NICRow) -> dict[str, Any]:
+        ec2_id, subnet, placed = ids.interface(nic.id), self.subnet_of(nic), nic.subnet_id is not None
+        return {
+            "Attachment": {
+                "AttachmentId": ec2_id.replace("eni-", "eni-attach-"),
+                "DeleteOnTermination": True,
+                "DeviceIndex": nic.position,
+                "Status": "attached" if placed else "attaching",
+            },
+            "Description": "",
+            "Groups": [],
+            "Ipv6Addresses": [],
+            "MacAddress": nic.mac,
+            "NetworkInterfaceId": ec2_id,
+            "OwnerId": self.call.account,
+            "PrivateIpAddress": nic.address,
+            "PrivateIpAddresses": [
+                {"Primary": each.position == 0, "PrivateIpAddress": each.address} for each in nic.addresses
+            ],
+            "SourceDestCheck": True,
+            "Status": "in-use" if placed else "attaching",
+            "SubnetId": ids.to_ec2(subnet) if subnet else None,
+            "VpcId": ids.to_ec2(nic.network_id),
+            "InterfaceType": "interface",
+        }
 
 
 def _reservation(call: Call, rows: Sequence[VMRow]) -> dict[str, Any]:
@@ -631,6 +638,10 @@ def _status(view: _View) -> dict[str, Any]:
     return {"Status": status, "Details": details}
 
 
+def _addresses(nic: NICRow) -> Sequence[str]:
+    return [each.address for each in nic.addresses]
+
+
 def _some(value: str | None) -> Sequence[str]:
     """A value as filters compare it; nothing when there is none."""
     return (value,) if value else ()
@@ -650,12 +661,14 @@ _FIELDS: filters.Fields[_View] = {
     "launch-index": lambda view: (str(view.index),),
     "launch-time": lambda view: (format_time(view.row.launched_at or view.row.created_at),),
     "monitoring-state": lambda view: ("disabled",),
-    "network-interface.addresses.private-ip-address": lambda view: [nic.address for nic in view.row.nics],
-    "network-interface.mac-address": lambda view: [nic.mac for nic in view.row.nics],
-    "network-interface.network-interface-id": lambda view: [nic.id for nic in view.row.nics],
-    "network-interface.private-ip-address": lambda view: [nic.address for nic in view.row.nics],
-    "network-interface.subnet-id": lambda view: [ids.to_ec2(nic.subnet_id) for nic in view.row.nics],
-    "network-interface.vpc-id": lambda view: [ids.to_ec2(nic.subnet.network_id) for nic in view.row.nics],
+    "network-interface.addresses.private-ip-address": lambda view: view.of_nics(_addresses),
+    "network-interface.mac-address": lambda view: view.of_nics(lambda nic: (nic.mac,)),
+    "network-interface.network-interface-id": lambda view: view.of_nics(lambda nic: (ids.interface(nic.id),)),
+    "network-interface.private-ip-address": lambda view: view.of_nics(lambda nic: _some(nic.address)),
+    "network-interface.subnet-id": lambda view: [
+        ids.to_ec2(subnet) for subnet in view.of_nics(lambda nic: _some(view.subnet_of(nic)))
+    ],
+    "network-interface.vpc-id": lambda view: view.of_nics(lambda nic: (ids.to_ec2(nic.network_id),)),
     "owner-id": lambda view: (view.call.account,),
     "private-ip-address": lambda view: _some(view.address),
     "reason": lambda view: _some(view.transition),

@@ -216,7 +216,12 @@ def answer(row: VMRow) -> schema.VM:
         elastic=row.elastic,
         nics=[
             schema.NIC(
-                network=nic.subnet.network.name, subnet=nic.subnet.id, address=nic.address, mac=nic.mac
+                id=nic.id,
+                network=nic.network_name,
+                subnet=nic.subnet_id,
+                address=nic.address,
+                addresses=[each.address for each in nic.addresses],
+                mac=nic.mac,
             )
             for nic in row.nics
         ],

@@ -13,7 +13,7 @@ from broker.engine.declaration import Step
 from broker.errors import NotFound
 from broker.ids import vm_uuid
 from broker.states import PeerState
-from broker.store import LeaseRow, PeerRow, SiteRow, VMRow
+from broker.store import NICRow, PeerRow, SiteRow, SubnetRow, VMRow
 from providers import port
 from vpn.userdata import multipart
 
@@ -25,9 +25,14 @@ def placed(row: VMRow) -> tuple[str, SiteRow]:
     return row.host.name, row.site
 
 
-def tunnels(row: VMRow) -> list[LeaseRow]:
+def attached(row: VMRow) -> list[tuple[NICRow, SubnetRow]]:
+    """Its NICs, each with the subnet that it is in at the VM's site; none while the VM is placed nowhere."""
+    return [(nic, nic.subnet) for nic in row.nics if nic.subnet is not None]
+
+
+def tunnels(row: VMRow) -> list[NICRow]:
     """Its NICs that are ends of tunnels."""
-    return [nic for nic in row.nics if nic.subnet.mode == network.TUNNEL]
+    return [nic for nic, subnet in attached(row) if subnet.mode == network.TUNNEL]
 
 
 def copying(step: Step[VMRow], what: str) -> port.Progress:
@@ -50,14 +55,15 @@ def spec_of(broker: Broker, session: Session, row: VMRow) -> port.VMSpec:
     nics: list[port.NICSpec] = []
     ends: list[tuple[PeerRow, int]] = []
     have = peer.tunnels(session, row.id) if tunnels(row) else {}
-    for nic in row.nics:
-        if nic.subnet.mode == network.TUNNEL:
-            entry = have.get(nic.subnet.network_id)
+    for nic, subnet in attached(row):
+        if subnet.mode == network.TUNNEL:
+            entry = have.get(nic.network_id)
             if entry is not None and entry.state == PeerState.BOOTSTRAP:
-                ends.append((entry, nic.subnet.mtu))
+                ends.append((entry, subnet.mtu))
         else:
-            prefix = int(nic.subnet.cidr.rsplit("/", 1)[1])
-            nics.append(port.NICSpec(network.spec(nic.subnet), nic.mac, nic.address, prefix))
+            prefix = int(subnet.cidr.rsplit("/", 1)[1])
+            address, *secondary = (each.address for each in nic.addresses)
+            nics.append(port.NICSpec(network.spec(subnet), nic.mac, address, prefix, tuple(secondary)))
     if ends:
         user_data = multipart(user_data, peer.join_script(broker, ends))
     ssh_keys: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from broker import event, image, network, peer, pool, usage, vm
+from broker import address, event, image, network, peer, pool, usage, vm
 from broker.broker import Broker
 from broker.engine.declaration import (
     Declaration,
@@ -28,9 +28,9 @@ from broker.engine.declaration import (
     Write,
     writes,
 )
-from broker.engine.spec import copying, placed, spec_of, tunnels
+from broker.engine.spec import attached, copying, placed, spec_of, tunnels
 from broker.states import PeerState, VMState
-from broker.store import GatewayRow, LeaseRow, PeerRow, VMRow
+from broker.store import GatewayRow, NICRow, PeerRow, VMRow
 from providers import port
 
 _AVOID_S = 120.0
@@ -67,9 +67,9 @@ def make_networks(step: Step[VMRow]) -> Outcome:
     host, site = placed(row)
     provider = step.broker.providers.of(site)
     try:
-        for nic in row.nics:
-            if nic.subnet.mode != network.TUNNEL:
-                provider.ensure_network(host, network.spec(nic.subnet))
+        for _, subnet in attached(row):
+            if subnet.mode != network.TUNNEL:
+                provider.ensure_network(host, network.spec(subnet))
     except port.Unreachable as error:
         return unplace(step, str(error))
     return Next(prepare_peer if tunnels(row) else launch)
@@ -79,13 +79,13 @@ def prepare_peer(step: Step[VMRow]) -> Outcome:
     """Have each network's gateway know the launch's bootstrap key before the VM exists. Preparing again gives the same peers."""
     broker = step.broker
     with step.transaction() as (session, row):
-        ways: list[tuple[GatewayRow, LeaseRow]] = []
+        ways: list[tuple[GatewayRow, NICRow]] = []
         for nic in tunnels(row):
-            gate = pool.gateway_of(session, nic.subnet.network_id)
+            gate = pool.gateway_of(session, nic.network_id)
             if gate is None or gate.public_key is None:
                 return Wait(
                     5.0,
-                    f"network {nic.subnet.network.name} has no gateway whose agent runs",
+                    f"network {nic.network_name} has no gateway whose agent runs",
                     signals=("applied",),
                 )
             ways.append((gate, nic))
@@ -96,7 +96,7 @@ def prepare_peer(step: Step[VMRow]) -> Outcome:
             if entry is not None and _too_late(broker, entry):
                 peer.expire(broker, session, entry)
                 entry = None
-            entry = entry or peer.prepare(broker, session, row, gate, nic.address)
+            entry = entry or peer.prepare(broker, session, row, gate, nic)
             if gate.applied_generation < entry.generation:
                 behind.append(f"gateway {gate.name}")
     broker.signals.set("gateways")
@@ -111,7 +111,7 @@ def launch(step: Step[VMRow]) -> Outcome:
     host, site = placed(row)
     with broker.store.reading() as session:
         have = peer.tunnels(session, row.id) if tunnels(row) else {}
-        entries = [have.get(nic.subnet.network_id) for nic in tunnels(row)]
+        entries = [have.get(nic.network_id) for nic in tunnels(row)]
         if any(entry is None or _too_late(broker, entry) for entry in entries):
             return Next(prepare_peer, "its bootstrap key has run out before the launch")
         spec = spec_of(broker, session, row)
@@ -170,12 +170,12 @@ def enrol(step: Step[VMRow]) -> Outcome:
     missing: list[str] = []
     expired = False
     for nic in tunnels(row):
-        entry = have.get(nic.subnet.network_id)
+        entry = have.get(nic.network_id)
         if entry is None or entry.state != PeerState.ENROLLED:
-            missing.append(nic.subnet.network.name)
+            missing.append(nic.network_name)
             expired |= entry is None or entry.expires_at <= broker.clock.now()
     if not missing:
-        return Done(f"enrolled at {', '.join(nic.address for nic in tunnels(row))}")
+        return Done(f"enrolled at {', '.join(have[nic.network_id].address for nic in tunnels(row))}")
     host, site = placed(row)
     if expired:
         where = "" if len(tunnels(row)) == 1 else f" of {' and '.join(missing)}"
@@ -248,7 +248,7 @@ def let_go(step: Step[VMRow]) -> Write:
 
 def give_back(broker: Broker, session: Session, row: VMRow) -> None:
     """Give back a VM's addresses and its room, in the caller's transaction. Doing it again changes nothing."""
-    network.release(broker, session, row.id)
+    address.release(broker, row)
     usage.end(broker, session, row.id)
     row.host_id = row.site_id = None
     row.provider_ref = row.public_address = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from broker import event, network, peer, usage, vm
+from broker import event, nic, peer, usage, vm
 from broker.engine.declaration import Declaration, Done, Next, Outcome, Phase, Step, Wait
 from broker.engine.spec import placed
 from broker.states import VMState
@@ -61,7 +61,7 @@ def remove_peer(step: Step[VMRow]) -> Outcome:
         return Next()
     if step.age_s > broker.settings.timing.gateway_s:
         # A gateway that is away goes on with its last document; it drops the peer when it is back, and the
-        # address rests until then is over (network.release). Not terminating would only cost money.
+        # address rests until then is over (address.release). Not terminating would only cost money.
         return Next(message=f"{' and '.join(behind)} does not answer")
     return Wait(1.0, f"waiting for {' and '.join(behind)} to drop the peer", signals=("applied",))
 
@@ -81,7 +81,7 @@ def gone(step: Step[VMRow]) -> Outcome:
         return Wait(min(0.5 + step.age_s / 10, 5.0), "terminating", signals=(f"{step.target.id}.seen",))
 
     def write(session: Session, row: VMRow) -> None:
-        network.release(broker, session, row.id)
+        nic.remove(broker, row)
         usage.end(broker, session, row.id)
         row.target_host_id = None
         if row.state != VMState.TERMINATED:

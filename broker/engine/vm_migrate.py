@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from broker import event, image, network, reservation, usage, vm
 from broker.engine.declaration import Declaration, Done, Fail, Next, Outcome, Phase, Step, Wait
-from broker.engine.spec import copying, placed, spec_of
+from broker.engine.spec import attached, copying, placed, spec_of
 from broker.states import OperationState, VMState
 from broker.store import HostRow, OperationRow, VMRow
 from providers import port
@@ -33,8 +33,8 @@ def make_networks(step: Step[VMRow]) -> Outcome:
     """Ensure the VM's subnets on the target."""
     _, site = placed(step.target)
     target = _target(step)
-    for nic in step.target.nics:
-        step.broker.providers.of(site).ensure_network(target, network.spec(nic.subnet))
+    for _, subnet in attached(step.target):
+        step.broker.providers.of(site).ensure_network(target, network.spec(subnet))
     return Next()
 
 

@@ -4,7 +4,8 @@ from broker.store.base import Row
 from broker.store.database import BESIDE, Store, StoreError
 from broker.store.image import FlavorRow, ImageRow, KeyPairRow
 from broker.store.label import LABELS, Labelled, LabelRow
-from broker.store.network import GatewayRow, LeaseRow, NetworkRow, PeerRow, SubnetRow
+from broker.store.network import GatewayRow, NetworkRow, PeerRow, SubnetRow
+from broker.store.nic import AddressRow, NICRow
 from broker.store.operation import BurstRow, DutyRow, EventRow, MetaRow, OperationRow, PolicyRow
 from broker.store.project import AccessKeyRow, ProjectRow, TokenRow
 from broker.store.request import RequestRow
@@ -18,6 +19,7 @@ __all__ = [
     "LABELS",
     "SITE_SETTINGS",
     "AccessKeyRow",
+    "AddressRow",
     "BurstRow",
     "DutyRow",
     "EventRow",
@@ -28,8 +30,8 @@ __all__ = [
     "KeyPairRow",
     "LabelRow",
     "Labelled",
-    "LeaseRow",
     "MetaRow",
+    "NICRow",
     "NetworkRow",
     "OperationRow",
     "PeerRow",

@@ -1,6 +1,6 @@
 """What has changed in the store, so that what a process keeps in memory is refreshed by that alone.
 
-Each commit adds the names of what it changed: ``host:ID``, ``vm:ID``, ``lease:SUBNET-ID``, or a whole kind of them. A name is there only when the
+Each commit adds the names of what it changed: ``host:ID``, ``vm:ID``, ``address:SUBNET-ID``, or a whole kind of them. A name is there only when the
 change can be read; whoever takes the names first and reads afterwards misses nothing.
 """
 
@@ -15,7 +15,8 @@ from sqlalchemy.orm.attributes import get_history
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
 
 from broker.store.base import Row
-from broker.store.network import LeaseRow, NetworkRow, SubnetRow
+from broker.store.network import NetworkRow, SubnetRow
+from broker.store.nic import AddressRow
 from broker.store.site import HostRow, SiteRow
 from broker.store.vm import VMRow
 
@@ -111,12 +112,12 @@ def _names_of(row: object) -> set[str]:
         return {f"host:{row.id}"}
     if isinstance(row, VMRow):
         return {f"vm:{row.id}"}
-    if isinstance(row, LeaseRow):
-        return {f"lease:{row.subnet_id}"}
+    if isinstance(row, AddressRow):
+        return {f"address:{row.subnet_id}"}
     return {SUBNETS} if isinstance(row, SubnetRow | NetworkRow) else set()
 
 
-_TRACKED: tuple[type[Row], ...] = (HostRow, VMRow, LeaseRow, SubnetRow, NetworkRow, SiteRow)
+_TRACKED: tuple[type[Row], ...] = (HostRow, VMRow, AddressRow, SubnetRow, NetworkRow, SiteRow)
 
 
 def _gather_bulk(state: ORMExecuteState) -> None:

@@ -1,4 +1,4 @@
-"""Rows of networks, subnets, leases, gateways and peers."""
+"""Rows of networks, subnets, gateways and peers."""
 
 from __future__ import annotations
 
@@ -44,22 +44,6 @@ class SubnetRow(Labelled, Row):
     dns: Mapped[list[str]]
     reserved: Mapped[list[str]]
     mtu: Mapped[int]
-
-
-class LeaseRow(Row):
-    """An address of a subnet. ``vm_id`` None with ``rests_until`` is an address in quarantine."""
-
-    __tablename__ = "lease"
-    __table_args__ = (UniqueConstraint("subnet_id", "address"),)
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    subnet_id: Mapped[str] = mapped_column(ForeignKey("subnet.id"))
-    subnet: Mapped[SubnetRow] = relationship(lazy="joined")
-    address: Mapped[str]
-    mac: Mapped[str]
-    vm_id: Mapped[str | None] = mapped_column(ForeignKey("vm.id"), index=True)
-    position: Mapped[int] = mapped_column(default=0)
-    rests_until: Mapped[datetime | None]
 
 
 class GatewayRow(Labelled, Row):

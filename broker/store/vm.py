@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, foreign, mapped_column, relationship
 from broker.store.base import Row
 from broker.store.image import Hardware, ImageRow
 from broker.store.label import Labelled
-from broker.store.network import LeaseRow
+from broker.store.nic import NICRow
 from broker.store.project import ProjectRow
 from broker.store.site import HostRow, SiteRow
 
@@ -20,7 +20,7 @@ class VMRow(Labelled, Hardware, Row):
     """A VM. While ``host_id`` is set the VM holds its room there: the row is the claim.
 
     ``desired`` is running, stopped, suspended or terminated: what its owner last asked for. ``launch`` counts launches
-    and is part of the provider's idempotency token. ``networks`` are ids, in the order of the NICs.
+    and is part of the provider's idempotency token. ``nics`` are there from its creation to its end, and leave with it.
 
     ``affinity``: rules as in ``isthmus.schema.AffinityRule``. ``runtime_s``: how long it runs, as its owner says;
     ``deadline``: when it must have run. ``interruptions``: how often a cloud took it back. ``preemptible``: it may be
@@ -83,9 +83,9 @@ class VMRow(Labelled, Hardware, Row):
     host_id: Mapped[str | None] = mapped_column(ForeignKey("host.id"), index=True)
     host: Mapped[HostRow | None] = relationship(lazy="joined")
     elastic: Mapped[bool] = mapped_column(default=False)
-    networks: Mapped[list[str]]
-    wanted_address: Mapped[str | None]
-    nics: Mapped[list[LeaseRow]] = relationship(lazy="selectin", order_by=LeaseRow.position, viewonly=True)
+    nics: Mapped[list[NICRow]] = relationship(
+        lazy="selectin", order_by=NICRow.position, cascade="all, delete-orphan"
+    )
     public_address: Mapped[str | None]
     key_pair: Mapped[str | None]
     sealed_user_data: Mapped[str] = mapped_column(default="")

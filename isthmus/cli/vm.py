@@ -305,7 +305,10 @@ def _record(vm: VM) -> dict[str, Any]:
         "flavor": f"{vm.flavor} ({vm.vcpus} vCPUs, {vm.mem_mb} MiB, {vm.disk_gb} GiB disk)",
         "site": vm.site,
         "host": f"{vm.host} (a cloud's)" if vm.host and vm.elastic else vm.host,
-        "networks": [f"{nic.network}: {nic.address} ({nic.mac})" for nic in vm.nics],
+        "networks": [
+            f"{nic.network}: {', '.join(nic.addresses) or nic.address or 'no address yet'} ({nic.mac})"
+            for nic in vm.nics
+        ],
         "public": vm.public_address,
         "key pair": vm.key_pair,
         "labels": vm.labels,

@@ -43,11 +43,14 @@ class AffinityRule(Request):
 
 
 class NIC(Answer):
-    """A VM's interface on one network."""
+    """A VM's interface on one network, from the VM's creation to its end. ``subnet`` and ``address`` are None while the
+    VM is placed nowhere; ``address`` is the first of ``addresses``, the primary one."""
 
+    id: str = ""
     network: str
-    subnet: str
-    address: str
+    subnet: str | None = None
+    address: str | None = None
+    addresses: list[str] = Field(default_factory=list)
     mac: str
 
 
@@ -96,7 +99,7 @@ class VM(Answer):
 
     @property
     def address(self) -> str | None:
-        """The private address of the first NIC."""
+        """The private address of the first NIC; None while the VM is placed nowhere."""
         return self.nics[0].address if self.nics else None
 
 

@@ -44,7 +44,7 @@ def network_config(nics: Sequence[NICSpec]) -> str:
             f"    mtu: {nic.network.mtu}",
             "    dhcp4: false",
             "    addresses:",
-            f"      - {nic.address}/{nic.prefix_len}",
+            *(f"      - {address}/{nic.prefix_len}" for address in nic.addresses),
         ]
         if number == 0 and nic.network.gateway:
             # Not a route: where ifupdown renders it, cloud-init would need net-tools for that, and say nothing.

@@ -25,9 +25,18 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class NICSpec:
-    """A virtual NIC with the address that the broker leased. ``prefix_len`` is the subnet's."""
+    """A virtual NIC with the addresses that the broker leased. ``prefix_len`` is the subnet's.
+
+    ``address`` is the primary one, with which the guest speaks first; it answers at the ``secondary`` ones too.
+    """
 
     network: NetworkSpec
     mac: str
     address: str
     prefix_len: int
+    secondary: tuple[str, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All of them, the primary one first."""
+        return (self.address, *self.secondary)

@@ -355,7 +355,7 @@ class SimulatedProvider:
         self._check_prepared(state, spec)
         leases = []
         for nic in spec.nics:
-            leases += [[nic.network.id, nic.address], ["mac", nic.mac]]
+            leases += [*([nic.network.id, address] for address in nic.addresses), ["mac", nic.mac]]
         for network, address in leases:
             if holder := state.leases.get((network, address)):
                 raise Conflict(f"{address} is held by VM {state.vms[holder].name} ({holder})")

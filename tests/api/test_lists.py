@@ -22,14 +22,15 @@ from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.store import (
     AccessKeyRow,
+    AddressRow,
     EventRow,
     FlavorRow,
     GatewayRow,
     HostRow,
     ImageRow,
     KeyPairRow,
-    LeaseRow,
     NetworkRow,
+    NICRow,
     OperationRow,
     PeerRow,
     PolicyRow,
@@ -93,7 +94,8 @@ FILL: dict[str, Filler] = {
     "vm": lambda owner, n: [
         vm(owner, n),
         over(owner, n),
-        (LeaseRow, {"id": f"eni-{n}", "subnet_id": f"sub-{n:017x}", "vm_id": f"vm-{n:017x}", "address": f"10.0.{n // 256}.{n % 256}"}),
+        (NICRow, {"id": f"nic-{n}", "vm_id": f"vm-{n:017x}", "network_id": f"net-{n:017x}", "subnet_id": f"sub-{n:017x}"}),
+        (AddressRow, {"nic_id": f"nic-{n}", "subnet_id": f"sub-{n:017x}"}),
     ],
     "reservation": lambda owner, n: [
         (ReservationRow, {"project_id": owner, "state": "scheduled", "slots": {f"host-{n}": 1}})

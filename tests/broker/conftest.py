@@ -41,7 +41,7 @@ from broker.engine.lease import LeaseEngine
 from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.states import OperationState
-from broker.store import HostRow, LeaseRow, OperationRow, PeerRow, Store, VMRow
+from broker.store import AddressRow, HostRow, NICRow, OperationRow, PeerRow, Store, VMRow
 from lab.postgresql import PostgreSQL
 from providers.simulated import SimulatedProvider, World
 from vpn import keys
@@ -393,7 +393,13 @@ class Stage:
             row = session.get_one(VMRow, vm_id)
             return {
                 "machines": len(self.machines(vm_id)),
-                "leases": len(session.scalars(select(LeaseRow.id).where(LeaseRow.vm_id == vm_id)).all()),
+                "leases": len(
+                    session.scalars(
+                        select(AddressRow.id)
+                        .join(NICRow, NICRow.id == AddressRow.nic_id)
+                        .where(NICRow.vm_id == vm_id)
+                    ).all()
+                ),
                 "peers": len(
                     session.scalars(
                         select(PeerRow.id).where(

@@ -21,8 +21,8 @@ from broker.store import (
     EventRow,
     HostRow,
     ImageRow,
-    LeaseRow,
     MetaRow,
+    NICRow,
     OperationRow,
     ProjectRow,
     Row,
@@ -190,8 +190,9 @@ def consistent(settings):
         open_stays = session.scalars(select(UsageRow.vm_id).where(UsageRow.ended_at.is_(None))).all()
         claims = [row.id for row in vms.values() if row.host_id and row.state != VMState.TERMINATED]
         assert sorted(open_stays) == sorted(claims)
-        for lease in session.scalars(select(LeaseRow).where(LeaseRow.vm_id.is_not(None))):
-            assert vms[lease.vm_id].state != VMState.TERMINATED
+        for nic in session.scalars(select(NICRow)).unique():
+            assert vms[nic.vm_id].state != VMState.TERMINATED
+            assert bool(nic.addresses) == (vms[nic.vm_id].host_id is not None)
         for task in session.scalars(select(OperationRow)):
             assert (task.ended_at is None) == (task.state == OperationState.RUNNING)
             assert task.claim_token is None
@@ -357,12 +358,13 @@ def test_one_of_a_newer_version_is_refused_in_words(stage, monkeypatch, name, va
 
 
 def test_one_of_an_older_schema_is_brought_up_to_date(stage, monkeypatch):
-    """As a backup of an older version would be: without a table that there is now."""
+    """As a backup of a version before would be: without the newest tables."""
     file = take(stage)
 
     def older(old):
         values = json.loads(old)
-        del values["tables"]["usage_month"]
+        for name in ("usage_month", "nic", "address"):
+            del values["tables"][name]
         return json.dumps(values | {"revision": "0010"}).encode()
 
     made = changed(file, "backup.json", older)

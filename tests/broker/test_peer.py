@@ -170,10 +170,11 @@ def test_launch_that_is_taken_back_is_prepared_anew_at_both(twofold):
 def test_removing_and_preparing_again_change_nothing(twofold):
     row = twofold.create("web", **BOTH)
     broker = twofold.broker
+    nics = {nic.network_id: nic for nic in row.nics}
     with broker.store.transaction() as session:
         have = peer.tunnels(session, row.id)
-        for entry in have.values():
-            assert peer.prepare(broker, session, row, entry.gateway, entry.address) is entry
+        for network_id, entry in have.items():
+            assert peer.prepare(broker, session, row, entry.gateway, nics[network_id]) is entry
         first = [(entry.id, entry.generation) for entry in peer.remove(broker, session, row.id)]
         again = [(entry.id, entry.generation) for entry in peer.remove(broker, session, row.id)]
     assert first == again

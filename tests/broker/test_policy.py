@@ -285,7 +285,10 @@ def test_burst_vm_is_made_anew_at_home(stage):
     tick(stage, 22 * 60)
     assert stage.task_of(row).kind == "vm.return"
     stage.finish_all()
-    row = stage.vm(row.id)
+    (there,), row = row.nics, stage.vm(row.id)
+    (here,) = row.nics
+    assert (here.id, here.mac) == (there.id, there.mac), "a VM keeps its NIC wherever it runs"
+    assert here.subnet.site.name == "campus"
     assert (row.state, row.site.name, row.elastic) == ("running", "campus", False)
     assert stage.holdings(row.id) == {"machines": 1, "leases": 1, "peers": 0, "claims": 1}
 

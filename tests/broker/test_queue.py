@@ -16,7 +16,7 @@ from broker import claim, launch, operation, policy, power, project, queue, site
 from broker.actor import SYSTEM
 from broker.errors import BrokerError
 from broker.states import OperationState
-from broker.store import HostRow, LeaseRow, ProjectRow, VMRow
+from broker.store import AddressRow, HostRow, ProjectRow, VMRow
 
 LIVE = VMRow.state != "terminated"
 
@@ -33,12 +33,13 @@ def check_invariants(stage):
             ).one()
             assert vcpus <= host.vcpus_total, f"{host.name} is over-committed"
             assert mem <= host.mem_total_mb, f"{host.name} is over-committed"
-        leases = session.execute(select(LeaseRow.subnet_id, LeaseRow.address)).all()
+        leases = session.execute(select(AddressRow.subnet_id, AddressRow.address)).all()
         assert len(set(leases)) == len(leases), "an address is leased twice"
         for row in session.scalars(select(VMRow).where(LIVE, VMRow.host_id.is_not(None))):
-            assert len(row.nics) == len(row.networks), f"{row.name} has a host and no address"
+            assert row.nics, f"{row.name} has a host and no NIC"
+            assert all(nic.addresses for nic in row.nics), f"{row.name} has a host and no address"
         for row in session.scalars(select(VMRow).where(VMRow.host_id.is_(None))):
-            assert not row.nics, f"{row.name} has an address and no host"
+            assert not any(nic.addresses for nic in row.nics), f"{row.name} has an address and no host"
         for row in session.scalars(select(ProjectRow).where(ProjectRow.quota_vms.is_not(None))):
             used = session.scalar(
                 select(func.count()).select_from(VMRow).where(VMRow.project_id == row.id, LIVE)

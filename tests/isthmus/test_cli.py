@@ -90,6 +90,20 @@ def test_a_list_is_an_aligned_table(run: Run, broker: Any, make: Any, capsys: An
     ]
 
 
+def test_a_vms_nics_are_shown_with_all_their_addresses(run: Run, broker: Any, make: Any, capsys: Any) -> None:
+    nics = [
+        schema.NIC(
+            id="nic-1", network="lan", address="10.0.0.5", addresses=["10.0.0.5", "10.0.0.9"], mac="m1"
+        ),
+        schema.NIC(id="nic-2", network="storage", mac="m2"),
+    ]
+    broker.on("GET", "/v1/vms/web", make["vm"](nics=nics))
+    assert run("vm", "show", "web") == 0
+    printed = capsys.readouterr().out
+    assert "lan: 10.0.0.5, 10.0.0.9 (m1)" in printed
+    assert "storage: no address yet (m2)" in printed
+
+
 def test_an_empty_list_says_what_to_do_on_standard_error(run: Run, broker: Any, capsys: Any) -> None:
     broker.on("GET", "/v1/vms", [])
     assert run("vm", "list") == 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpn.address import AddressError, contains, free_address, mac_of, overlapping
+from vpn.address import AddressError, contains, free_address, overlapping
 
 
 @st.composite
@@ -104,18 +104,3 @@ def test_a_wanted_address_that_cannot_be_had_is_refused_in_words(wanted: str, wo
 
 def test_a_wanted_free_address_is_given() -> None:
     assert free_address("10.0.0.0/24", {"10.0.0.7"}, "10.0.0.1", "10.0.0.8") == "10.0.0.8"
-
-
-@settings(deadline=None)
-@given(st.ip_addresses(v=4))
-def test_an_address_always_has_the_same_unicast_local_mac(address: object) -> None:
-    mac = mac_of(str(address))
-    first = int(mac.split(":")[0], 16)
-    assert first & 1 == 0
-    assert first & 2 == 2
-    assert ip_address(bytes(int(byte, 16) for byte in mac.split(":")[2:])) == address
-
-
-def test_no_mac_is_made_of_an_ipv6_address() -> None:
-    with pytest.raises(AddressError, match="not an IPv4 address"):
-        mac_of("fd00::1")

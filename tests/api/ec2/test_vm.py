@@ -157,6 +157,39 @@ def test_what_no_host_can_hold_stays_pending_and_says_why(ec2, run, until):
     assert "Placement" in get(ec2, name)
 
 
+def test_a_network_interface_is_there_before_it_has_an_address(face, ec2, run):
+    name = run(InstanceType="huge", wait="pending", Placement={"AvailabilityZone": "campus"})
+    instance = get(ec2, name)
+    (interface,) = instance["NetworkInterfaces"]
+    (nic,) = vm.get(face.broker, face.actor, name.replace("i-", "vm-")).nics
+    assert interface["NetworkInterfaceId"] == nic.id.replace("nic-", "eni-")
+    assert interface["MacAddress"] == nic.mac
+    assert (interface["VpcId"], interface["SubnetId"]) == (instance["VpcId"], instance["SubnetId"])
+    assert (interface["Status"], interface["Attachment"]["Status"]) == ("attaching", "attaching")
+    assert interface["PrivateIpAddresses"] == []
+    assert "PrivateIpAddress" not in interface
+    for key, value in (
+        ("network-interface-id", interface["NetworkInterfaceId"]),
+        ("mac-address", interface["MacAddress"]),
+        ("subnet-id", interface["SubnetId"]),
+    ):
+        asked = [{"Name": f"network-interface.{key}", "Values": [value]}]
+        assert [one["InstanceId"] for one in instances_of(ec2, Filters=asked)] == [name]
+
+
+def test_a_network_interface_lasts_as_long_as_its_instance(ec2, run, until):
+    name = run()
+    (first,) = get(ec2, name)["NetworkInterfaces"]
+    assert (first["Status"], first["Attachment"]["Status"]) == ("in-use", "attached")
+    assert first["PrivateIpAddresses"] == [{"Primary": True, "PrivateIpAddress": first["PrivateIpAddress"]}]
+    ec2.stop_instances(InstanceIds=[name], Force=True)
+    until(lambda: state(ec2, name) == "stopped")
+    assert get(ec2, name)["NetworkInterfaces"] == [first]
+    ec2.terminate_instances(InstanceIds=[name])
+    until(lambda: state(ec2, name) == "terminated")
+    assert get(ec2, name)["NetworkInterfaces"] == []
+
+
 def test_a_failed_vm_is_stopped_with_an_internal_error(face, ec2, run):
     name = run()
     with face.broker.store.transaction() as session:

@@ -18,7 +18,12 @@ def test_a_vm_is_created_stopped_started_rebooted_and_deleted(furnished: Any) ->
     client.keypairs.create("me", KEY)
     vm = client.vms.create("web", "tiny", "small", networks=["lan"], key_pair="me", labels={"tier": "front"})
     assert vm.state == "pending"
+    (asked,) = vm.nics
+    assert (asked.network, asked.subnet, asked.address, asked.addresses) == ("lan", None, None, [])
     vm.wait_until("running", timeout=30, poll=0.2)
+    (nic,) = vm.nics
+    assert (nic.id, nic.mac) == (asked.id, asked.mac)
+    assert nic.addresses == [nic.address] == [vm.address]
     assert (vm.site, vm.elastic, vm.key_pair) == ("campus", False, "me")
     assert vm.address is not None
     assert vm.address.startswith("10.0.1.")

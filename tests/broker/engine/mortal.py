@@ -42,7 +42,7 @@ from broker.engine.choice import engine_for
 from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.states import LIVE_PEER, PeerState, VMState
-from broker.store import LeaseRow, OperationRow, PeerRow, ProjectRow, Store, VMRow
+from broker.store import AddressRow, NICRow, OperationRow, PeerRow, ProjectRow, Store, VMRow
 from providers.simulated import SimulatedProvider
 from vpn import keys
 
@@ -128,7 +128,11 @@ class Mortal:
         with self.broker.store.reading() as session:
             for row in session.scalars(select(VMRow)):
                 task = session.get_one(OperationRow, row.operation_id)
-                leases = select(func.count()).select_from(LeaseRow).where(LeaseRow.vm_id == row.id)
+                leases = (
+                    select(func.count(AddressRow.id))
+                    .join(NICRow, NICRow.id == AddressRow.nic_id)
+                    .where(NICRow.vm_id == row.id)
+                )
                 peers = select(func.count()).select_from(PeerRow).where(PeerRow.vm_id == row.id)
                 found[row.name] = {
                     "state": row.state,

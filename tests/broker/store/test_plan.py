@@ -9,7 +9,7 @@ from sqlalchemy import event
 
 from broker import burst, host, operation, power, vm
 
-GROWING = "vm|operation|event|lease|usage|label|request|peer"
+GROWING = "vm|operation|event|nic|address|usage|label|request|peer"
 """Tables that grow with the number of VMs."""
 
 NARROW = {"ix_vm_elastic", "ix_vm_waiting"}

@@ -70,7 +70,7 @@ def test_hostnames_stay_texts(make_spec, name):
 def test_network_is_static_by_mac_with_one_default_route(make_spec):
     spec = make_spec()
     second = NetworkSpec("sub-2", "campus", "bridge", "10.2.0.0/24", "10.2.0.1", "br0", 9000, ("9.9.9.9",))
-    nics = (*spec.nics, NICSpec(second, "52:54:00:AA:00:01", "10.2.0.9", 24))
+    nics = (*spec.nics, NICSpec(second, "52:54:00:AA:00:01", "10.2.0.9", 24, ("10.2.0.10", "10.2.0.11")))
     config = yaml(network_config(nics))
     assert config["version"] == 2
     first, other = config["ethernets"].values()
@@ -86,7 +86,7 @@ def test_network_is_static_by_mac_with_one_default_route(make_spec):
         "match": {"macaddress": "52:54:00:aa:00:01"},
         "mtu": 9000,
         "dhcp4": False,
-        "addresses": ["10.2.0.9/24"],
+        "addresses": ["10.2.0.9/24", "10.2.0.10/24", "10.2.0.11/24"],
         "nameservers": {"addresses": ["9.9.9.9"]},
     }
 
