@@ -16,6 +16,7 @@ from sqlalchemy import Select
 
 from broker.actor import ADMIN, EVERY_PROJECT, GATEWAY, MEMBER, READER, Actor
 from broker.errors import Forbidden, InvalidRequest
+from broker.states import Visibility
 
 ROLES: Mapping[str, str] = {
     READER: "Sees what is of its project, and what is everybody's.",
@@ -93,9 +94,10 @@ PERMISSIONS: Mapping[str, Permission] = {
     "host.maintenance": Permission(Scope.BROKER, ADMINS, "Put a host into maintenance, or take it out."),
     "host.drain": Permission(Scope.BROKER, ADMINS, "Move all that runs on a host elsewhere."),
     "image.create": Permission(Scope.BROKER, ADMINS, "Import an image from a file on the broker."),
-    "image.get": Permission(Scope.ANY, READERS, "See an image."),
-    "image.list": Permission(Scope.ANY, READERS, "See all images."),
+    "image.get": Permission(Scope.ANY, READERS, "See an image, of the project or shared."),
+    "image.list": Permission(Scope.ANY, READERS, "See the project's images, and those that are shared."),
     "image.map": Permission(Scope.BROKER, ADMINS, "Say what an image is at a site."),
+    "image.deprecate": Permission(Scope.BROKER, ADMINS, "Have an image's bare name no longer mean it."),
     "image.delete": Permission(Scope.BROKER, ADMINS, "Remove an image."),
     "keypair.create": Permission(Scope.PROJECT, MEMBERS, "Import an SSH public key."),
     "keypair.get": Permission(Scope.PROJECT, READERS, "See a key pair."),
@@ -253,6 +255,23 @@ def visible(query: Q, actor: Actor, column: Any, permission: str, *, here: bool 
         return query
     projects = _projects(actor, permission)
     return query.where(where == projects[0] if len(projects) == 1 else where.in_(projects))
+
+
+def offered(query: Q, actor: Actor, kind: Any, permission: str, *, here: bool = False) -> Q:
+    """A query of those rows only that are shared with all projects, or on which the actor has a permission.
+
+    ``kind`` is a row's class with a ``project_id`` and a ``visibility``. ``here`` keeps to what is shared and what the
+    actor's current project has: for what is to be used there, also by those who see more.
+    """
+    if here:
+        return query.where(_shared(kind) | (kind.project_id == actor.project_id))
+    if everywhere(actor, permission):
+        return query
+    return query.where(_shared(kind) | kind.project_id.in_(_projects(actor, permission)))
+
+
+def _shared(kind: Any) -> Any:
+    return kind.visibility == Visibility.SHARED
 
 
 def _projects(actor: Actor, permission: str) -> list[str]:

@@ -104,8 +104,10 @@ class Conflict(BrokerError):
 class Exists(Conflict):
     """The name is taken."""
 
-    def __init__(self, noun: str, name: str) -> None:
-        super().__init__(f"a {noun} named {name!r} exists already", hint="choose another name")
+    def __init__(self, noun: str, name: str, *, message: str = "", hint: str = "") -> None:
+        super().__init__(
+            message or f"a {noun} named {name!r} exists already", hint=hint or "choose another name"
+        )
         self.code = f"{noun}_exists"
 
 

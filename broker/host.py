@@ -14,8 +14,8 @@ from broker import access, event, flavor
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest, NotFound
-from broker.states import HostState
-from broker.store import HostRow, ImageRow, SiteRow, VMRow
+from broker.states import HostState, Visibility
+from broker.store import HostRow, ImageRow, SiteRow, VMRow, image_name
 from providers.port import HostReport
 
 _RATIOS = ("cpu_overcommit", "mem_overcommit")
@@ -238,7 +238,11 @@ def take_unchanged(session: Session, generations: Mapping[str, int]) -> set[str]
 def write_reports(broker: Broker, session: Session, site: SiteRow, reports: Sequence[HostReport]) -> None:
     """Write what a site's provider reported, in the caller's transaction. Signal ``place`` after the commit."""
     known = {row.name: row for row in session.scalars(select(HostRow).where(HostRow.site_id == site.id))}
-    names = {image.id: image.name for image in session.execute(select(ImageRow.id, ImageRow.name))}
+    # Everybody sees what a host has, so it names none that only some may know of.
+    shared = select(ImageRow.id, ImageRow.family, ImageRow.version).where(
+        ImageRow.visibility == Visibility.SHARED
+    )
+    names = {image_id: image_name(family, version) for image_id, family, version in session.execute(shared)}
     site.elastic = bool(reports) and all(report.elastic for report in reports)
     seen: list[str] = []
     for report in reports:
@@ -297,7 +301,7 @@ def mark_unreachable(broker: Broker, session: Session, site: SiteRow, reason: st
 
 
 def _with_images(report: HostReport, names: Mapping[str, str]) -> HostReport:
-    """The report with the images that are on the host by their names: providers know their ids."""
+    """The report with the images that are on the host by their names: providers know their ids. Private ones are left out."""
     ids = report.attributes.get("images")
     if not isinstance(ids, tuple):
         return report

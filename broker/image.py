@@ -1,24 +1,41 @@
-"""Images: disks that VMs are cloned from, copied into the broker's data directory."""
+"""Images: disks that VMs are cloned from, copied into the broker's data directory.
+
+An import into a family that its owner has already is its next version. The family's bare name means the newest version
+that is not deprecated, ``family@version`` always the same one: a number is not given again while the family has any.
+"""
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, and_, case, false, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, joinedload, subqueryload
+from sqlalchemy.sql.base import ExecutableOption
 
-from broker import access, event, label, site
+from broker import access, event, label, project, site
 from broker.actor import Actor
 from broker.broker import Broker
-from broker.errors import Exists, InUse, InvalidRequest, NotFound
-from broker.store import LABELS, ImageRow, VMRow
+from broker.errors import Exists, InUse, InvalidRequest, NotFound, Unavailable
+from broker.states import ImageState, RealisationState, Visibility, VMState
+from broker.store import LABELS, ImageRow, RealisationRow, SiteRow, VMRow
 from providers.port import ImageSpec
 
 _QCOW2_MAGIC = b"QFI\xfb"
+_GIB = 1 << 30
+_LARGEST_GB = (1 << 31) - 1
+"""What the column holds; a header can say more."""
+_NUMBER = re.compile("[1-9][0-9]{0,8}")
+_SHOWN = (LABELS, joinedload(ImageRow.project), subqueryload(ImageRow.realisations))
+"""For a query of images that are shown: all that answers tell of them, in two statements however many they are."""
+Q = TypeVar("Q", bound="Select[*tuple[Any, ...]]")
 
 
 def create(
@@ -32,19 +49,30 @@ def create(
     kernel: str | None = None,
     initrd: str | None = None,
     cmdline: str = "",
-    sites: dict[str, str] | None = None,
+    min_disk_gb: int | None = None,
+    login_user: str = "",
+    project_ref: str | None = None,
+    visibility: str | None = None,
+    sites: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> ImageRow:
-    """Copy a disk image (and a kernel to boot it with) into the catalogue. Admins only: it reads the broker's files.
+    """Copy a disk image (and a kernel to boot it with) into the catalogue: the next version of the family of that name.
 
-    Raises Exists, InvalidRequest (no such file, another format than said, a backing file), NotFound (site).
+    Admins only: it reads the broker's files. With ``project_ref`` it is that project's, and private unless ``visibility``
+    says otherwise; without, it is the broker's own, and shared. ``min_disk_gb`` (GiB) is by default the disk's own size.
+
+    Raises Exists (the newest version is the same), InvalidRequest (no such file, another format than said, a backing file,
+    a disk larger than ``min_disk_gb``, private and nobody's), NotFound (site, project), Unavailable (two at the same moment).
     """
     access.require(actor, "image.create")
+    if visibility is None:
+        visibility = Visibility.SHARED if project_ref is None else Visibility.PRIVATE
+    if project_ref is None and visibility == Visibility.PRIVATE:
+        raise InvalidRequest("a private image needs the project that it is for", hint="say which: --project")
     with broker.store.reading() as session:
-        if session.scalar(select(ImageRow).where(ImageRow.name == name)):
-            raise Exists("image", name)
-        for site_name in sites or {}:
-            site.find(session, site_name)
+        owner = project.find(session, actor, project_ref) if project_ref is not None else None
+        _sites(session, sites or {})
+    family = ImageRow.family == name, ImageRow.project_id == (owner.id if owner is not None else None)
     source = _readable(path, "image")
     _check_format(source, format, source)
     image_id = broker.new_id("img")
@@ -56,97 +84,210 @@ def create(
         for file, part in ((kernel, "kernel"), (initrd, "initrd")):
             if file:
                 _copy(_readable(file, part), folder / part)
-        with broker.store.transaction() as session:
-            if session.scalar(select(ImageRow).where(ImageRow.name == name)):
-                raise Exists("image", name)
-            row = ImageRow(
-                id=image_id,
-                name=name,
-                state="available",
-                format=format,
-                path=str(folder / "disk"),
-                sha256=digest,
-                size_bytes=(folder / "disk").stat().st_size,
-                architecture=architecture,
-                kernel=str(folder / "kernel") if kernel else "",
-                initrd=str(folder / "initrd") if initrd else "",
-                cmdline=cmdline,
-                sites=dict(sites or {}),
-                created_at=broker.clock.now(),
+        row = ImageRow(
+            id=image_id,
+            family=name,
+            project_id=owner.id if owner is not None else None,
+            visibility=visibility,
+            state=ImageState.AVAILABLE,
+            format=format,
+            path=str(folder / "disk"),
+            sha256=digest,
+            size_bytes=(folder / "disk").stat().st_size,
+            architecture=architecture,
+            kernel=str(folder / "kernel") if kernel else "",
+            initrd=str(folder / "initrd") if initrd else "",
+            cmdline=cmdline,
+            min_disk_gb=_min_disk(folder / "disk", format, source, min_disk_gb),
+            login_user=login_user,
+            created_at=broker.clock.now(),
+        )
+        with broker.store.reading() as session:
+            newest = session.scalar(
+                _living(select(ImageRow)).where(*family).order_by(ImageRow.version.desc()).limit(1)
             )
+        if newest is not None and _same(newest, row):
+            raise Exists(
+                "image",
+                newest.name,
+                message=f"{pinned(newest)} is the same image already",
+                hint="use it as it is; `isthmus image delete` makes room for another import of it",
+            )
+        with broker.store.transaction() as session:
+            row.version = _next_version(session, family)
             session.add(row)
             label.give(session, row, labels)
-            event.record(broker, session, "image.created", image_id, f"image {name} imported by {actor.name}")
+            _realise(broker, row, _sites(session, sites or {}))
+            event.record(
+                broker,
+                session,
+                "image.created",
+                image_id,
+                f"image {pinned(row)} imported by {actor.name}",
+                project_id=row.project_id,
+            )
+            session.flush()
+            session.refresh(row, ["project", "refs"])
+        return row
+    except IntegrityError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise Unavailable(
+            f"another import into {name} ended at the same moment", hint="ask again in a moment"
+        ) from error
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return row
 
 
-def find(session: Session, ref: str) -> ImageRow:
-    """An image by id or name. Raises NotFound."""
-    query = select(ImageRow).where((ImageRow.id == ref) | (ImageRow.name == ref), ImageRow.state != "deleted")
-    row = session.scalar(query.options(LABELS))
+def find(session: Session, actor: Actor, ref: str, *, here: bool = False) -> ImageRow:
+    """An image by id, by ``family@version``, or by family: its newest version that is not deprecated. Raises NotFound.
+
+    Of families of one name the caller's project's comes before the broker's own. ``here`` keeps to what the caller's
+    current project may use: what others see of other projects is no image for its VMs.
+    """
+    return _find(session, actor, ref, here, _SHOWN)
+
+
+def for_vm(session: Session, actor: Actor, ref: str) -> ImageRow:
+    """The image of a VM that is to be made in the caller's current project: ``find`` without what only answers tell."""
+    return _find(session, actor, ref, True, ())
+
+
+def _find(
+    session: Session, actor: Actor, ref: str, here: bool, options: Sequence[ExecutableOption]
+) -> ImageRow:
+    family, at, number = ref.rpartition("@")
+    if not at:
+        named = and_(ImageRow.family == ref, ImageRow.deprecated_at.is_(None))
+    elif _NUMBER.fullmatch(number):
+        named = and_(ImageRow.family == family, ImageRow.version == int(number))
+    else:
+        named = false()
+    near = case(
+        (ImageRow.id == ref, 0),
+        (ImageRow.project_id == actor.project_id, 1),
+        (ImageRow.project_id.is_(None), 2),
+        else_=3,
+    )
+    seen = access.offered(_living(select(ImageRow)), actor, ImageRow, "image.get", here=here)
+    query = seen.where((ImageRow.id == ref) | named).options(*options)
+    row = session.scalar(query.order_by(near, ImageRow.project_id, ImageRow.version.desc()).limit(1))
     if row is None:
-        raise NotFound("image", ref)
+        old = session.scalar(seen.where(ImageRow.family == ref).order_by(ImageRow.version.desc()).limit(1))
+        hint = f"all its versions are deprecated; {pinned(old)} names the newest" if old is not None else ""
+        raise NotFound("image", ref, hint=hint)
     return row
 
 
-def get(broker: Broker, actor: Actor, ref: str) -> ImageRow:
-    """One image. Raises NotFound."""
+def get(broker: Broker, actor: Actor, ref: str, *, here: bool = False) -> ImageRow:
+    """One image; ``ref`` and ``here`` as in ``find``. Raises NotFound."""
     access.require(actor, "image.get")
     with broker.store.reading() as session:
-        return find(session, ref)
+        return find(session, actor, ref, here=here)
 
 
 def list_images(
-    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None
+    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None, here: bool = False
 ) -> Sequence[ImageRow]:
-    """All images that carry these labels, by name."""
+    """All versions of all images that the caller sees and that carry these labels, in ``order``; ``here`` as in ``find``."""
     access.require(actor, "image.list")
+    query = access.offered(_living(select(ImageRow)), actor, ImageRow, "image.list", here=here)
     with broker.store.reading() as session:
-        query = select(ImageRow).where(ImageRow.state != "deleted").order_by(ImageRow.name)
-        return list(session.scalars(label.filter(query.options(LABELS), ImageRow, labels)))
+        found = session.scalars(label.filter(query.options(*_SHOWN), ImageRow, labels))
+        return sorted(found, key=order)
 
 
-def map_sites(broker: Broker, actor: Actor, ref: str, sites: dict[str, str]) -> ImageRow:
+def order(row: ImageRow) -> tuple[str, str, int]:
+    """What lists are ordered by: the family, then the owner (the broker first), then the version."""
+    return row.family, row.project_id or "", row.version
+
+
+def pinned(row: ImageRow) -> str:
+    """The reference that always means this version."""
+    return f"{row.family}@{row.version}"
+
+
+def map_sites(broker: Broker, actor: Actor, ref: str, sites: Mapping[str, str]) -> ImageRow:
     """Set under which id each cloud site knows this image. Raises NotFound."""
     access.require(actor, "image.map")
     with broker.store.transaction() as session:
-        row = find(session, ref)
-        for site_name in sites:
-            site.find(session, site_name)
-        row.sites = dict(sites)
+        row = find(session, actor, ref)
+        wanted = _sites(session, sites)
+        # Locked, and read again: two that map it at once leave the map of one of them.
+        session.execute(select(ImageRow.id).where(ImageRow.id == row.id).with_for_update())
+        session.refresh(row, ["realisations"])
+        _realise(broker, row, wanted)
         event.record(
-            broker, session, "image.mapped", row.id, f"image {row.name} mapped by {actor.name}", sites=sites
+            broker,
+            session,
+            "image.mapped",
+            row.id,
+            f"image {row.name} mapped by {actor.name}",
+            project_id=row.project_id,
+            sites=dict(sites),
         )
+        session.flush()
+        session.refresh(row, ["refs"])
     broker.signals.set("place")
     return row
 
 
+def deprecate(broker: Broker, actor: Actor, ref: str, on: bool = True) -> ImageRow:
+    """Have the family's bare name not mean this version any more (``on``), or mean it again. It can be used as before.
+
+    Again changes nothing. Raises NotFound.
+    """
+    access.require(actor, "image.deprecate")
+    with broker.store.transaction() as session:
+        row = find(session, actor, ref)
+        if on != (row.deprecated_at is not None):
+            row.deprecated_at = broker.clock.now() if on else None
+            event.record(
+                broker,
+                session,
+                "image.deprecated" if on else "image.undeprecated",
+                row.id,
+                f"image {pinned(row)} is {'' if on else 'no longer '}deprecated, by {actor.name}",
+                project_id=row.project_id,
+            )
+    return row
+
+
 def delete(broker: Broker, actor: Actor, ref: str) -> None:
-    """Remove an image that no VM uses. Raises InUse, NotFound."""
+    """Remove a version that no VM uses. Raises InUse, InvalidRequest (a bare name of several), NotFound."""
     access.require(actor, "image.delete")
     with broker.store.transaction() as session:
-        row = find(session, ref)
-        users = session.scalar(
-            select(func.count())
-            .select_from(VMRow)
-            .where(VMRow.image_id == row.id, VMRow.state != "terminated")
-        )
+        row = find(session, actor, ref)
+        family = ImageRow.family == row.family, ImageRow.project_id == row.project_id
+        living = session.scalars(_living(select(ImageRow.version)).where(*family).order_by(ImageRow.version))
+        others = [version for version in living if version != row.version]
+        if others and ref == row.family:
+            raise InvalidRequest(
+                f"image {ref} has other versions: {', '.join(map(str, others))}",
+                hint=f"say which to delete: {pinned(row)} is the one that the name means",
+            )
+        of_it = select(func.count()).select_from(VMRow).where(VMRow.image_id == row.id)
+        users = session.scalar(of_it.where(VMRow.state != VMState.TERMINATED))
         if users:
             raise InUse(f"image {row.name} is the base of {users} VMs", hint="delete them first")
-        if session.scalar(select(func.count()).select_from(VMRow).where(VMRow.image_id == row.id)):
-            # Terminated VMs keep their history; the name is given back and the files go.
-            row.name, row.state = f"{row.name}.{row.id}", "deleted"
+        if others or session.scalar(of_it):
+            # Terminated VMs keep their history, and the family does not give the number again. The files go.
+            row.state, row.realisations = ImageState.DELETED, []
             label.remove(session, [row.id])
         else:
             session.delete(row)
-        event.record(broker, session, "image.deleted", row.id, f"image {ref} deleted by {actor.name}")
+        event.record(
+            broker,
+            session,
+            "image.deleted",
+            row.id,
+            f"image {ref} deleted by {actor.name}",
+            project_id=row.project_id,
+        )
     shutil.rmtree(broker.images_dir / row.id, ignore_errors=True)
 
 
-def spec(row: ImageRow, site_name: str) -> ImageSpec:
+def spec(row: ImageRow, site_id: str) -> ImageSpec:
     """What a provider needs to know of the image at one site."""
     return ImageSpec(
         id=row.id,
@@ -158,8 +299,75 @@ def spec(row: ImageRow, site_name: str) -> ImageSpec:
         kernel=row.kernel,
         initrd=row.initrd,
         cmdline=row.cmdline,
-        remote_id=row.sites.get(site_name, ""),
+        remote_id=row.refs.get(site_id, ""),
     )
+
+
+def _living(query: Q) -> Q:
+    return query.where(ImageRow.state != ImageState.DELETED)
+
+
+def _next_version(session: Session, family: Sequence[ColumnElement[bool]]) -> int:
+    """From 1 where nothing is left of the family; otherwise no number that a version had before."""
+    if session.scalar(_living(select(ImageRow.id)).where(*family).limit(1)) is None:
+        return 1
+    return (session.scalar(select(func.max(ImageRow.version)).where(*family)) or 0) + 1
+
+
+def _sites(session: Session, sites: Mapping[str, str]) -> list[tuple[SiteRow, str]]:
+    """The sites of a map by their names, and what the image is there. Raises NotFound."""
+    found = [(site.find(session, name), ref) for name, ref in sites.items()]
+    return [(at, ref) for at, ref in found if ref]
+
+
+def _realise(broker: Broker, row: ImageRow, wanted: Sequence[tuple[SiteRow, str]]) -> None:
+    """Make these all that sites have of the image."""
+    now = broker.clock.now()
+    have = {one.site_id: one for one in row.realisations}
+    row.realisations = []
+    for at, ref in wanted:
+        one = have.get(at.id)
+        if one is None:
+            state = RealisationState.AVAILABLE
+            one = RealisationRow(site=at, site_id=at.id, state=state, created_at=now)
+        if one.ref != ref:
+            one.ref, one.updated_at = ref, now
+        row.realisations.append(one)
+
+
+def _same(one: ImageRow, other: ImageRow) -> bool:
+    """Whether VMs of both would be alike."""
+    facts = ("sha256", "format", "architecture", "cmdline")
+    return all(getattr(one, fact) == getattr(other, fact) for fact in facts) and all(
+        _same_file(getattr(one, part), getattr(other, part)) for part in ("kernel", "initrd")
+    )
+
+
+def _same_file(one: str, other: str) -> bool:
+    if not (one and other):
+        return one == other
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
+
+
+def _min_disk(disk: Path, format: str, named: Path, asked: int | None) -> int:
+    """The least disk in GiB that the image fits on, or the one ``asked`` for. Raises InvalidRequest when that is less.
+
+    qcow2 has what the guest sees of it, in bytes, big-endian at byte 24 (QEMU docs/interop/qcow2.txt).
+    """
+    size = disk.stat().st_size
+    if format == "qcow2":
+        with disk.open("rb") as stream:
+            size = int.from_bytes(stream.read(32)[24:], "big")
+    needed = min(-(-size // _GIB), _LARGEST_GB)
+    if asked is not None and asked < needed:
+        raise InvalidRequest(
+            f"{named} is a disk of {needed} GiB, which does not fit on {asked}",
+            hint=f"ask for {needed} or more, or leave it out",
+        )
+    return needed if asked is None else asked
 
 
 def _readable(path: str, noun: str) -> Path:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session
 
 from broker import access, flavor, gateway, image, keypair, label, network, project, reservation, site, vm
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest, NotFound
-from broker.store import LABELS, KeyPairRow, Labelled, LabelRow, ReservationRow, SubnetRow, VMRow
+from broker.store import LABELS, ImageRow, KeyPairRow, Labelled, LabelRow, ReservationRow, SubnetRow, VMRow
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ KINDS: dict[str, Kind] = {
     "site": Kind(lambda session, _, ref: site.find(session, ref), shared=True),
     "reservation": Kind(reservation.find, shared=False),
     "flavor": Kind(lambda session, _, ref: flavor.find(session, ref), shared=True),
-    "image": Kind(lambda session, _, ref: image.find(session, ref), shared=True),
+    "image": Kind(image.find, shared=True),
     "keypair": Kind(keypair.find, shared=False),
     "network": Kind(lambda session, _, ref: network.find(session, ref), shared=True),
     "subnet": Kind(_subnet, shared=True),
@@ -91,14 +91,12 @@ def list_labels(
     for column, wanted in ((LabelRow.resource, ids), (LabelRow.key, keys), (LabelRow.value, values)):
         if wanted is not None:
             query = query.where(column.in_(wanted))
+    of_noun = {noun: _seen(actor, noun) for noun in nouns}
     seen = [
-        and_(
-            LabelRow.noun == noun,
-            LabelRow.resource.in_(select(owned.id).where(owned.project_id == actor.project_id)),
-        )
-        if (owned := _OWNED.get(noun))
-        else LabelRow.noun == noun
-        for noun in nouns
+        LabelRow.noun == noun
+        if ids_seen is None
+        else and_(LabelRow.noun == noun, LabelRow.resource.in_(ids_seen))
+        for noun, ids_seen in of_noun.items()
     ]
     with broker.store.reading() as session:
         rows = session.execute(query.where(or_(*seen)).order_by(LabelRow.resource, LabelRow.key))
@@ -107,6 +105,18 @@ def list_labels(
 
 _OWNED: dict[str, Any] = {"vm": VMRow, "keypair": KeyPairRow, "reservation": ReservationRow}
 """What belongs to one project."""
+
+_OFFERED: dict[str, Any] = {"image": ImageRow}
+"""What belongs to one project, or is shared."""
+
+
+def _seen(actor: Actor, noun: str) -> Select[tuple[str]] | None:
+    """The ids of what the caller's project has or shares of a noun; None for all there are."""
+    if owned := _OWNED.get(noun):
+        return select(owned.id).where(owned.project_id == actor.project_id)
+    if kind := _OFFERED.get(noun):
+        return access.offered(select(kind.id), actor, kind, "label.list", here=True)
+    return None
 
 
 def _require_shared(actor: Actor) -> None:

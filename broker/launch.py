@@ -161,7 +161,12 @@ def create_many(
                     f"a VM with {flavor.bound_by(size)} cannot be preemptible: it is never suspended",
                     hint=f"leave --preemptible out, or choose another flavor than {size.name}",
                 )
-            base = image.find(session, image_ref)
+            base = image.for_vm(session, actor, image_ref)
+            if size.disk_gb < base.min_disk_gb:
+                raise InvalidRequest(
+                    f"image {base.name} needs a disk of {base.min_disk_gb} GiB, flavor {size.name} has {size.disk_gb}",
+                    hint="choose a flavor with a larger disk",
+                )
             nets = _networks(session, networks)
             peer.check_networks(session, nets)
             if address is not None:

@@ -372,7 +372,7 @@ def _group_refusal(
         return refused
     if not at.elastic:
         return None
-    if not row.image.sites.get(at.site.name):
+    if not row.image.refs.get(at.site_id):
         return f"image {row.image.name} is not mapped to an image of this site"
     return None
 

@@ -13,7 +13,8 @@ from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, NotFound, QuotaExceeded
 from broker.flavor import Sized
-from broker.store import LABELS, KeyPairRow, ProjectRow, UsageMonthRow, UsageRow, VMRow
+from broker.states import ImageState
+from broker.store import LABELS, ImageRow, KeyPairRow, ProjectRow, UsageMonthRow, UsageRow, VMRow
 
 
 def account_of(project_id: str) -> str:
@@ -100,6 +101,13 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
             raise InUse(
                 f"project {row.name} has VMs or a history of them",
                 hint="projects with a history stay for audit",
+            )
+        images = select(ImageRow).where(ImageRow.project_id == row.id, ImageRow.state != ImageState.DELETED)
+        owned = session.scalar(images.limit(1))
+        if owned is not None:
+            raise InUse(
+                f"project {row.name} has the image {owned.name}",
+                hint=f"`isthmus image delete {owned.id}` first",
             )
         event.record(
             broker, session, "project.deleted", row.id, f"project {row.name} deleted by {actor.name}"

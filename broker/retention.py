@@ -16,12 +16,12 @@ from typing import Any
 
 from sqlalchemy import Select, delete, exists, func, or_, select, tuple_
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from broker import access, event, label, usage
 from broker.actor import Actor
 from broker.broker import Broker
-from broker.states import LIVE_PEER, LIVE_RESERVATION, OperationState, VMState
+from broker.states import LIVE_PEER, LIVE_RESERVATION, ImageState, OperationState, VMState
 from broker.store import (
     EventRow,
     ImageRow,
@@ -224,9 +224,15 @@ def _reservations(until: datetime) -> Select[Any]:
 
 
 def _images(until: datetime) -> Select[Any]:
-    # Deleted ones were kept for the VMs that were made of them.
+    # Deleted ones were kept for the VMs that were made of them, and the newest of a family for its number.
     used = exists().where(VMRow.image_id == ImageRow.id)
-    return select(ImageRow).where(ImageRow.created_at < until, ImageRow.state == "deleted", ~used)
+    other = aliased(ImageRow)
+    of_family = (other.family == ImageRow.family) & other.project_id.is_not_distinct_from(ImageRow.project_id)
+    ended = ~exists().where(of_family, other.state != ImageState.DELETED)
+    later = exists().where(of_family, other.version > ImageRow.version)
+    return select(ImageRow).where(
+        ImageRow.created_at < until, ImageRow.state == ImageState.DELETED, ~used, ended | later
+    )
 
 
 def _keys(until: datetime) -> Select[Any]:

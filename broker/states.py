@@ -58,6 +58,26 @@ LIVE_RESERVATION = (ReservationState.SCHEDULED, ReservationState.ACTIVE)
 """States in which a reservation holds room."""
 
 
+class ImageState(StrEnum):
+    """A version of an image. One that is deleted stays for the history of VMs, and so that its number is not given again."""
+
+    AVAILABLE = "available"
+    DELETED = "deleted"
+
+
+class RealisationState(StrEnum):
+    """What a site has of an image."""
+
+    AVAILABLE = "available"
+
+
+class Visibility(StrEnum):
+    """Who sees and uses what has an owner: its project alone, or all."""
+
+    PRIVATE = "private"
+    SHARED = "shared"
+
+
 class PeerState(StrEnum):
     """A burst VM's end of a tunnel, from its bootstrap key to its removal."""
 

@@ -128,7 +128,9 @@ class Nouns:
         command="rebalance",
     )
     flavors: Noun[Flavors] = Noun("flavor", "Flavors", "Sizes of VMs.", exports=("Flavor",), labelled=True)
-    images: Noun[Images] = Noun("image", "Images", "Disk images.", exports=("Image",), labelled=True)
+    images: Noun[Images] = Noun(
+        "image", "Images", "Disk images, in versions.", exports=("Image",), labelled=True
+    )
     keypairs: Noun[KeyPairs] = Noun(
         "keypair", "KeyPairs", "SSH public keys that VMs let in.", exports=("KeyPair",), labelled=True
     )

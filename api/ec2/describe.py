@@ -27,7 +27,7 @@ R = TypeVar("R", bound=Row)
 class Listed(Generic[R]):
     """How a kind is described. ``ids_param`` names the ids that are asked for, ``answer`` the list that comes back and
     ``id_member`` the id in each of its items. ``rows`` are all that the caller may see, and ``items`` makes an item of each.
-    ``shown``: whether the call's other parameters leave any of them.
+    ``shown``: whether the call's other parameters leave one of them.
     """
 
     kind: ids.Kind
@@ -37,7 +37,7 @@ class Listed(Generic[R]):
     fields: filters.Fields[Item]
     rows: Callable[[Call], Sequence[R]]
     items: Callable[[Call, Sequence[R]], Callable[[R], Item]]
-    shown: Callable[[Call], bool] = lambda _call: True
+    shown: Callable[[Call, R], bool] = lambda _call, _row: True
 
 
 def describe(call: Call, listed: Listed[R]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def describe(call: Call, listed: Listed[R]) -> dict[str, Any]:
         raise listed.kind.not_found([ids.to_ec2(name) for name in unknown])
     admits = filters.matcher(call.params.get("Filters", ()), listed.fields, tags_in)
     item = listed.items(call, rows)
-    shown = [row for row in rows if not wanted or row.id in wanted] if listed.shown(call) else []
+    shown = [row for row in rows if (not wanted or row.id in wanted) and listed.shown(call, row)]
     found = [item(row) for row in shown]
     some, token = page(
         filter(admits, found), lambda one: str(one[listed.id_member]), call.params, ids=listed.ids_param

@@ -1,4 +1,4 @@
-"""Images: the broker's catalogue, which all projects share."""
+"""Images: the broker's catalogue, which all projects share, and the project's own. Each version is an image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from api.ec2.describe import Listed, describe
 from api.ec2.protocol import format_time
 from api.ec2.tag import tags_of
 from broker import image
+from broker.states import Visibility
 from broker.store import ImageRow
 
 ROOT_DEVICE = "/dev/vda"
@@ -23,26 +24,39 @@ def architecture(row: ImageRow) -> str:
 
 
 def describe_images(call: Call) -> dict[str, Any]:
-    """DescribeImages. To each project the catalogue is its own and public."""
+    """DescribeImages. To each project the broker's images are its own and public. Those that are deprecated are shown
+    to their project, and to others who name them or ask for them too."""
     return describe(call, _IMAGES)
 
 
-def _shown(call: Call) -> bool:
-    """Whether the catalogue is of those owners, and may be launched by those users."""
-    owners, users = call.params.get("Owners"), call.params.get("ExecutableUsers")
-    return not (owners and not {"self", call.account} & set(owners)) and not (
-        users and not {"self", "all", call.account} & set(users)
+def _owner(call: Call, row: ImageRow) -> str:
+    return row.project.account if row.project is not None else call.account
+
+
+def _shown(call: Call, row: ImageRow) -> bool:
+    """Whether the image is of one of those owners, may be launched by one of those users, and is not too old to be shown."""
+    params = call.params
+    owner = _owner(call, row)
+    owned_by = {owner, "self"} if owner == call.account else {owner}
+    used_by = {"self", call.account} | ({"all"} if row.visibility == Visibility.SHARED else set())
+    owners, users = params.get("Owners"), params.get("ExecutableUsers")
+    if (owners and not owned_by & set(owners)) or (users and not used_by & set(users)):
+        return False
+    mine = row.project_id == call.actor.project_id
+    return (
+        row.deprecated_at is None or mine or bool(params.get("IncludeDeprecated") or params.get("ImageIds"))
     )
 
 
 def _image(call: Call, row: ImageRow) -> dict[str, Any]:
     return {
         "ImageId": ids.to_ec2(row.id),
-        "ImageLocation": f"{call.account}/{row.name}",
+        "ImageLocation": f"{_owner(call, row)}/{row.name}",
         "State": _STATES.get(row.state, "pending"),
-        "OwnerId": call.account,
+        "OwnerId": _owner(call, row),
         "CreationDate": format_time(row.created_at),
-        "Public": True,
+        "DeprecationTime": format_time(row.deprecated_at) if row.deprecated_at else None,
+        "Public": row.visibility == Visibility.SHARED,
         "ProductCodes": [],
         "Architecture": architecture(row),
         "ImageType": "machine",
@@ -83,7 +97,7 @@ _IMAGES: Listed[ImageRow] = Listed(
     answer="Images",
     id_member="ImageId",
     fields=_FIELDS,
-    rows=lambda call: image.list_images(call.broker, call.actor),
+    rows=lambda call: image.list_images(call.broker, call.actor, here=True),
     items=lambda call, _rows: lambda row: _image(call, row),
     shown=_shown,
 )

@@ -102,7 +102,7 @@ def run_instances(call: Call) -> dict[str, Any]:
     if address is not None and most != 1:
         raise Fault("InvalidParameterCombination", "PrivateIpAddress can be given for one instance only")
     user_data = decode_user_data(params.get("UserData", ""))
-    image.get(call.broker, call.actor, image_id)
+    image.get(call.broker, call.actor, image_id, here=True)
     flavor.get(call.broker, call.actor, params["InstanceType"])
     if params.get("KeyName"):
         keypair.get(call.broker, call.actor, params["KeyName"])

@@ -86,7 +86,7 @@ def spec_of(broker: Broker, session: Session, row: VMRow) -> port.VMSpec:
         gpus=row.gpus,
         dedicated_cpus=row.dedicated_cpus,
         hugepages=row.hugepages,
-        image=image.spec(row.image, site.name),
+        image=image.spec(row.image, site.id),
         nics=tuple(nics),
         user_data=user_data,
         ssh_keys=ssh_keys,

@@ -54,7 +54,7 @@ def copy_image(step: Step[VMRow]) -> Outcome:
     host, site = placed(row)
     saying = copying(step, f"copying image {row.image.name} to {host}")
     try:
-        step.broker.providers.of(site).ensure_image(host, image.spec(row.image, site.name), saying)
+        step.broker.providers.of(site).ensure_image(host, image.spec(row.image, site.id), saying)
     except (port.NotFound, port.Unreachable) as error:
         # Only before the launch: once it may have been asked for, silence does not say that there is no VM.
         return unplace(step, str(error))

@@ -25,7 +25,7 @@ _AT_ONCE = 4
 def copy_image(step: Step[VMRow]) -> Outcome:
     """Ensure the image on the target, under the disk's changes that come."""
     _, site = placed(step.target)
-    step.broker.providers.of(site).ensure_image(_target(step), image.spec(step.target.image, site.name))
+    step.broker.providers.of(site).ensure_image(_target(step), image.spec(step.target.image, site.id))
     return Next()
 
 

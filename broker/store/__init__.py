@@ -2,7 +2,7 @@
 
 from broker.store.base import Row
 from broker.store.database import BESIDE, Store, StoreError
-from broker.store.image import FlavorRow, ImageRow, KeyPairRow
+from broker.store.image import FlavorRow, ImageRow, KeyPairRow, RealisationRow, image_name
 from broker.store.label import LABELS, Labelled, LabelRow
 from broker.store.network import GatewayRow, NetworkRow, PeerRow, SubnetRow
 from broker.store.nic import AddressRow, NICRow
@@ -37,6 +37,7 @@ __all__ = [
     "PeerRow",
     "PolicyRow",
     "ProjectRow",
+    "RealisationRow",
     "RequestRow",
     "ReservationRow",
     "Row",
@@ -48,4 +49,5 @@ __all__ = [
     "UsageMonthRow",
     "UsageRow",
     "VMRow",
+    "image_name",
 ]

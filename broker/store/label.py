@@ -37,19 +37,19 @@ class _Labels(TypeDecorator[dict[str, str]]):
         return dict(sorted((value or {}).items()))
 
 
-class _gathered(FunctionElement[dict[str, str]]):
+class gathered(FunctionElement[dict[str, str]]):
     """An aggregate: two columns of many rows as one JSON object."""
 
     type = _Labels()
     inherit_cache = True
 
 
-@compiles(_gathered)
+@compiles(gathered)
 def _on_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
     return f"json_group_object({compiler.process(element.clauses, **kw)})"
 
 
-@compiles(_gathered, "postgresql")
+@compiles(gathered, "postgresql")
 def _on_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
     return f"json_object_agg({compiler.process(element.clauses, **kw)})"
 
@@ -66,7 +66,7 @@ class Labelled:
     @declared_attr
     def labels(cls) -> Mapped[dict[str, str]]:
         """Key -> value."""
-        pairs: Select[Any] = select(_gathered(LabelRow.key, LabelRow.value))
+        pairs: Select[Any] = select(gathered(LabelRow.key, LabelRow.value))
         mine = pairs.where(LabelRow.resource == cls.id)  # type: ignore[attr-defined]
         return column_property(
             mine.correlate_except(LabelRow).scalar_subquery(),

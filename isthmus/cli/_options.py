@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,13 @@ Labelled = Annotated[
     list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Only with it; again for more.")
 ]
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="A name: a-z, 0-9, dot and hyphen, up to 63.")]
+
+
+class Switch(StrEnum):
+    """Have it so, or not any more."""
+
+    ON = "on"
+    OFF = "off"
 
 
 def noun(command: str) -> typer.Typer:

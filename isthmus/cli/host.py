@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli._options import Json, Name, noun
+from isthmus.cli._options import Json, Name, Switch, noun
 from isthmus.cli._output import cell, put, put_json, put_list, put_record
 from isthmus.cli._session import client_of
 from isthmus.cli.rebalance import put_plan
@@ -32,13 +31,6 @@ _ENDLESS = 1e8
 
 def _room(free: float, total: float) -> str | None:
     return None if total > _ENDLESS else f"{free:.0f}/{total:.0f}"
-
-
-class Switch(StrEnum):
-    """Into maintenance, or out of it."""
-
-    ON = "on"
-    OFF = "off"
 
 
 @app.command("list")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli._options import Json, Name, NewName, noun, pairs
+from isthmus.cli._options import Json, Name, NewName, Switch, noun, pairs
 from isthmus.cli._output import age, put, put_json, put_record, size
 from isthmus.cli._progress import Progress
 from isthmus.cli._session import client_of
@@ -15,8 +16,11 @@ from isthmus.cli._verbs import add_delete, add_list, add_show
 app = noun("image")
 
 _COLUMNS: dict[str, Any] = {
-    "NAME": lambda image: image.name,
-    "STATE": lambda image: image.state,
+    "FAMILY": lambda image: image.family or image.name,
+    "VERSION": lambda image: image.version,
+    "PROJECT": lambda image: image.project,
+    "VISIBILITY": lambda image: image.visibility,
+    "STATE": lambda image: "deprecated" if image.deprecated_at else image.state,
     "FORMAT": lambda image: image.format,
     "SIZE": lambda image: size(image.size_bytes),
     "ARCH": lambda image: image.architecture,
@@ -24,6 +28,13 @@ _COLUMNS: dict[str, Any] = {
     "AGE": lambda image: age(image.created_at),
     "REASON": lambda image: image.status_reason,
 }
+
+
+class Visibility(StrEnum):
+    """Who sees and uses an image."""
+
+    PRIVATE = "private"
+    SHARED = "shared"
 
 
 @app.command()
@@ -41,12 +52,30 @@ def create(
     ] = None,
     initrd: Annotated[str | None, typer.Option("--initrd", help="An initrd file there.")] = None,
     cmdline: Annotated[str | None, typer.Option("--cmdline", help="The kernel's command line.")] = None,
+    min_disk: Annotated[
+        int | None,
+        typer.Option(
+            "--min-disk", min=0, metavar="GIB", help="The least disk of its VMs. Default: the image's own."
+        ),
+    ] = None,
+    login_user: Annotated[
+        str | None, typer.Option("--login-user", help="The user that its guests let in, for people to read.")
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", help="Whose it is. Default: the broker's own.")
+    ] = None,
+    visibility: Annotated[
+        Visibility | None,
+        typer.Option(
+            "--visibility", help="Who uses it. Default: private with --project, otherwise shared with all."
+        ),
+    ] = None,
     site: Annotated[
         list[str] | None, typer.Option("--site", metavar="SITE=ID", help="Its id at a cloud site (an AMI).")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Import an image."""
+    """Import an image. Of a family that is there it becomes the next version."""
     with Progress(f"importing {name}"):
         image = client_of(ctx).images.create(
             name,
@@ -56,6 +85,10 @@ def create(
             kernel=kernel,
             initrd=initrd,
             cmdline=cmdline,
+            min_disk_gb=min_disk,
+            login_user=login_user,
+            project=project,
+            visibility=visibility.value if visibility is not None else None,
             sites=pairs(site, "--site") if site else None,
         )
     if json:
@@ -70,8 +103,12 @@ add_list(app, "images", _COLUMNS, "List images.", "no images; `isthmus image cre
 def _record(image: Any) -> dict[str, Any]:
     return {
         "name": image.name,
+        "family": image.family,
+        "version": image.version,
         "id": image.id,
         "project": image.project,
+        "visibility": image.visibility,
+        "deprecated": image.deprecated_at,
         "state": image.state,
         "reason": image.status_reason,
         "format": image.format,
@@ -80,6 +117,8 @@ def _record(image: Any) -> dict[str, Any]:
         "architecture": image.architecture,
         "direct kernel": image.direct_kernel,
         "cmdline": image.cmdline,
+        "min disk GiB": image.min_disk_gb,
+        "login user": image.login_user,
         "sites": image.sites,
         "labels": image.labels,
         "created": image.created_at,
@@ -108,6 +147,23 @@ def map(
         put_json(image)
     else:
         put_record({image.name: [f"{key}: {value}" for key, value in image.sites.items()]})
+
+
+@app.command()
+def deprecate(
+    ctx: typer.Context,
+    name: Name,
+    switch: Annotated[
+        Switch, typer.Argument(metavar="on|off", help="No longer what the bare name means, or again.")
+    ] = Switch.ON,
+    json: Json = False,
+) -> None:
+    """Have a family's bare name mean this version no more (on), or again (off). It can be used as before."""
+    image = client_of(ctx).images.deprecate(name, switch is Switch.ON)
+    if json:
+        put_json(image)
+    else:
+        put(f"{image.family}@{image.version} is {'' if image.deprecated_at else 'not '}deprecated")
 
 
 add_delete(app, "images", "Remove an image. Refused while VMs use it.")

@@ -17,7 +17,7 @@ from isthmus.schema.gateway import (
     PeerStatus,
 )
 from isthmus.schema.host import Host, HostUpdate
-from isthmus.schema.image import Image, ImageCreate, ImageUpdate
+from isthmus.schema.image import Image, ImageCreate, ImageUpdate, Realisation
 from isthmus.schema.keypair import KeyPair, KeyPairCreate
 from isthmus.schema.label import LabelSet, LabelUpdate
 from isthmus.schema.migration import MigrationCreate, MigrationPlan, Move, Stuck
@@ -113,6 +113,7 @@ __all__ = [
     "Quota",
     "QuotaSet",
     "QuotaUsed",
+    "Realisation",
     "Rehearsal",
     "RehearsalStep",
     "Reservation",

@@ -35,6 +35,7 @@ from broker.store import (
     PeerRow,
     PolicyRow,
     ProjectRow,
+    RealisationRow,
     ReservationRow,
     SiteRow,
     Store,
@@ -82,7 +83,10 @@ FILL: dict[str, Filler] = {
     "site": lambda owner, n: [(SiteRow, {"id": f"site-{n}", "name": f"s{n}", "kind": "simulated"})],
     "host": lambda owner, n: [(HostRow, {"id": f"host-{n}", "site_id": f"site-{n}", "elastic": False})],
     "flavor": lambda owner, n: [(FlavorRow, {"name": f"f{n}"})],
-    "image": lambda owner, n: [(ImageRow, {"id": f"img-{n:017x}"})],
+    "image": lambda owner, n: [
+        (ImageRow, {"id": f"img-{n:017x}", "visibility": "shared"}),
+        (RealisationRow, {"image_id": f"img-{n:017x}", "site_id": f"site-{n}", "state": "available"}),
+    ],
     "network": lambda owner, n: [
         (NetworkRow, {"id": f"net-{n:017x}", "cidr": f"10.{n // 256}.{n % 256}.0/24"}),
         (

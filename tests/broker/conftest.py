@@ -297,7 +297,8 @@ class Stage:
         self, name: str = "web", actor: Actor | None = None, **asked: Any
     ) -> tuple[VMRow, OperationRow]:
         asked.setdefault("flavor_ref", "small")
-        return launch.create(self.broker, actor or self.member, name=name, image_ref="tiny", **asked)
+        asked.setdefault("image_ref", "tiny")
+        return launch.create(self.broker, actor or self.member, name=name, **asked)
 
     def create(self, name: str = "web", **asked: Any) -> VMRow:
         """A VM whose creation is over, well."""

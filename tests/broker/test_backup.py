@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tarfile
 import threading
@@ -358,16 +359,21 @@ def test_one_of_a_newer_version_is_refused_in_words(stage, monkeypatch, name, va
 
 
 def test_one_of_an_older_schema_is_brought_up_to_date(stage, monkeypatch):
-    """As a backup of a version before would be: without the newest tables."""
+    """As a backup of an older version would be: without tables that there are now, and with rows as they were."""
     file = take(stage)
 
     def older(old):
         values = json.loads(old)
-        for name in ("usage_month", "nic", "address"):
-            del values["tables"][name]
-        return json.dumps(values | {"revision": "0010"}).encode()
+        kept = {name: values["tables"][name] for name in ("meta", "project", "image")}
+        return json.dumps(values | {"revision": "0010", "tables": kept}).encode()
 
-    made = changed(file, "backup.json", older)
+    def without_versions(old):
+        row = json.loads(gzip.decompress(old))
+        new = ("version", "project_id", "visibility", "min_disk_gb", "login_user", "deprecated_at")
+        then = {name: value for name, value in row.items() if name not in new}
+        return gzip.compress(json.dumps({"name": then.pop("family"), "sites": {}, **then}).encode())
+
+    made = changed(changed(file, "backup.json", older), "tables/image.jsonl.gz", without_versions)
     monkeypatch.setattr(
         backup, "verify", lambda file, progress=None: backup._header(file, _part(file, "backup.json"))
     )
@@ -376,6 +382,8 @@ def test_one_of_an_older_schema_is_brought_up_to_date(stage, monkeypatch):
     store = Store(settings.database_url)
     with store.reading() as session:
         assert session.get_one(MetaRow, "broker_id").value == stage.broker.id
+        (kept,) = session.scalars(select(ImageRow))
+        assert (kept.family, kept.version, kept.visibility, kept.refs) == ("tiny", 1, "shared", {})
     store.upgrade()
     store.close()
 

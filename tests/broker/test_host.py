@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker import host, network, queue, reconcile, site, vm, why
+from broker import host, image, network, queue, reconcile, site, vm, why
 from broker.errors import InvalidRequest
 
 
@@ -65,6 +65,21 @@ def test_rank_may_prefer_a_host_that_has_the_image(stage):
     assert view(stage, "sim-01").attributes["images"] == []
     second = stage.create("second", rank="vm.image in images ? 1 : 0")
     assert {first.host.name, second.host.name} == {"sim-02"}
+
+
+def test_host_does_not_name_the_private_images_that_it_has(stage, tmp_path):
+    source = tmp_path / "own.raw"
+    source.write_bytes(b"of one project\n")
+    image.create(
+        stage.broker, stage.admin, name="own", path=str(source), format="raw", project_ref="elsewhere"
+    )
+    row, task = stage.request(actor=stage.outsider, image_ref="own")
+    stage.finish(task)
+    stage.create("web")
+    reconcile.reconcile(stage.broker)
+    hosts = [view(stage, name).attributes["images"] for name in ("sim-01", "sim-02")]
+    assert stage.vm(row.id).host is not None
+    assert {name for images in hosts for name in images} == {"tiny"}
 
 
 def test_why_says_by_how_much_the_winner_won(stage):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from broker import flavor, image, keypair, vm
+from broker import flavor, image, keypair, labelled, launch, project, retention, site, vm
 from broker.errors import Exists, InUse, InvalidRequest, NotFound
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0K0C6CJTNCUvZ8ux8uhWkDJEMwFjPa8PWnHnYqVTyX ada@lab"
@@ -92,12 +92,130 @@ def test_image_that_is_exchanged_while_it_is_copied_is_refused(stage, disk, monk
     assert sorted(stage.broker.images_dir.iterdir()) == before
 
 
-def test_name_of_an_image_is_taken_until_it_is_deleted(stage, disk):
+def another(disk):
+    """The disk, with other bytes."""
+    disk.write_bytes(disk.read_bytes() + b"more\n")
+    return disk
+
+
+def test_another_import_of_a_family_is_its_next_version_and_its_name_means_the_newest(stage, disk):
+    first, second = add(stage, disk), add(stage, another(disk))
+    assert [(row.version, row.name) for row in (first, second)] == [(1, "disk"), (2, "disk@2")]
+    found = {
+        ref: image.get(stage.broker, stage.reader, ref).id for ref in ("disk", "disk@1", "disk@2", first.id)
+    }
+    assert found == {"disk": second.id, "disk@1": first.id, "disk@2": second.id, first.id: first.id}
+    for ref in ("disk@3", "disk@0", "disk@", "disk@x", "disk@99999999999", "@1"):
+        with pytest.raises(NotFound):
+            image.get(stage.broker, stage.reader, ref)
+    row, _ = launch.create(stage.broker, stage.member, name="web", image_ref="disk@1", flavor_ref="small")
+    assert row.image_id == first.id
+
+
+def test_careless_repeat_of_an_import_makes_no_copy(stage, disk, tmp_path):
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(b"kernel")
+    add(stage, disk, kernel=str(kernel))
+    before = sorted(stage.broker.images_dir.iterdir())
+    with pytest.raises(Exists, match="disk@1 is the same image already") as caught:
+        add(stage, disk, kernel=str(kernel))
+    assert (caught.value.code, bool(caught.value.hint)) == ("image_exists", True)
+    assert sorted(stage.broker.images_dir.iterdir()) == before
+    kernel.write_bytes(b"new kernel")
+    assert add(stage, disk, kernel=str(kernel)).version == 2
+    assert add(stage, disk).version == 3
+
+
+def test_deprecated_version_is_not_what_the_name_means_and_can_be_used(stage, disk):
     add(stage, disk)
-    with pytest.raises(Exists):
-        add(stage, disk)
+    second = add(stage, another(disk))
+    for _ in range(2):
+        assert image.deprecate(stage.broker, stage.admin, "disk@2").deprecated_at == stage.clock.now()
+    assert stage.events(target=second.id) == ["image.created", "image.deprecated"]
+    assert image.get(stage.broker, stage.reader, "disk").version == 1
+    asked = {"name": "web", "flavor_ref": "small"}
+    assert launch.create(stage.broker, stage.member, image_ref="disk@2", **asked)[0].image_id == second.id
+    image.deprecate(stage.broker, stage.admin, "disk")
+    with pytest.raises(NotFound) as caught:
+        image.get(stage.broker, stage.reader, "disk")
+    assert "disk@2" in caught.value.hint
+    assert image.deprecate(stage.broker, stage.admin, "disk@2", on=False).deprecated_at is None
+    assert image.get(stage.broker, stage.reader, "disk").version == 2
+
+
+def test_number_of_a_deleted_version_is_not_given_again_while_the_family_lives(stage, disk):
+    add(stage, disk)
+    add(stage, another(disk))
+    with pytest.raises(InvalidRequest, match="other versions: 1") as caught:
+        image.delete(stage.broker, stage.admin, "disk")
+    assert "disk@2" in caught.value.hint
+    image.delete(stage.broker, stage.admin, "disk@2")
+    assert image.get(stage.broker, stage.reader, "disk").version == 1
+    stage.wait(100 * 86400)
+    retention.prune(stage.broker)
+    assert add(stage, disk).version == 3
+    for ref in ("disk@1", "disk@3"):
+        image.delete(stage.broker, stage.admin, ref)
+    assert add(stage, disk).version == 1
     image.delete(stage.broker, stage.admin, "disk")
-    add(stage, disk)
+    stage.wait(100 * 86400)
+    assert retention.prune(stage.broker)["images"] == 2
+
+
+def test_private_image_is_not_there_for_other_projects(stage, disk):
+    with pytest.raises(InvalidRequest, match="needs the project"):
+        add(stage, disk, visibility="private")
+    shared = add(stage, disk)
+    own = add(stage, another(disk), project_ref="elsewhere", labels={"secret": "yes"})
+    assert (own.version, own.visibility, own.project.name) == (1, "private", "elsewhere")
+    asked = {"name": "web", "flavor_ref": "small"}
+    for actor in (stage.member, stage.reader):
+        assert image.get(stage.broker, actor, "disk").id == shared.id
+        with pytest.raises(NotFound):
+            image.get(stage.broker, actor, own.id)
+        assert own.id not in {row.id for row in image.list_images(stage.broker, actor)}
+        with pytest.raises(NotFound):
+            labelled.get(stage.broker, actor, "image", own.id)
+        assert labelled.list_labels(stage.broker, actor, ["image"]) == []
+    # An admin sees it, and can no more than its members start it in another project.
+    assert own.id in {row.id for row in image.list_images(stage.broker, stage.admin)}
+    assert own.id not in {row.id for row in image.list_images(stage.broker, stage.admin, here=True)}
+    for actor in (stage.member, stage.admin):
+        with pytest.raises(NotFound):
+            launch.create(stage.broker, actor, image_ref=own.id, **asked)
+    # Its project's comes before the broker's of the same name.
+    assert image.get(stage.broker, stage.outsider, "disk").id == own.id
+    assert launch.create(stage.broker, stage.outsider, image_ref="disk", **asked)[0].image_id == own.id
+    assert labelled.list_labels(stage.broker, stage.outsider, ["image"]) == [
+        ("image", own.id, "secret", "yes")
+    ]
+
+
+def test_project_with_an_image_is_kept(stage, disk):
+    owner = project.create(stage.broker, stage.admin, name="guests")
+    add(stage, disk, project_ref="guests", visibility="shared")
+    assert image.get(stage.broker, stage.member, "disk").project_id == owner.id
+    with pytest.raises(InUse, match="has the image disk"):
+        project.delete(stage.broker, stage.admin, "guests")
+    stage.finish(vm.delete(stage.broker, stage.member, stage.create("web", image_ref="disk").id)[1])
+    image.delete(stage.broker, stage.admin, "disk")
+    project.delete(stage.broker, stage.admin, "guests")
+
+
+def test_vm_needs_a_disk_as_large_as_its_image(stage, tmp_path):
+    source = tmp_path / "source.qcow2"
+    header = b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(16) + (10 * 2**30 + 1).to_bytes(8, "big") + bytes(72)
+    source.write_bytes(header)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))  # qemu-img would want more of it than a header
+        with pytest.raises(InvalidRequest, match="a disk of 11 GiB, which does not fit on 10"):
+            add(stage, source, format="qcow2", min_disk_gb=10)
+        row = add(stage, source, format="qcow2", login_user="debian")
+    assert (row.min_disk_gb, row.login_user) == (11, "debian")
+    with pytest.raises(InvalidRequest, match="needs a disk of 11 GiB, flavor small has 10") as caught:
+        launch.create(stage.broker, stage.member, name="web", image_ref="disk", flavor_ref="small")
+    assert caught.value.hint
+    launch.create(stage.broker, stage.member, name="web", image_ref="disk", flavor_ref="large")
 
 
 def test_image_in_use_is_kept_and_one_with_a_history_gives_its_name_back(stage, disk):
@@ -109,13 +227,34 @@ def test_image_in_use_is_kept_and_one_with_a_history_gives_its_name_back(stage, 
     with pytest.raises(NotFound):
         image.get(stage.broker, stage.reader, "tiny")
     assert image.list_images(stage.broker, stage.reader) == []
-    add(stage, disk, name="tiny")
+    assert add(stage, disk, name="tiny").name == "tiny"
     assert stage.vm(row.id).state == "terminated"
 
 
-def test_image_is_mapped_to_sites_that_exist(stage):
+def test_image_is_mapped_to_sites_that_exist_and_forgets_those_that_go(stage):
+    def realised(row):
+        return {
+            one.site.name: (one.ref, one.state, one.created_at, one.updated_at) for one in row.realisations
+        }
+
     with pytest.raises(NotFound):
         image.map_sites(stage.broker, stage.admin, "tiny", {"nowhere": "ami-1"})
+    stage.add_site("spare", hosts=1)
+    began = stage.clock.now()
+    row = image.map_sites(stage.broker, stage.admin, "tiny", {"campus": "ami-1", "spare": "ami-2"})
+    assert image.spec(row, stage.sites["spare"]).remote_id == "ami-2"
+    stage.wait(60)
+    row = image.map_sites(stage.broker, stage.admin, "tiny", {"campus": "ami-1", "spare": "ami-3"})
+    later = stage.clock.now()
+    assert realised(row) == {
+        "campus": ("ami-1", "available", began, began),
+        "spare": ("ami-3", "available", began, later),
+    }
+    assert realised(image.get(stage.broker, stage.reader, "tiny")) == realised(row)
+    site.delete(stage.broker, stage.admin, "spare")
+    row = image.get(stage.broker, stage.reader, "tiny")
+    assert set(realised(row)) == {"campus"}
+    assert row.refs == {stage.sites["campus"]: "ami-1"}
 
 
 def test_flavor_goes_and_its_vms_keep_their_size(stage):

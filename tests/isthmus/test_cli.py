@@ -549,6 +549,35 @@ def test_mapping_an_image_keeps_the_other_sites(run: Run, broker: Any) -> None:
     assert broker.asked[-1].body == {"sites": {}}
 
 
+def test_versions_of_an_image_are_imported_listed_and_deprecated(run: Run, broker: Any, capsys: Any) -> None:
+    second = IMAGE.model_copy(update={"name": "tiny@2", "family": "tiny", "version": 2, "project": "lab"})
+    old = second.model_copy(update={"deprecated_at": IMAGE.created_at, "visibility": "private"})
+    broker.on("POST", "/v1/images", second).on("GET", "/v1/images", [second, old])
+    broker.on("PATCH", "/v1/images/tiny%402", old)
+    options = ("--min-disk", "4", "--login-user", "ada", "--project", "lab", "--visibility", "shared")
+    assert run("image", "create", "tiny", "--path", "/srv/tiny.raw", *options) == 0
+    assert broker.asked[-1].body == {
+        "name": "tiny",
+        "path": "/srv/tiny.raw",
+        "min_disk_gb": 4,
+        "login_user": "ada",
+        "project": "lab",
+        "visibility": "shared",
+    }
+    assert "tiny@2 is available" in capsys.readouterr().out
+    assert run("image", "list") == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:5] == ["FAMILY", "VERSION", "PROJECT", "VISIBILITY", "STATE"]
+    assert [line.split()[:5] for line in lines] == [
+        ["tiny", "2", "lab", "shared", "available"],
+        ["tiny", "2", "lab", "private", "deprecated"],
+    ]
+    for switch, wanted in (((), True), (("off",), False)):
+        assert run("image", "deprecate", "tiny@2", *switch) == 0
+        assert broker.asked[-1].body == {"deprecated": wanted}
+    assert "tiny@2 is deprecated" in capsys.readouterr().out
+
+
 def test_deleting_several_vms_starts_all_before_it_waits(
     run: Run, broker: Any, make: Any, capsys: Any
 ) -> None:

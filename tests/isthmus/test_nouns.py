@@ -170,6 +170,25 @@ CALLS: list[tuple[str, Any, str, str, Any, Any]] = [
         IMAGE,
     ),
     ("image unmap", lambda c: c.images.map("tiny", {}), "PATCH", "/v1/images/tiny", {"sites": {}}, IMAGE),
+    (
+        "image version of a project",
+        lambda c: c.images.create(
+            "tiny", "/srv/t.raw", min_disk_gb=4, login_user="ada", project="lab", visibility="shared"
+        ),
+        "POST",
+        "/v1/images",
+        {"name": "tiny", "path": "/srv/t.raw", "min_disk_gb": 4, "login_user": "ada"}
+        | {"project": "lab", "visibility": "shared"},
+        IMAGE,
+    ),
+    (
+        "image deprecate",
+        lambda c: c.images.deprecate("tiny@2"),
+        "PATCH",
+        "/v1/images/tiny%402",
+        {"deprecated": True},
+        IMAGE,
+    ),
     ("image delete", lambda c: c.images.delete("tiny"), "DELETE", "/v1/images/tiny", None, None),
     (
         "keypair create",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from botocore.exceptions import ClientError
 
-from broker import accesskey, flavor, site, vm
+from api.ec2 import ids
+from broker import accesskey, flavor, image, project, site, vm
 from broker.actor import SYSTEM
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDMmqOD3D8j3yqXBEVAhcYSg4+sZaMS8uQd+pZ0Q0F0g me@example"
@@ -123,6 +124,71 @@ def test_the_catalogue_is_ones_own_and_public(face, ec2):
         assert ec2.describe_images(**given)["Images"] == []
     assert refusal(ec2.describe_images, ImageIds=["ami-00000000000000000"]) == "InvalidAMIID.NotFound"
     assert refusal(ec2.describe_images, ImageIds=["tiny"]) == "InvalidAMIID.Malformed"
+
+
+@pytest.fixture
+def imported(face, tmp_path):
+    """Imports an image of other bytes each time; all go afterwards."""
+    made = []
+
+    def bring(name, **asked):
+        disk = tmp_path / f"{len(made)}.raw"
+        disk.write_bytes(bytes([len(made) + 1]) * 512)
+        made.append(image.create(face.broker, SYSTEM, name=name, path=str(disk), format="raw", **asked))
+        return made[-1]
+
+    yield bring
+    for row in made:
+        image.delete(face.broker, SYSTEM, row.id)
+
+
+def test_versions_are_images_of_two_names_and_a_deprecated_one_is_shown_to_who_asks(face, ec2, imported):
+    first, second = imported("debian"), imported("debian")
+    amis = [ids.to_ec2(row.id) for row in (first, second)]
+    found = ec2.describe_images(Filters=only("name", "debian*"))["Images"]
+    assert {one["ImageId"]: one["Name"] for one in found} == dict(
+        zip(amis, ["debian", "debian@2"], strict=True)
+    )
+    assert all("DeprecationTime" not in one for one in found)
+    image.deprecate(face.broker, SYSTEM, first.id)
+    (newest,) = ec2.describe_images(Filters=only("name", "debian*"))["Images"]
+    assert newest["ImageId"] == amis[1]
+    for asked in ({"IncludeDeprecated": True, "Filters": only("name", "debian")}, {"ImageIds": [amis[0]]}):
+        (old,) = ec2.describe_images(**asked)["Images"]
+        assert (old["ImageId"], bool(old["DeprecationTime"])) == (amis[0], True)
+    launch = {"ImageId": amis[0], "InstanceType": "t3.nano", "MinCount": 1, "MaxCount": 1}
+    assert refusal(ec2.run_instances, DryRun=True, **launch) == "DryRunOperation"
+
+
+def test_private_image_is_there_for_its_project_alone(face, ec2, imported):
+    mine = imported("mine", project_ref="default")
+    project.create(face.broker, SYSTEM, name="next-door")
+    theirs = imported("theirs", project_ref="next-door", labels={"secret": "yes"})
+    offered = imported("offered", project_ref="next-door", visibility="shared")
+    shown = {one["Name"]: one for one in ec2.describe_images()["Images"]}
+    assert {name: one["Public"] for name, one in shown.items()} == {
+        "tiny": True,
+        "mine": False,
+        "offered": True,
+    }
+    assert shown["mine"]["OwnerId"] == face.account != shown["offered"]["OwnerId"] == offered.project.account
+
+    def listed(**asked):
+        return {one["Name"] for one in ec2.describe_images(**asked)["Images"]}
+
+    assert listed(Owners=["self"]) == listed(Owners=[face.account]) == {"tiny", "mine"}
+    assert listed(Owners=[offered.project.account]) == {"offered"}
+    assert listed(ExecutableUsers=["all"]) == {"tiny", "offered"}
+    assert listed(Filters=only("is-public", "false")) == {"mine"}
+    ami = ids.to_ec2(theirs.id)
+    key, secret = accesskey.create(face.broker, SYSTEM, project_ref="default", role="admin")
+    launch = {"ImageId": ami, "InstanceType": "t3.nano", "MinCount": 1, "MaxCount": 1}
+    for client in (ec2, face.client(key.id, secret)):
+        assert refusal(client.describe_images, ImageIds=[ami]) == "InvalidAMIID.NotFound"
+        assert refusal(client.run_instances, **launch) == "InvalidAMIID.NotFound"
+        assert client.describe_tags(Filters=only("key", "secret"))["Tags"] == []
+    launch["ImageId"] = ids.to_ec2(mine.id)
+    assert refusal(ec2.run_instances, DryRun=True, **launch) == "DryRunOperation"
 
 
 # -- networks --------------------------------------------------------------------------------------------------

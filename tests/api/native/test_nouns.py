@@ -77,9 +77,50 @@ def test_an_image_is_copied_described_mapped_and_removed(furnished: Any) -> None
     assert len(image.sha256) == 64
     cloud(client)
     assert image.map({"cloud": "ami-1"}).sites == {"cloud": "ami-1"}
+    (there,) = client.images.get("tiny").realisations
+    assert (there.site, there.state, there.ref, there.bytes) == ("cloud", "available", "ami-1", None)
     assert image.map({}).sites == {}
+    assert image.realisations == []
     image.delete()
     assert list(client.images.list()) == []
+
+
+def test_an_image_has_versions_of_which_its_name_means_the_newest(furnished: Any) -> None:
+    client = furnished.client()
+    path = furnished.broker.settings.data_dir / "tiny.raw"
+    with pytest.raises(isthmus.Conflict, match="tiny@1 is the same image already") as caught:
+        client.images.create("tiny", str(path), format="raw")
+    assert caught.value.code == "image_exists"
+    path.write_bytes(b"1" * 4096)
+    newer = client.images.create("tiny", str(path), format="raw", login_user="ada", min_disk_gb=1)
+    assert (newer.family, newer.version, newer.name, newer.project) == ("tiny", 2, "tiny@2", None)
+    assert (newer.visibility, newer.login_user, newer.min_disk_gb) == ("shared", "ada", 1)
+    assert [image.version for image in client.images.list()] == [1, 2]
+    assert client.vms.create("web", "tiny", "small").image == "tiny@2"
+    assert newer.deprecate().deprecated_at is not None
+    assert client.vms.create("old", "tiny", "small").image == "tiny"
+    assert client.images.get("tiny@2").deprecate(False).deprecated_at is None
+    assert client.images.get("tiny").id == newer.id
+    assert furnished.ask("PATCH", "/v1/images/tiny", {}).status_code == 400
+
+
+def test_a_private_image_is_not_there_for_others(furnished: Any) -> None:
+    client = furnished.client()
+    path = furnished.broker.settings.data_dir / "own.raw"
+    path.write_bytes(b"2" * 4096)
+    own = client.images.create("own", str(path), format="raw", project="other")
+    assert (own.project, own.visibility) == ("other", "private")
+    member, stranger = furnished.client("member"), furnished.client("stranger")
+    assert [image.name for image in member.images.list()] == ["tiny"]
+    assert [image.name for image in stranger.images.list()] == ["own", "tiny"]
+    for ref in ("own", own.id, "own@1"):
+        unseen = furnished.ask("GET", f"/v1/images/{ref}", role="member")
+        unknown = furnished.ask("GET", "/v1/images/none", role="member")
+        assert unseen.json()["error"]["code"] == unknown.json()["error"]["code"] == "image_not_found"
+        assert unseen.json()["error"]["hint"] == unknown.json()["error"]["hint"]
+    with pytest.raises(isthmus.NotFound):
+        member.vms.create("web", "own", "small")
+    assert stranger.vms.create("web", "own", "small").image == "own"
 
 
 def test_an_image_in_use_stays(furnished: Any) -> None:
