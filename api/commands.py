@@ -16,6 +16,7 @@ from broker.broker import Broker
 from broker.clock import SystemClock
 from broker.sealing import Sealer, SealError
 from broker.settings import Settings, SettingsError, load
+from broker.size import Size
 from broker.store import ProjectRow, Store, StoreError
 
 _CONFIG = """\
@@ -141,7 +142,9 @@ def init(
         if first:
             owner: Any = project.create(broker, SYSTEM, name="default")
             for name, vcpus, mem_mb, disk_gb in _FLAVORS:
-                flavor.create(broker, SYSTEM, name=name, vcpus=vcpus, mem_mb=mem_mb, disk_gb=disk_gb)
+                flavor.create(
+                    broker, SYSTEM, name=name, size=Size(vcpus=vcpus, mem_mb=mem_mb, disk_gb=disk_gb)
+                )
         else:
             owner = project.get(broker, SYSTEM, "default") if new_token else None
         secret = None

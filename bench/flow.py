@@ -37,6 +37,7 @@ from broker.broker import Broker
 from broker.engine.lease import LeaseEngine
 from broker.sealing import Sealer
 from broker.settings import Settings
+from broker.size import Size
 from broker.states import OperationState, PeerState, VMState
 from broker.store import PeerRow, Store, VMRow
 from providers.simulated import SimulatedProvider
@@ -133,7 +134,7 @@ def _broker(folder: Path) -> tuple[Broker, Actor]:
     disk = folder / "disk.raw"
     disk.write_bytes(b"disk")
     image.create(broker, admin, name="tiny", path=str(disk), format="raw")
-    flavor.create(broker, admin, name="small", vcpus=1, mem_mb=512, disk_gb=1)
+    flavor.create(broker, admin, name="small", size=Size(vcpus=1, mem_mb=512, disk_gb=1))
     network.create(broker, admin, name="net", cidr="10.20.0.0/16")
     site.create(broker, admin, name="campus", kind="simulated", options={"hosts": 4})
     types = {"t.small": {"vcpus": 1, "mem_mb": 512, "price_hour": 0.1}}

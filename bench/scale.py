@@ -59,6 +59,7 @@ from broker.broker import Broker
 from broker.ids import mac_of, vm_uuid
 from broker.sealing import Sealer
 from broker.settings import Settings
+from broker.size import Size
 from broker.states import VMState
 from broker.store import AddressRow, HostRow, LabelRow, NICRow, OperationRow, Store, VMRow
 from providers import port
@@ -202,7 +203,7 @@ def _looks(
     def quota() -> None:
         with broker.store.reading() as session:
             owner = project.find(session, admin, admin.project_id)
-            project.check_quota(owner, flavor.find(session, "small"), 1)
+            project.check_quota(owner, flavor.find(session, "small").size * 1)
 
     for what, run, goal in (
         ("host.get", lambda: host.get(broker, admin, "host-0007"), 0.005),
@@ -323,7 +324,7 @@ def _catalogue(broker: Broker, admin: Actor) -> None:
     disk = broker.settings.data_dir / "disk.raw"
     disk.write_bytes(b"a disk\n" * 100)
     image.create(broker, admin, name="tiny", path=str(disk), format="raw", sites={"cloud": "ami-1"})
-    flavor.create(broker, admin, name="small", vcpus=2, mem_mb=1024, disk_gb=10)
+    flavor.create(broker, admin, name="small", size=Size(vcpus=2, mem_mb=1024, disk_gb=10))
     network.create(broker, admin, name="net", cidr="10.0.0.0/8")
     network.add_subnet(broker, admin, "net", site_ref="campus", cidr="10.16.0.0/13", mode="nat")
     policy.apply(broker, admin, POLICY)

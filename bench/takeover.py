@@ -28,6 +28,7 @@ from broker.engine.choice import engine_for
 from broker.engine.lease import LeaseEngine
 from broker.sealing import Sealer
 from broker.settings import Settings
+from broker.size import Size
 from broker.states import OperationState
 from broker.store import DutyRow, OperationRow, Store, VMRow
 from lab.postgresql import SOUND, PostgreSQL
@@ -148,7 +149,7 @@ def _set_up(folder: Path, url: str) -> tuple[Broker, list[str]]:
     disk = folder / "disk.raw"
     disk.write_bytes(b"disk")
     image.create(broker, admin, name="tiny", path=str(disk), format="raw")
-    flavor.create(broker, admin, name="small", vcpus=1, mem_mb=512, disk_gb=1)
+    flavor.create(broker, admin, name="small", size=Size(vcpus=1, mem_mb=512, disk_gb=1))
     network.create(broker, admin, name="net", cidr="10.20.0.0/16")
     local = {"hosts": 4, "state_file": str(folder / "campus.json")}
     site.create(broker, admin, name="campus", kind="simulated", options=local)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from broker import event
 from broker.broker import Broker
+from broker.size import SIZE
 from broker.states import VMState
 from broker.store import HostRow, ProjectRow, Row, VMRow
 from broker.store.claim import held_by, of_host, of_project
@@ -22,14 +23,9 @@ _VM = (
     VMRow.host_id,
     VMRow.target_host_id,
     VMRow.state,
-    VMRow.vcpus,
-    VMRow.mem_mb,
-    VMRow.disk_gb,
-    VMRow.gpus,
-    VMRow.dedicated_cpus,
-    VMRow.hugepages,
+    *(getattr(VMRow, name) for name in SIZE),
 )
-_NOTHING = {"state": "", "vcpus": 0, "mem_mb": 0, "gpus": 0, "dedicated_cpus": False, "hugepages": False}
+_NOTHING = {"state": "", **SIZE}
 _COLUMNS: dict[type[Row], list[str]] = {
     HostRow: list(of_host(_NOTHING)),
     ProjectRow: list(of_project(_NOTHING)),

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select, tuple_, update
 from sqlalchemy.orm import Session
 
-from broker import access, event, flavor
+from broker import access, event
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest, NotFound
@@ -48,7 +48,7 @@ class Claims:
 
     def without(self, row: VMRow) -> Claims:
         """What is left of them when a VM that is counted is gone."""
-        room = flavor.room(row)
+        room = row.size.room
         return Claims(
             self.vms - 1,
             self.vcpus - room["cpu"],

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Select, select
+from sqlalchemy import Select, case, select
 from sqlalchemy.orm import Session
 
-from broker import address, capability, flavor, host
+from broker import address, capability, host
 from broker.broker import Broker
 from broker.states import VMState
 from broker.store import HostRow, ProjectRow, SubnetRow, VMRow
@@ -35,16 +35,20 @@ _ROOMY_S = 10.0
 _AT_ONCE = 500
 """Ids in one query."""
 
+_SHARED_VCPUS = case((VMRow.dedicated_cpus, 0), else_=VMRow.vcpus)
+_ORDINARY_MEM_MB = case((VMRow.hugepages, 0), else_=VMRow.mem_mb)
+"""What a VM takes of the cores that all share, and of ordinary memory."""
+
 _RESIDENTS = (
     select(
         VMRow.id,
         ProjectRow.name,
         VMRow.host_id,
-        flavor.SHARED_VCPUS,
-        flavor.ORDINARY_MEM_MB,
+        _SHARED_VCPUS,
+        _ORDINARY_MEM_MB,
         VMRow.gpus,
-        VMRow.vcpus - flavor.SHARED_VCPUS,
-        VMRow.mem_mb - flavor.ORDINARY_MEM_MB,
+        VMRow.vcpus - _SHARED_VCPUS,
+        VMRow.mem_mb - _ORDINARY_MEM_MB,
         VMRow.priority,
         VMRow.affinity,
         VMRow.elastic,

@@ -156,9 +156,9 @@ def create_many(
             if known is not None:
                 return [_with_operation(session, vm_id) for vm_id in known]
             size = flavor.find(session, flavor_ref)
-            if wishes.preemptible and flavor.bound_by(size):
+            if wishes.preemptible and size.size.bound_by:
                 raise InvalidRequest(
-                    f"a VM with {flavor.bound_by(size)} cannot be preemptible: it is never suspended",
+                    f"a VM with {size.size.bound_by} cannot be preemptible: it is never suspended",
                     hint=f"leave --preemptible out, or choose another flavor than {size.name}",
                 )
             base = image.for_vm(session, actor, image_ref)
@@ -173,7 +173,7 @@ def create_many(
                 _check_address(nets, address)
             if key_pair is not None:
                 keypair.find(session, actor, key_pair)
-            project.check_quota(owner, size, count)
+            project.check_quota(owner, size.size * count)
             now = broker.clock.now()
             booked = None
             if wishes.reservation is not None:
@@ -199,12 +199,7 @@ def create_many(
                     desired=VMState.RUNNING,
                     image_id=base.id,
                     flavor=size.name,
-                    vcpus=size.vcpus,
-                    mem_mb=size.mem_mb,
-                    disk_gb=size.disk_gb,
-                    gpus=size.gpus,
-                    dedicated_cpus=size.dedicated_cpus,
-                    hugepages=size.hugepages,
+                    **size.size.as_dict(),
                     site_id=None,
                     site_wanted_id=wanted.id if wanted is not None else None,
                     host_id=None,
@@ -253,12 +248,7 @@ def create_many(
                     project_id=owner.id,
                     # What a simulation needs to know of it.
                     project=owner.name,
-                    vcpus=size.vcpus,
-                    mem_mb=size.mem_mb,
-                    disk_gb=size.disk_gb,
-                    gpus=size.gpus,
-                    dedicated_cpus=size.dedicated_cpus,
-                    hugepages=size.hugepages,
+                    **size.size.as_dict(),
                     requirements=requirements,
                     priority=wishes.priority,
                     preemptible=wishes.preemptible,

@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from broker import access, capability, event, flavor, host, pool, reservation, vm
+from broker import access, capability, event, host, pool, reservation, vm
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest, NoRoom, WrongState
@@ -180,7 +180,7 @@ class _MovablePool:
 
     def _resident(self, one: Resident, migrates: Sequence[bool]) -> Resident:
         row = self.rows.get(one.id)
-        if row is None or flavor.bound_by(row) or not migrates[one.host]:
+        if row is None or row.size.bound_by or not migrates[one.host]:
             return one
         return replace(one, movable=True, request=pool.request_of(self.seen, row))
 
@@ -268,9 +268,9 @@ def _check(
             if wanted.state == HostState.MAINTENANCE
             else "choose another host",
         )
-    if flavor.bound_by(row):
+    if row.size.bound_by:
         raise WrongState(
-            f"cannot migrate {row.name}: it has {flavor.bound_by(row)}",
+            f"cannot migrate {row.name}: it has {row.size.bound_by}",
             hint="stop it, delete it and create it anew where it shall be",
         )
 

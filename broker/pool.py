@@ -12,7 +12,7 @@ import numpy as np
 from sqlalchemy import and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session, lazyload, selectinload
 
-from broker import capability, flavor, gateway, host, load, network, peer, usage, vm
+from broker import capability, gateway, host, load, network, peer, usage, vm
 from broker import policy as policies
 from broker.broker import Broker
 from broker.errors import Unavailable
@@ -200,9 +200,7 @@ def eligible_for(seen: Snapshot, wanted: ReservationRow) -> Mask:
             "name": wanted.name,
             "project": wanted.project.name,
             "flavor": wanted.flavor,
-            "vcpus": float(wanted.vcpus),
-            "mem_mb": float(wanted.mem_mb),
-            "disk_gb": float(wanted.disk_gb),
+            **wanted.size.attributes,
         }
         mask &= parse(text).truth(seen.table, attributes)
     return mask
@@ -224,7 +222,7 @@ def request_of(seen: Snapshot, row: VMRow) -> Request:
     requirement = _requirement(seen, row.requirements)
     return Request(
         id=row.id,
-        **flavor.room(row),
+        **row.size.room,
         requirement=requirement,
         rank=rank,
         attributes=vm.attributes(row),
@@ -410,7 +408,7 @@ def of_row(row: ReservationRow, index: dict[str, int]) -> Reserved:
         id=row.id,
         project=row.project.name,
         count=row.count,
-        **flavor.room(row),
+        **row.size.room,
         start=row.start_at.timestamp(),
         end=row.end_at.timestamp(),
         requirement=row.requirements,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from broker import access, capability, event, flavor, vm
+from broker import access, capability, event, vm
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import WrongState
@@ -73,9 +73,9 @@ def suspend(broker: Broker, actor: Actor, ref: str) -> tuple[VMRow, OperationRow
     access.require(actor, "vm.suspend")
     seen = vm.get(broker, actor, ref)
     access.require(actor, "vm.suspend", seen.project_id)
-    if flavor.bound_by(seen):
+    if seen.size.bound_by:
         raise WrongState(
-            f"cannot suspend {seen.name}: it has {flavor.bound_by(seen)}",
+            f"cannot suspend {seen.name}: it has {seen.size.bound_by}",
             hint=f"`isthmus vm stop {seen.name}`",
         )
     return _change(

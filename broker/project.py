@@ -12,7 +12,7 @@ from broker import access, event, label
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, NotFound, QuotaExceeded
-from broker.flavor import Sized
+from broker.size import WORDS, Amounts, over_quota
 from broker.states import ImageState
 from broker.store import LABELS, ImageRow, KeyPairRow, ProjectRow, UsageMonthRow, UsageRow, VMRow
 
@@ -27,13 +27,10 @@ def create(
     actor: Actor,
     *,
     name: str,
-    quota_vms: int | None = None,
-    quota_vcpus: int | None = None,
-    quota_mem_mb: int | None = None,
-    quota_gpus: int | None = None,
+    quota: Mapping[str, int | None] | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> ProjectRow:
-    """A new project. Admins only. Raises Exists."""
+    """A new project; ``quota``: an amount of ``broker.size.AMOUNTS`` -> its limit. Admins only. Raises Exists."""
     access.require(actor, "project.create")
     with broker.store.transaction() as session:
         if session.scalar(select(ProjectRow).where(ProjectRow.name == name)):
@@ -43,14 +40,7 @@ def create(
             id=project_id,
             name=name,
             account=account_of(project_id),
-            quota_vms=quota_vms,
-            quota_vcpus=quota_vcpus,
-            quota_mem_mb=quota_mem_mb,
-            quota_gpus=quota_gpus,
-            used_vms=0,
-            used_vcpus=0,
-            used_mem_mb=0,
-            used_gpus=0,
+            **{f"quota_{name}": limit for name, limit in (quota or {}).items()},
             created_at=broker.clock.now(),
         )
         session.add(row)
@@ -118,17 +108,21 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
         session.delete(row)
 
 
-def check_quota(project: ProjectRow, size: Sized, count: int) -> None:
-    """Raise QuotaExceeded when the project, which the caller has locked, may not have ``count`` more VMs of a size."""
-    limits = (
-        ("VMs", project.quota_vms, project.used_vms, count),
-        ("vCPUs", project.quota_vcpus, project.used_vcpus, count * size.vcpus),
-        ("MiB of memory", project.quota_mem_mb, project.used_mem_mb, count * size.mem_mb),
-        ("GPUs", project.quota_gpus, project.used_gpus, count * size.gpus),
-    )
-    for noun, limit, have, more in limits:
-        if limit is not None and more and have + more > limit:
-            raise QuotaExceeded(
-                f"project {project.name} may have {limit} {noun}, has {have} and asks for {more} more",
-                hint="delete VMs, or ask an admin for a larger quota",
-            )
+def check_quota(
+    project: ProjectRow,
+    more: Amounts,
+    *,
+    have: Amounts | None = None,
+    verb: str = "has",
+    instead: str = "delete VMs",
+) -> None:
+    """Raise QuotaExceeded when the project, which the caller has locked, may not have so much more than it ``have``; by default
+    than what its VMs use. ``verb`` and ``instead`` say how it has that, and what to do."""
+    have = project.used if have is None else have
+    over = over_quota(project.quota, have, more)
+    if over is not None:
+        raise QuotaExceeded(
+            f"project {project.name} may have {project.quota[over]} {WORDS[over]}, {verb} {getattr(have, over)} "
+            f"and asks for {getattr(more, over)} more",
+            hint=f"{instead}, or ask an admin for a larger quota",
+        )

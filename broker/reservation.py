@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from broker import access, event, expression, flavor, label, pool, project
 from broker.actor import Actor
 from broker.broker import Broker
-from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, QuotaExceeded, WrongState
+from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, WrongState
+from broker.size import DIMENSIONS, Amounts
 from broker.states import LIVE_RESERVATION, ReservationState
 from broker.store import LABELS, EventRow, FlavorRow, HostRow, ProjectRow, ReservationRow, SiteRow, VMRow
 from placement.lease import Book
@@ -63,7 +64,13 @@ def create(
                 )
             ):
                 raise Exists("reservation", name)
-            _check_quota(session, owner, size, count)
+            project.check_quota(
+                owner,
+                size.size * count,
+                have=_reserved(session, owner),
+                verb="has reserved",
+                instead="cancel reservations",
+            )
             seen = pool.snapshot(broker, session, residents=True)
             row = ReservationRow(
                 id=broker.new_id("res"),
@@ -71,12 +78,7 @@ def create(
                 project_id=owner.id,
                 state=ReservationState.SCHEDULED if start > now else ReservationState.ACTIVE,
                 flavor=size.name,
-                vcpus=size.vcpus,
-                mem_mb=size.mem_mb,
-                disk_gb=size.disk_gb,
-                gpus=size.gpus,
-                dedicated_cpus=size.dedicated_cpus,
-                hugepages=size.hugepages,
+                **size.size.as_dict(),
                 count=count,
                 requirements=requirements,
                 start_at=start,
@@ -220,13 +222,12 @@ def for_vm(session: Session, actor: Actor, ref: str, size: FlavorRow) -> Reserva
         raise WrongState(
             f"reservation {row.name} is {row.state}", hint="`isthmus reservation list` shows live ones"
         )
-    if size.vcpus > row.vcpus or size.mem_mb > row.mem_mb or size.disk_gb > row.disk_gb:
+    if not replace(size.size, gpus=row.gpus).fits(row.size):
         raise InvalidRequest(
             f"flavor {size.name} is larger than {row.flavor}, which reservation {row.name} has room for",
             hint=f"use a flavor of at most {row.vcpus} vCPUs, {row.mem_mb} MiB and {row.disk_gb} GiB",
         )
-    hardware = [(one.gpus, one.dedicated_cpus, one.hugepages) for one in (size, row)]
-    if hardware[0] != hardware[1]:
+    if size.size.hardware != row.size.hardware:
         raise InvalidRequest(
             f"reservation {row.name} has room for VMs of flavor {row.flavor}, and {size.name} has other GPUs, dedicated CPUs "
             "or huge pages",
@@ -385,26 +386,17 @@ def _check_times(now: datetime, start: datetime, end: datetime) -> None:
         raise InvalidRequest("a reservation may last 366 days", hint="reserve again when it ends")
 
 
-def _check_quota(session: Session, owner: ProjectRow, size: FlavorRow, count: int) -> None:
+def _reserved(session: Session, owner: ProjectRow) -> Amounts:
+    """What a project's reservations that hold room come to."""
+    sums = {"vms": ReservationRow.count} | {
+        name: ReservationRow.count * getattr(ReservationRow, name) for name in DIMENSIONS
+    }
     held = session.execute(
-        select(
-            func.coalesce(func.sum(ReservationRow.count), 0),
-            func.coalesce(func.sum(ReservationRow.count * ReservationRow.vcpus), 0),
-            func.coalesce(func.sum(ReservationRow.count * ReservationRow.mem_mb), 0),
-            func.coalesce(func.sum(ReservationRow.count * ReservationRow.gpus), 0),
-        ).where(ReservationRow.project_id == owner.id, ReservationRow.state.in_(LIVE_RESERVATION))
+        select(*(func.coalesce(func.sum(amount), 0).label(name) for name, amount in sums.items())).where(
+            ReservationRow.project_id == owner.id, ReservationRow.state.in_(LIVE_RESERVATION)
+        )
     ).one()
-    for noun, limit, have, more in (
-        ("VMs", owner.quota_vms, held[0], count),
-        ("vCPUs", owner.quota_vcpus, held[1], count * size.vcpus),
-        ("MiB of memory", owner.quota_mem_mb, held[2], count * size.mem_mb),
-        ("GPUs", owner.quota_gpus, held[3], count * size.gpus),
-    ):
-        if limit is not None and more and have + more > limit:
-            raise QuotaExceeded(
-                f"project {owner.name} may have {limit} {noun}, has reserved {have} and asks for {more} more",
-                hint="cancel reservations, or ask an admin for a larger quota",
-            )
+    return Amounts.of(held)
 
 
 def _no_room(row: ReservationRow, earliest: float | None) -> NoRoom:

@@ -19,6 +19,7 @@ from broker import access
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest
+from broker.size import Amounts, Dimensions
 from broker.store import HostRow, MetaRow, UsageMonthRow, UsageRow, VMRow
 from placement.budget import Charge, Ledger, month_of
 from placement.policy import Policy
@@ -39,8 +40,7 @@ def begin(broker: Broker, session: Session, row: VMRow, at: HostRow, *, anew: bo
             host=at.name,
             elastic=at.elastic,
             spot=bool(at.attributes.get("spot")),
-            vcpus=row.vcpus,
-            mem_mb=row.mem_mb,
+            **Dimensions.of(row).as_dict(),
             price_hour=float(price) if isinstance(price, int | float) else None,
             started_at=broker.clock.now(),
             ended_at=None,
@@ -139,20 +139,16 @@ _LN2 = 0.6931471805599453
 
 @dataclass
 class Hours:
-    """What some stays come to. Hours of VMs, of their vCPUs, of their GiB of memory."""
+    """What some stays come to. ``held``: what they held, times the hours of it."""
 
-    vm_hours: float = 0.0
-    vcpu_hours: float = 0.0
-    gib_hours: float = 0.0
+    held: Amounts = field(default_factory=Amounts)
     cost: float = 0.0
     unpriced_hours: float = 0.0
 
     def add(self, row: UsageRow, first: datetime, last: datetime) -> None:
         """Count a stay, as far as it is between two moments."""
         hours = (min(row.ended_at or last, last) - max(row.started_at, first)).total_seconds() / 3600
-        self.vm_hours += hours
-        self.vcpu_hours += hours * row.vcpus
-        self.gib_hours += hours * row.mem_mb / 1024
+        self.held += row.held * hours
         if row.price_hour is None:
             self.unpriced_hours += hours
         else:
@@ -160,9 +156,7 @@ class Hours:
 
     def add_month(self, row: UsageMonthRow) -> None:
         """Count a month that is summed up."""
-        self.vm_hours += row.vm_hours
-        self.vcpu_hours += row.vcpu_hours
-        self.gib_hours += row.gib_hours
+        self.held += row.held_hours
         self.cost += row.cost
         self.unpriced_hours += row.unpriced_hours
 
@@ -323,9 +317,7 @@ def _sum_up(broker: Broker, begin: datetime, end: datetime, was: datetime | None
                         elastic=elastic,
                         vms=len(one.vms),
                         new_vms=len(one.vms - before.get((project_id, project, site, elastic), set())),
-                        vm_hours=one.vm_hours,
-                        vcpu_hours=one.vcpu_hours,
-                        gib_hours=one.gib_hours,
+                        **one.held.as_hours(),
                         cost=one.cost,
                         unpriced_hours=one.unpriced_hours,
                     )

@@ -8,6 +8,7 @@ from api.native.auth import Caller, TheBroker
 from api.native.label import Label, wanted
 from api.native.paging import Limit, Ref, Token, cut
 from broker import flavor
+from broker.size import Size
 from broker.store import FlavorRow
 from isthmus import schema
 
@@ -22,12 +23,7 @@ def create_flavor(broker: TheBroker, caller: Caller, body: schema.FlavorCreate) 
             broker,
             caller,
             name=body.name,
-            vcpus=body.vcpus,
-            mem_mb=body.mem_mb,
-            disk_gb=body.disk_gb,
-            gpus=body.gpus,
-            dedicated_cpus=body.dedicated_cpus,
-            hugepages=body.hugepages,
+            size=Size.of(body),
             labels=body.labels,
         )
     )
@@ -67,11 +63,6 @@ def _answer(row: FlavorRow) -> schema.Flavor:
     return schema.Flavor(
         id=row.id,
         name=row.name,
-        vcpus=row.vcpus,
-        mem_mb=row.mem_mb,
-        disk_gb=row.disk_gb,
-        gpus=row.gpus,
-        dedicated_cpus=row.dedicated_cpus,
-        hugepages=row.hugepages,
+        **row.size.as_dict(),
         labels=row.labels,
     )

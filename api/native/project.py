@@ -22,10 +22,7 @@ def create_project(broker: TheBroker, caller: Caller, body: schema.ProjectCreate
             broker,
             caller,
             name=body.name,
-            quota_vms=body.quota.vms,
-            quota_vcpus=body.quota.vcpus,
-            quota_mem_mb=body.quota.mem_mb,
-            quota_gpus=body.quota.gpus,
+            quota=body.quota.model_dump(),
             labels=body.labels,
         )
     )
@@ -62,12 +59,8 @@ def _answer(row: ProjectRow) -> schema.Project:
     return schema.Project(
         id=row.id,
         name=row.name,
-        quota=schema.Quota(
-            vms=row.quota_vms, vcpus=row.quota_vcpus, mem_mb=row.quota_mem_mb, gpus=row.quota_gpus
-        ),
-        used=schema.QuotaUsed(
-            vms=row.used_vms, vcpus=row.used_vcpus, mem_mb=row.used_mem_mb, gpus=row.used_gpus
-        ),
+        quota=schema.Quota(**row.quota),
+        used=schema.QuotaUsed(**row.used.as_dict()),
         account=row.account,
         labels=row.labels,
         created_at=row.created_at,

@@ -36,9 +36,7 @@ def list_usage(
                 since=row.since,
                 until=row.until,
                 vms=row.vms,
-                vm_hours=row.vm_hours,
-                vcpu_hours=row.vcpu_hours,
-                gib_hours=row.gib_hours,
+                **row.held.as_hours(),
                 cost=row.cost,
                 unpriced_hours=row.unpriced_hours,
             )

@@ -14,6 +14,7 @@ from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.orm.attributes import get_history
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
 
+from broker.size import SIZE
 from broker.store.base import Row
 from broker.store.network import NetworkRow, SubnetRow
 from broker.store.nic import AddressRow
@@ -32,11 +33,7 @@ _RESIDENT = (
     "host_id",
     "target_host_id",
     "state",
-    "vcpus",
-    "mem_mb",
-    "gpus",
-    "dedicated_cpus",
-    "hugepages",
+    *SIZE,
     "priority",
     "affinity",
     "elastic",

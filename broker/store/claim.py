@@ -16,6 +16,7 @@ from sqlalchemy import bindparam, event, inspect, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import get_history, set_committed_value
 
+from broker.size import DIMENSIONS, SIZE
 from broker.states import VMState
 from broker.store.base import Row
 from broker.store.changes import mark
@@ -28,13 +29,10 @@ _MATTERS = (
     "host_id",
     "target_host_id",
     "state",
-    "vcpus",
-    "mem_mb",
-    "disk_gb",
-    "gpus",
-    "dedicated_cpus",
-    "hugepages",
+    *SIZE,
 )
+
+_USED = [(name, f"used_{name}") for name in DIMENSIONS]
 
 Amounts = dict[tuple[type[Row], str], dict[str, int]]
 """(table, id) -> column -> how much."""
@@ -55,12 +53,7 @@ def of_host(vm: Mapping[str, Any]) -> dict[str, int]:
 
 def of_project(vm: Mapping[str, Any]) -> dict[str, int]:
     """What a VM uses of its project's quota, by the project's columns."""
-    return {
-        "used_vms": 1,
-        "used_vcpus": vm["vcpus"],
-        "used_mem_mb": vm["mem_mb"],
-        "used_gpus": vm["gpus"],
-    }
+    return {"used_vms": 1, **{column: vm[name] for name, column in _USED}}
 
 
 def held_by(vm: Mapping[str, Any] | None) -> Amounts:
@@ -111,11 +104,9 @@ def _differences(session: Session) -> Iterable[tuple[int, Mapping[str, Any] | No
 
 
 def _values(row: VMRow) -> dict[str, Any]:
-    defaults = {"gpus": 0, "dedicated_cpus": False, "hugepages": False}
-    return {
-        name: defaults[name] if name in defaults and getattr(row, name) is None else getattr(row, name)
-        for name in _MATTERS
-    }
+    found = {name: getattr(row, name) for name in _MATTERS}
+    # What nobody said is written as its default by this flush.
+    return found | {name: default for name, default in SIZE.items() if found[name] is None}
 
 
 def _before(row: VMRow) -> dict[str, Any]:

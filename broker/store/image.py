@@ -13,6 +13,7 @@ from broker.store.base import Row
 from broker.store.label import Labelled, gathered
 from broker.store.project import ProjectRow
 from broker.store.site import SiteRow
+from broker.store.size import Sized
 
 
 class RealisationRow(Row):
@@ -113,24 +114,13 @@ def image_name(family: str, version: int) -> str:
     return family if version == 1 else f"{family}@{version}"
 
 
-class Hardware:
-    """What a VM may have of its host for itself alone; ``mem_mb`` is in huge pages, or none of it is."""
-
-    gpus: Mapped[int] = mapped_column(default=0)
-    dedicated_cpus: Mapped[bool] = mapped_column(default=False)
-    hugepages: Mapped[bool] = mapped_column(default=False)
-
-
-class FlavorRow(Labelled, Hardware, Row):
-    """The size of a VM."""
+class FlavorRow(Labelled, Sized, Row):
+    """The size of a VM, under a name."""
 
     __tablename__ = "flavor"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(unique=True)
-    vcpus: Mapped[int]
-    mem_mb: Mapped[int]
-    disk_gb: Mapped[int]
 
 
 class KeyPairRow(Labelled, Row):

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey
+from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from broker.store.base import Row
 from broker.store.label import Labelled
+from broker.store.size import Limited, Using
 
 
-class ProjectRow(Labelled, Row):
-    """``account`` is the project's twelve-digit account in the EC2 face.
-
-    ``used_*``: what its VMs that are not terminated use of its quota, written with each of them (``broker.store.claim``).
-    """
+class ProjectRow(Labelled, Limited, Using, Row):
+    """``account`` is the project's twelve-digit account in the EC2 face."""
 
     __tablename__ = "project"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     account: Mapped[str] = mapped_column(unique=True)
-    quota_vms: Mapped[int | None]
-    quota_vcpus: Mapped[int | None]
-    quota_mem_mb: Mapped[int | None]
-    quota_gpus: Mapped[int | None]
-    used_vms: Mapped[int] = mapped_column(default=0)
-    used_vcpus: Mapped[int] = mapped_column(default=0)
-    used_mem_mb: Mapped[int] = mapped_column(BigInteger, default=0)
-    used_gpus: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
 
 

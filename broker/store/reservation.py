@@ -8,12 +8,12 @@ from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from broker.store.base import Row
-from broker.store.image import Hardware
 from broker.store.label import Labelled
 from broker.store.project import ProjectRow
+from broker.store.size import Sized
 
 
-class ReservationRow(Labelled, Hardware, Row):
+class ReservationRow(Labelled, Sized, Row):
     """Room for ``count`` VMs of one size that is kept for a project from ``start_at`` to ``end_at``.
 
     ``slots``: host id -> how many of the VMs there is room kept for there.
@@ -28,9 +28,6 @@ class ReservationRow(Labelled, Hardware, Row):
     project: Mapped[ProjectRow] = relationship(lazy="joined")
     state: Mapped[str]
     flavor: Mapped[str]
-    vcpus: Mapped[int]
-    mem_mb: Mapped[int]
-    disk_gb: Mapped[int]
     count: Mapped[int]
     requirements: Mapped[str | None]
     start_at: Mapped[datetime]

@@ -8,9 +8,10 @@ from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from broker.store.base import Row
+from broker.store.size import Held, HeldHours
 
 
-class UsageRow(Row):
+class UsageRow(Held, Row):
     """A VM's stay on one host: written with its claim, ended when the claim is given up. Never deleted with the VM.
 
     ``price_hour`` is what an hour of it costs, None where that is not known (a host of one's own without a price).
@@ -27,14 +28,12 @@ class UsageRow(Row):
     host: Mapped[str]
     elastic: Mapped[bool]
     spot: Mapped[bool] = mapped_column(default=False)
-    vcpus: Mapped[int]
-    mem_mb: Mapped[int]
     price_hour: Mapped[float | None]
     started_at: Mapped[datetime] = mapped_column(index=True)
     ended_at: Mapped[datetime | None]
 
 
-class UsageMonthRow(Row):
+class UsageMonthRow(HeldHours, Row):
     """A calendar month (UTC) of a project's stays on one site, summed up: what is left of them when they are pruned.
 
     ``month`` is its first moment. ``vms`` held room in it, of which ``new_vms`` held none there in the month before.
@@ -49,8 +48,5 @@ class UsageMonthRow(Row):
     elastic: Mapped[bool] = mapped_column(primary_key=True)
     vms: Mapped[int]
     new_vms: Mapped[int]
-    vm_hours: Mapped[float]
-    vcpu_hours: Mapped[float]
-    gib_hours: Mapped[float]
     cost: Mapped[float]
     unpriced_hours: Mapped[float]

@@ -9,14 +9,15 @@ from sqlalchemy import ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, foreign, mapped_column, relationship
 
 from broker.store.base import Row
-from broker.store.image import Hardware, ImageRow
+from broker.store.image import ImageRow
 from broker.store.label import Labelled
 from broker.store.nic import NICRow
 from broker.store.project import ProjectRow
 from broker.store.site import HostRow, SiteRow
+from broker.store.size import Sized
 
 
-class VMRow(Labelled, Hardware, Row):
+class VMRow(Labelled, Sized, Row):
     """A VM. While ``host_id`` is set the VM holds its room there: the row is the claim.
 
     ``desired`` is running, stopped, suspended or terminated: what its owner last asked for. ``launch`` counts launches
@@ -71,9 +72,6 @@ class VMRow(Labelled, Hardware, Row):
     image_id: Mapped[str] = mapped_column(ForeignKey("image.id"))
     image: Mapped[ImageRow] = relationship(lazy="joined")
     flavor: Mapped[str]
-    vcpus: Mapped[int]
-    mem_mb: Mapped[int]
-    disk_gb: Mapped[int]
     site_id: Mapped[str | None] = mapped_column(ForeignKey("site.id"))
     site: Mapped[SiteRow | None] = relationship(lazy="joined")
     site_wanted_id: Mapped[str | None]

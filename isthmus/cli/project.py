@@ -18,6 +18,7 @@ _COLUMNS: dict[str, Any] = {
     "VMS": lambda project: _of(project, "vms"),
     "VCPUS": lambda project: _of(project, "vcpus"),
     "MEM MB": lambda project: _of(project, "mem_mb"),
+    "DISK GB": lambda project: _of(project, "disk_gb"),
     "GPUS": lambda project: _of(project, "gpus"),
     "ACCOUNT": lambda project: project.account,
     "AGE": lambda project: age(project.created_at),
@@ -39,11 +40,16 @@ def create(
     mem_mb: Annotated[
         int | None, typer.Option("--mem-mb", min=0, help="Quota in MiB; none is no limit.")
     ] = None,
+    disk_gb: Annotated[
+        int | None, typer.Option("--disk-gb", min=0, help="Quota in GiB; none is no limit.")
+    ] = None,
     gpus: Annotated[int | None, typer.Option("--gpus", min=0, help="Quota; none is no limit.")] = None,
     json: Json = False,
 ) -> None:
     """Add a project."""
-    project = client_of(ctx).projects.create(name, vms=vms, vcpus=vcpus, mem_mb=mem_mb, gpus=gpus)
+    project = client_of(ctx).projects.create(
+        name, vms=vms, vcpus=vcpus, mem_mb=mem_mb, disk_gb=disk_gb, gpus=gpus
+    )
     if json:
         put_json(project)
     else:
@@ -63,6 +69,7 @@ def _record(project: Any) -> dict[str, Any]:
         "vms": _of(project, "vms"),
         "vcpus": _of(project, "vcpus"),
         "MiB of memory": _of(project, "mem_mb"),
+        "GiB of disk": _of(project, "disk_gb"),
         "gpus": _of(project, "gpus"),
         "labels": project.labels,
         "created": project.created_at,

@@ -19,6 +19,8 @@ _COLUMNS: dict[str, Any] = {
     "VM HOURS": lambda usage: round(usage.vm_hours, 2),
     "VCPU HOURS": lambda usage: round(usage.vcpu_hours, 2),
     "GIB HOURS": lambda usage: round(usage.gib_hours, 2),
+    "DISK GIB HOURS": lambda usage: round(usage.disk_gib_hours, 2),
+    "GPU HOURS": lambda usage: round(usage.gpu_hours, 2),
     "COST": lambda usage: round(usage.cost, 4),
 }
 

@@ -25,10 +25,11 @@ class Projects(Resources[Project]):
         vms: int | None = None,
         vcpus: int | None = None,
         mem_mb: int | None = None,
+        disk_gb: int | None = None,
         gpus: int | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Project:
-        """Add a project that may have so many VMs, vCPUs, MiB of memory and GPUs at once; None is no limit."""
-        quota = {"vms": vms, "vcpus": vcpus, "mem_mb": mem_mb, "gpus": gpus}
+        """Add a project that may have so many VMs, vCPUs, MiB of memory, GiB of disk and GPUs at once; None is no limit."""
+        quota = ask(schema.QuotaSet, vms=vms, vcpus=vcpus, mem_mb=mem_mb, disk_gb=disk_gb, gpus=gpus)
         body = ask(schema.ProjectCreate, name=name, quota=quota, labels=labels)
         return self._http.post(Project, self._path, body)

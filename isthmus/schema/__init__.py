@@ -34,9 +34,10 @@ from isthmus.schema.policy import (
     Rehearsal,
     RehearsalStep,
 )
-from isthmus.schema.project import Project, ProjectCreate, Quota, QuotaSet, QuotaUsed
+from isthmus.schema.project import Project, ProjectCreate
 from isthmus.schema.reservation import Reservation, ReservationCreate, ReservationState
 from isthmus.schema.site import Site, SiteCreate
+from isthmus.schema.size import Quota, QuotaSet, QuotaUsed
 from isthmus.schema.status import Status
 from isthmus.schema.token import Role, Token, TokenCreate, TokenCreated
 from isthmus.schema.usage import Usage

@@ -7,31 +7,7 @@ from datetime import datetime
 from pydantic import Field
 
 from isthmus.schema._base import Answer, Name, NewLabels, Request
-
-
-class Quota(Answer):
-    """The most a project may have at once; None is no limit."""
-
-    vms: int | None = None
-    vcpus: int | None = None
-    mem_mb: int | None = None
-    gpus: int | None = None
-
-
-class QuotaUsed(Answer):
-    """What the project's VMs that are not terminated use of its quota."""
-
-    vms: int = 0
-    vcpus: int = 0
-    mem_mb: int = 0
-    gpus: int = 0
-
-
-class QuotaSet(Request):
-    vms: int | None = Field(default=None, ge=0, lt=1 << 31)
-    vcpus: int | None = Field(default=None, ge=0, lt=1 << 31)
-    mem_mb: int | None = Field(default=None, ge=0, lt=1 << 31)
-    gpus: int | None = Field(default=None, ge=0, lt=1 << 31)
+from isthmus.schema.size import Quota, QuotaSet, QuotaUsed
 
 
 class Project(Answer):

@@ -7,7 +7,8 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from isthmus.schema._base import Answer, Name, NewLabels, Request
+from isthmus.schema._base import Name, NewLabels, Request
+from isthmus.schema.size import Size
 
 
 class ReservationState(StrEnum):
@@ -19,7 +20,7 @@ class ReservationState(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Reservation(Answer):
+class Reservation(Size):
     """Room for ``count`` VMs of one flavor. ``hosts``: ``site/host`` -> how many of them; ``vms``: how many stand in it, or
     wait for it."""
 
@@ -28,9 +29,6 @@ class Reservation(Answer):
     project: str
     state: ReservationState
     flavor: str
-    vcpus: int
-    mem_mb: int
-    disk_gb: int
     count: int
     requirements: str | None = None
     start_at: datetime

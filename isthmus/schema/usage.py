@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from isthmus.schema._base import Answer
+from isthmus.schema.size import SizeHours
 
 
-class Usage(Answer):
+class Usage(SizeHours):
     """One project's use of one site in a time. ``cost`` is in the currency of the hosts' prices, and counts hours of a known
     price only, each second for itself; ``unpriced_hours`` are the VM hours without one."""
 
@@ -17,8 +17,5 @@ class Usage(Answer):
     since: datetime
     until: datetime
     vms: int
-    vm_hours: float
-    vcpu_hours: float
-    gib_hours: float
     cost: float
     unpriced_hours: float

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints
 
 from isthmus.schema._base import LABELS, Answer, Labels, Name, NewLabels, Request
 from isthmus.schema.operation import Operation
+from isthmus.schema.size import Size
 
 
 class VMState(StrEnum):
@@ -54,7 +55,7 @@ class NIC(Answer):
     mac: str
 
 
-class VM(Answer):
+class VM(Size):
     """A virtual machine. ``host`` is None until it is placed; ``elastic`` tells a burst VM."""
 
     id: str
@@ -64,12 +65,6 @@ class VM(Answer):
     status_reason: str = ""
     image: str
     flavor: str
-    vcpus: int
-    mem_mb: int
-    disk_gb: int
-    gpus: int = 0
-    dedicated_cpus: bool = False
-    hugepages: bool = False
     site: str | None = None
     host: str | None = None
     elastic: bool = False

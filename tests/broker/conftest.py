@@ -40,6 +40,7 @@ from broker.clock import ManualClock
 from broker.engine.lease import LeaseEngine
 from broker.sealing import Sealer
 from broker.settings import Settings
+from broker.size import Size
 from broker.states import OperationState
 from broker.store import AddressRow, HostRow, NICRow, OperationRow, PeerRow, Store, VMRow
 from lab.postgresql import PostgreSQL
@@ -242,8 +243,8 @@ class Stage:
         disk = self.folder / "disk.raw"
         disk.write_bytes(b"a disk\n" * 100)
         image.create(self.broker, self.admin, name="tiny", path=str(disk), format="raw", sites={})
-        flavor.create(self.broker, self.admin, name="small", vcpus=2, mem_mb=1024, disk_gb=10)
-        flavor.create(self.broker, self.admin, name="large", vcpus=8, mem_mb=4096, disk_gb=40)
+        flavor.create(self.broker, self.admin, name="small", size=Size(vcpus=2, mem_mb=1024, disk_gb=10))
+        flavor.create(self.broker, self.admin, name="large", size=Size(vcpus=8, mem_mb=4096, disk_gb=40))
         network.create(self.broker, self.admin, name="net", cidr="10.20.0.0/16")
 
     def add_site(self, name: str, **options: Any) -> World:

@@ -9,6 +9,7 @@ import pytest
 from broker import flavor, host, migration, network, power, queue, reservation, site, vm, why
 from broker.errors import InvalidRequest, NoRoom, WrongState
 from broker.launch import Wishes
+from broker.size import Size
 
 HARDWARE = {
     "cpu_total": 4.0,
@@ -36,7 +37,9 @@ def equipped(bare_stage):
         ("pinned", {"dedicated_cpus": True}),
         ("paged", {"hugepages": True}),
     ):
-        flavor.create(stage.broker, stage.admin, name=name, vcpus=4, mem_mb=4096, disk_gb=5, **what)
+        flavor.create(
+            stage.broker, stage.admin, name=name, size=Size(vcpus=4, mem_mb=4096, disk_gb=5, **what)
+        )
     return stage
 
 
@@ -63,8 +66,11 @@ def test_each_kind_of_hardware_is_counted_apart(equipped):
 def test_vm_waits_for_hardware_and_is_told_which(equipped):
     stage = equipped
     flavor.create(
-        stage.broker, stage.admin, name="wide", vcpus=7, mem_mb=64, disk_gb=5, dedicated_cpus=True, hugepages=True
-    )  # fmt: skip
+        stage.broker,
+        stage.admin,
+        name="wide",
+        size=Size(vcpus=7, mem_mb=64, disk_gb=5, dedicated_cpus=True, hugepages=True),
+    )
     row, _ = stage.request("wide", flavor_ref="wide")
     queue.place_pending(stage.broker)
     told = why.why(stage.broker, stage.member, row.id)
@@ -75,7 +81,7 @@ def test_vm_waits_for_hardware_and_is_told_which(equipped):
 
 def test_two_vms_of_one_round_do_not_get_the_same_gpu(equipped):
     stage = equipped
-    flavor.create(stage.broker, stage.admin, name="both", vcpus=1, mem_mb=64, disk_gb=5, gpus=2)
+    flavor.create(stage.broker, stage.admin, name="both", size=Size(vcpus=1, mem_mb=64, disk_gb=5, gpus=2))
     first, second = (stage.request(name, flavor_ref="both")[0] for name in ("a", "b"))
     queue.place_pending(stage.broker)
     placed = [stage.vm(row.id).host is not None for row in (first, second)]
@@ -100,13 +106,27 @@ def test_reservation_of_hardware_is_kept_for_vms_with_it(equipped):
     stage = equipped
     end = stage.clock.now() + timedelta(hours=1)
     made = reservation.create(
-        stage.broker, stage.member, name="exam", flavor_ref="gpu", count=1, start_at=None, end_at=end, requirements=None
-    )  # fmt: skip
+        stage.broker,
+        stage.member,
+        name="exam",
+        flavor_ref="gpu",
+        count=1,
+        start_at=None,
+        end_at=end,
+        requirements=None,
+    )
     with pytest.raises(NoRoom):
         reservation.create(
-            stage.broker, stage.member, name="more", flavor_ref="gpu", count=2, start_at=None, end_at=end, requirements=None
-        )  # fmt: skip
-    flavor.create(stage.broker, stage.admin, name="other", vcpus=4, mem_mb=4096, disk_gb=5)
+            stage.broker,
+            stage.member,
+            name="more",
+            flavor_ref="gpu",
+            count=2,
+            start_at=None,
+            end_at=end,
+            requirements=None,
+        )
+    flavor.create(stage.broker, stage.admin, name="other", size=Size(vcpus=4, mem_mb=4096, disk_gb=5))
     with pytest.raises(InvalidRequest, match="has other GPUs"):
         stage.request("plain", flavor_ref="other", wishes=Wishes(reservation=made.id))
     row = stage.create("mine", flavor_ref="gpu", wishes=Wishes(reservation=made.id))
@@ -136,7 +156,10 @@ def test_reserved_hardware_is_not_kept_once_more_when_its_vm_has_come(equipped):
     stage = equipped
     end = stage.clock.now() + timedelta(hours=1)
     flavor.create(
-        stage.broker, stage.admin, name="half", vcpus=4, mem_mb=1024, disk_gb=5, dedicated_cpus=True
+        stage.broker,
+        stage.admin,
+        name="half",
+        size=Size(vcpus=4, mem_mb=1024, disk_gb=5, dedicated_cpus=True),
     )
     made = reservation.create(
         stage.broker, stage.member, name="exam", flavor_ref="half", count=1, start_at=None, end_at=end

@@ -11,6 +11,7 @@ import pytest
 
 from broker import flavor, image, keypair, labelled, launch, project, retention, site, vm
 from broker.errors import Exists, InUse, InvalidRequest, NotFound
+from broker.size import Size
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0K0C6CJTNCUvZ8ux8uhWkDJEMwFjPa8PWnHnYqVTyX ada@lab"
 
@@ -260,7 +261,7 @@ def test_image_is_mapped_to_sites_that_exist_and_forgets_those_that_go(stage):
 def test_flavor_goes_and_its_vms_keep_their_size(stage):
     row = stage.create("web")
     with pytest.raises(Exists):
-        flavor.create(stage.broker, stage.admin, name="small", vcpus=9, mem_mb=9, disk_gb=9)
+        flavor.create(stage.broker, stage.admin, name="small", size=Size(vcpus=9, mem_mb=9, disk_gb=9))
     flavor.delete(stage.broker, stage.admin, "small")
     assert [item.name for item in flavor.list_flavors(stage.broker, stage.reader)] == ["large"]
     assert stage.vm(row.id).vcpus == 2

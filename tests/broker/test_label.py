@@ -9,6 +9,7 @@ from sqlalchemy import event, select, text
 
 from broker import flavor, image, keypair, label, labelled, launch, network, project, site, vm
 from broker.errors import Forbidden, InvalidRequest, NotFound
+from broker.size import Size
 from broker.store import LabelRow, NetworkRow, VMRow
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDMmqOD3D8j3yqXBEVAhcYSg4+sZaMS8uQd+pZ0Q0F0g me@example"
@@ -130,7 +131,7 @@ def test_every_noun_with_labels_shows_finds_and_forgets_them(stage):
     wanted = {"team": "a"}
     network.create(broker, admin, name="lab", cidr="10.99.0.0/16", labels=wanted)
     network.add_subnet(broker, admin, "lab", site_ref="campus", cidr="10.99.1.0/24", labels=wanted)
-    flavor.create(broker, admin, name="odd", vcpus=1, mem_mb=64, disk_gb=1, labels=wanted)
+    flavor.create(broker, admin, name="odd", size=Size(vcpus=1, mem_mb=64, disk_gb=1), labels=wanted)
     keypair.create(broker, admin, name="me", public_key=KEY, labels=wanted)
     project.create(broker, admin, name="spare", labels=wanted)
     site.create(broker, admin, name="spare", kind="simulated", options={"hosts": 1}, labels=wanted)

@@ -152,7 +152,7 @@ def test_two_sites_of_one_network_are_claimed_from_both_ends_without_a_deadlock(
 
 
 def test_quota_holds_for_callers_at_once(stage, monkeypatch):
-    small = project.create(stage.broker, SYSTEM, name="small", quota_vms=1)
+    small = project.create(stage.broker, SYSTEM, name="small", quota={"vms": 1})
     actor = type(stage.member)(small.id, "member", "sam")
     meet_before(monkeypatch, project, "check_quota")
     other = stage.another()

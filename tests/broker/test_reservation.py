@@ -152,7 +152,7 @@ def test_bad_reservations_are_refused_in_words(one_host):
 
 def test_reservations_stay_within_the_quota_and_the_project(one_host):
     stage = one_host
-    owner = project.create(stage.broker, stage.admin, name="small-team", quota_vcpus=4)
+    owner = project.create(stage.broker, stage.admin, name="small-team", quota={"vcpus": 4})
     member = Actor(project_id=owner.id, role="member", name="eve")
     reserve(stage)
     with pytest.raises(NotFound):

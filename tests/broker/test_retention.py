@@ -284,6 +284,8 @@ def write(stage, vms):
                         elastic=site == "cloud",
                         vcpus=vcpus,
                         mem_mb=512 * vcpus,
+                        disk_gb=10 * vcpus,
+                        gpus=vcpus % 2,
                         price_hour=price,
                         started_at=started,
                         ended_at=ended,
@@ -299,7 +301,7 @@ def reports(stage):
             for until in (*MONTHS[index + 1 :], None):
                 for view in usage.report(stage.broker, actor, since=since, until=until):
                     key = (actor.role, since, until, view.project, view.site, view.elastic)
-                    hours = (view.vm_hours, view.vcpu_hours, view.gib_hours, view.unpriced_hours)
+                    hours = (*view.held.as_hours().values(), view.unpriced_hours)
                     found[key] = (view.vms, *hours, view.cost)
     return found
 

@@ -160,20 +160,20 @@ def test_usage_is_reported_by_project_and_site_with_its_cost(hybrid):
     stage.finish(vm.delete(stage.broker, stage.member, home.id)[1])
     stage.wait(3600)
     mine = usage.report(stage.broker, stage.member)
-    assert [(view.site, view.vms, round(view.vm_hours)) for view in mine] == [
+    assert [(view.site, view.vms, round(view.held.vms)) for view in mine] == [
         ("campus", 1, 1),
         ("cloud", 1, 2),
     ]
     campus, cloud = mine
-    assert round(campus.vcpu_hours) == 2
+    assert round(campus.held.vcpus) == 2
     assert campus.cost == 0
-    assert campus.unpriced_hours == campus.vm_hours
-    assert cloud.cost == pytest.approx(cloud.vm_hours * price(stage, away))
+    assert campus.unpriced_hours == campus.held.vms
+    assert cloud.cost == pytest.approx(cloud.held.vms * price(stage, away))
     assert cloud.unpriced_hours == 0
     assert len({view.project for view in usage.report(stage.broker, stage.admin)}) == 2
     now = stage.clock.now()
     late = usage.report(stage.broker, stage.member, since=now - timedelta(minutes=30), until=now)
-    assert [(view.site, round(view.vm_hours, 2)) for view in late] == [("cloud", 0.5)]
+    assert [(view.site, round(view.held.vms, 2)) for view in late] == [("cloud", 0.5)]
 
 
 def test_empty_time_is_refused(stage):

@@ -108,7 +108,7 @@ def test_mistake_in_an_expression_has_its_place(stage):
 
 def test_quota_counts_vms_cores_and_memory(stage):
     small = project.create(
-        stage.broker, SYSTEM, name="small", quota_vms=2, quota_vcpus=9, quota_mem_mb=100_000
+        stage.broker, SYSTEM, name="small", quota={"vms": 2, "vcpus": 9, "mem_mb": 100_000}
     )
     actor = Actor(small.id, "member", "sam")
     first, _ = stage.request("one", actor=actor, flavor_ref="large")

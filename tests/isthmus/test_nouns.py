@@ -382,7 +382,7 @@ CALLS: list[tuple[str, Any, str, str, Any, Any]] = [
         lambda c: c.projects.create("lab", vms=5),
         "POST",
         "/v1/projects",
-        {"name": "lab", "quota": {"vms": 5, "vcpus": None, "mem_mb": None, "gpus": None}},
+        {"name": "lab", "quota": {"vms": 5}},
         PROJECT,
     ),
     ("project get", lambda c: c.projects.get("lab"), "GET", "/v1/projects/lab", None, PROJECT),

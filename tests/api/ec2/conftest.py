@@ -24,6 +24,7 @@ from broker.broker import Broker
 from broker.engine.lease import LeaseEngine
 from broker.sealing import Sealer
 from broker.settings import Settings
+from broker.size import Size
 from broker.store import Store
 from providers.simulated import SimulatedProvider
 
@@ -87,7 +88,7 @@ def face(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Face]:
         broker, SYSTEM, name="annex", kind="simulated", options={"hosts": 1, "attributes": {"cpu_total": 1}}
     )
     for name, vcpus, mem_mb in (("t3.nano", 1, 512), ("t3.small", 2, 2048), ("huge", 128, 1024)):
-        flavor.create(broker, SYSTEM, name=name, vcpus=vcpus, mem_mb=mem_mb, disk_gb=10)
+        flavor.create(broker, SYSTEM, name=name, size=Size(vcpus=vcpus, mem_mb=mem_mb, disk_gb=10))
     net = network.create(broker, SYSTEM, name="lan", cidr="10.10.0.0/16")
     network.add_subnet(broker, SYSTEM, net.id, site_ref="campus", cidr="10.10.1.0/24")
     network.add_subnet(broker, SYSTEM, net.id, site_ref="annex", cidr="10.10.2.0/24")

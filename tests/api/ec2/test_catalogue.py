@@ -8,6 +8,7 @@ from botocore.exceptions import ClientError
 from api.ec2 import ids
 from broker import accesskey, flavor, image, project, site, vm
 from broker.actor import SYSTEM
+from broker.size import Size
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDMmqOD3D8j3yqXBEVAhcYSg4+sZaMS8uQd+pZ0Q0F0g me@example"
 
@@ -81,7 +82,7 @@ def test_flavors_are_instance_types(ec2):
 
 
 def test_gpus_of_a_flavor_are_told(ec2, face):
-    flavor.create(face.broker, SYSTEM, name="p3.small", vcpus=1, mem_mb=64, disk_gb=1, gpus=2)
+    flavor.create(face.broker, SYSTEM, name="p3.small", size=Size(vcpus=1, mem_mb=64, disk_gb=1, gpus=2))
     (one,) = ec2.describe_instance_types(InstanceTypes=["p3.small"])["InstanceTypes"]
     assert one["GpuInfo"]["Gpus"] == [{"Count": 2}]
     flavor.delete(face.broker, SYSTEM, "p3.small")

@@ -26,6 +26,7 @@ from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
 from broker.sealing import Sealer
 from broker.settings import Settings
+from broker.size import Size
 from broker.store import PeerRow, Store, VMRow
 from providers.ec2 import Ec2Provider
 from providers.simulated import SimulatedProvider
@@ -73,7 +74,7 @@ def campus(face, tmp_path, engine_of):
     disk = tmp_path / "tiny.raw"
     disk.write_bytes(b"\0" * 1024)
     image.create(broker, SYSTEM, name="tiny", path=str(disk), format="raw", sites={"cloud": face.ami})
-    flavor.create(broker, SYSTEM, name="one", vcpus=1, mem_mb=512, disk_gb=5)
+    flavor.create(broker, SYSTEM, name="one", size=Size(vcpus=1, mem_mb=512, disk_gb=5))
     policy.apply(broker, SYSTEM, POLICY)
     engine = engine_of(broker)
     yield broker, Actor(project_id=owner.id, role="member", name="me")

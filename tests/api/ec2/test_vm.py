@@ -419,7 +419,7 @@ def test_a_full_quota_is_an_instance_limit(face):
     from broker import accesskey, project
     from broker.actor import SYSTEM
 
-    small = project.create(face.broker, SYSTEM, name="small", quota_vms=0)
+    small = project.create(face.broker, SYSTEM, name="small", quota={"vms": 0})
     key, secret = accesskey.create(face.broker, SYSTEM, project_ref=small.id)
     launch = {"ImageId": face.ami, "InstanceType": "t3.nano", "MinCount": 1, "MaxCount": 1}
     assert refusal(face.client(key.id, secret).run_instances, **launch)[0] == "InstanceLimitExceeded"

@@ -41,6 +41,7 @@ from broker.broker import Broker
 from broker.engine.choice import engine_for
 from broker.sealing import Sealer
 from broker.settings import Settings
+from broker.size import Size
 from broker.states import LIVE_PEER, PeerState, VMState
 from broker.store import AddressRow, NICRow, OperationRow, PeerRow, ProjectRow, Store, VMRow
 from providers.simulated import SimulatedProvider
@@ -93,7 +94,7 @@ class Mortal:
         disk = self.folder / "disk.raw"
         disk.write_bytes(b"disk")
         image.create(self.broker, admin, name="tiny", path=str(disk), format="raw")
-        flavor.create(self.broker, admin, name="small", vcpus=1, mem_mb=512, disk_gb=1)
+        flavor.create(self.broker, admin, name="small", size=Size(vcpus=1, mem_mb=512, disk_gb=1))
         network.create(self.broker, admin, name="net", cidr="10.20.0.0/16")
         moves = {"boot_s": 0.3, "stop_s": 0.3}
         local = {"hosts": 4, "state_file": str(self.folder / "campus.json"), **moves}
