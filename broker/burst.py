@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from broker import policy as policies
 from broker import usage, vm
 from broker.broker import Broker
-from broker.states import HostState, OperationState, VMState
+from broker.states import OperationState, VMState
 from broker.store import HostRow, OperationRow, VMRow
 from placement import burst as rules
 from placement.policy import Policy
@@ -111,7 +111,7 @@ def _room(session: Session) -> float:
     free = HostRow.vcpus_total - HostRow.reserved_vcpus - HostRow.held_vcpus
     found = session.scalar(
         select(func.coalesce(func.sum(case((free > 0, free), else_=0.0)), 0.0)).where(
-            HostRow.elastic.is_(False), HostRow.state == HostState.UP
+            HostRow.elastic.is_(False), HostRow.takes_vms
         )
     )
     return float(found or 0.0)

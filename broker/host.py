@@ -196,8 +196,6 @@ def set_maintenance(broker: Broker, actor: Actor, ref: str, maintenance: bool) -
         if row.maintenance != maintenance:
             row.maintenance = maintenance
             row.generation += 1
-            if row.state != HostState.UNREACHABLE:
-                row.state = HostState.MAINTENANCE if maintenance else HostState.UP
             verb = "entered" if maintenance else "left"
             event.record(
                 broker,
@@ -213,14 +211,14 @@ def set_maintenance(broker: Broker, actor: Actor, ref: str, maintenance: bool) -
 
 
 def take_unchanged(session: Session, generations: Mapping[str, int]) -> set[str]:
-    """Those of some hosts that are up and as they were when their generations were read: locked, and a generation on.
+    """Those of some hosts that take VMs and are as they were when their generations were read: locked, and a generation on.
 
     Whoever claims room on hosts that he read in another transaction begins his claim with this: of two at once, one finds
     that a generation has changed. They are locked in one order, so that nobody waits for one who waits for him.
     """
     now = session.execute(
         select(HostRow.id, HostRow.generation)
-        .where(HostRow.id.in_(generations), HostRow.state == HostState.UP)
+        .where(HostRow.id.in_(generations), HostRow.takes_vms)
         .order_by(HostRow.id)
         .with_for_update()
     )
@@ -289,9 +287,7 @@ def _forget(session: Session, row: HostRow) -> None:
 
 def up_hosts(session: Session, site: SiteRow) -> set[str]:
     """Ids of the site's hosts that may take VMs."""
-    return set(
-        session.scalars(select(HostRow.id).where(HostRow.site_id == site.id, HostRow.state == HostState.UP))
-    )
+    return set(session.scalars(select(HostRow.id).where(HostRow.site_id == site.id, HostRow.takes_vms)))
 
 
 def mark_unreachable(broker: Broker, session: Session, site: SiteRow, reason: str) -> None:
@@ -324,7 +320,7 @@ def _write_report(broker: Broker, session: Session, site: SiteRow, row: HostRow,
     row.mem_total_mb = 1e12 if report.elastic else _number(attributes, "mem_total_mb", 0.0)
     row.reserved_vcpus = report.reserved_vcpus
     row.reserved_mem_mb = report.reserved_mem_mb
-    _set_state(broker, session, row, HostState.MAINTENANCE if row.maintenance else HostState.UP, "")
+    _set_state(broker, session, row, HostState.UP, "")
 
 
 def _merged(site: SiteRow, name: str, report: HostReport) -> dict[str, Any]:
@@ -362,7 +358,7 @@ def _number(attributes: Mapping[str, Any], name: str, default: float) -> float:
     return float(value) if isinstance(value, int | float) else default
 
 
-def _set_state(broker: Broker, session: Session, row: HostRow, state: str, reason: str) -> None:
+def _set_state(broker: Broker, session: Session, row: HostRow, state: HostState, reason: str) -> None:
     if row.state != state:
         event.record(
             broker,

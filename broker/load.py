@@ -8,14 +8,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from broker.broker import Broker
-from broker.states import HostState, VMState
+from broker.states import VMState
 from broker.store import HostRow, ProjectRow, UsageRow, VMRow
 from placement import burst
 
 
 def metrics(broker: Broker, session: Session) -> dict[str, float]:
     """What a policy's conditions read: seconds, counts, and fractions of what the local hosts have."""
-    local = (HostRow.elastic.is_(False), HostRow.state == HostState.UP)
+    local = (HostRow.elastic.is_(False), HostRow.takes_vms)
     vcpus, vcpus_used, mem, mem_used, local_vms = session.execute(
         select(
             func.coalesce(func.sum(HostRow.vcpus_total), 0.0),

@@ -261,11 +261,11 @@ def _check(
         raise InvalidRequest(
             f"{wanted.name} is a host of another site", hint=f"choose one of site {row.host.site.name}"
         )
-    if wanted is not None and wanted.id != row.host_id and wanted.state != HostState.UP:
+    if wanted is not None and wanted.id != row.host_id and not wanted.takes_vms:
         raise WrongState(
-            f"{row.name} cannot move to host {wanted.name}: it is {wanted.state}",
+            f"{row.name} cannot move to host {wanted.name}: it is {wanted.condition}",
             hint=f"`isthmus host maintenance {wanted.name} off` lets it take VMs"
-            if wanted.state == HostState.MAINTENANCE
+            if wanted.state == HostState.UP
             else "choose another host",
         )
     if row.size.bound_by:

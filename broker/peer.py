@@ -255,7 +255,7 @@ def vm_names(broker: Broker, rows: Sequence[PeerRow]) -> dict[str, str]:
         return {vm_id: name for vm_id, name in found}  # noqa: C416 - a Row is no pair to the type checker
 
 
-def _end(broker: Broker, session: Session, row: PeerRow, state: str) -> None:
+def _end(broker: Broker, session: Session, row: PeerRow, state: PeerState) -> None:
     row.state = state
     row.sealed_bootstrap_key = ""
     row.generation = _bump(session, row.gateway_id)

@@ -17,7 +17,7 @@ from broker import policy as policies
 from broker.broker import Broker
 from broker.errors import Unavailable
 from broker.kept_pool import KeptPool, Mask
-from broker.states import LIVE_RESERVATION, HostState, OperationState, VMState
+from broker.states import LIVE_RESERVATION, OperationState, VMState
 from broker.store import GatewayRow, HostRow, OperationRow, ReservationRow, SubnetRow, VMRow
 from broker.store.changes import ALL
 from placement import burst
@@ -304,8 +304,8 @@ def pool_of(seen: Snapshot, table: HostTable | None = None, *, without: str = ""
 def _down(rows: Sequence[HostRow]) -> Reasons:
     found: Reasons = np.full(len(rows), None, dtype=np.object_)
     for index, row in enumerate(rows):
-        if row.state != HostState.UP:
-            found[index] = f"the host is {row.state}" + (
+        if not row.takes_vms:
+            found[index] = f"the host is {row.condition}" + (
                 f": {row.status_reason}" if row.status_reason else ""
             )
     return found

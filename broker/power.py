@@ -116,9 +116,9 @@ def _change(
     kind: str,
     *,
     needs: Capability,
-    desired: str,
-    allowed: tuple[str, ...],
-    via: str,
+    desired: VMState,
+    allowed: tuple[VMState, ...],
+    via: VMState,
     params: dict[str, Any] | None = None,
     instead_of: Sequence[str] = (),
 ) -> tuple[VMRow, OperationRow]:

@@ -18,7 +18,7 @@ from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, WrongState
 from broker.size import DIMENSIONS, Amounts
-from broker.states import LIVE_RESERVATION, ReservationState
+from broker.states import LIVE_RESERVATION, HostState, ReservationState
 from broker.store import LABELS, EventRow, FlavorRow, HostRow, ProjectRow, ReservationRow, SiteRow, VMRow
 from placement.lease import Book
 
@@ -297,8 +297,8 @@ def tick(broker: Broker) -> None:
 def _mend(broker: Broker) -> bool:
     """Find other room where hosts take no VM, or have not answered for a while; whether any was found."""
     now = broker.clock.now()
-    gone = (HostRow.state == "maintenance") | (
-        (HostRow.state == "unreachable") & (HostRow.seen_at < now - timedelta(seconds=_PATIENCE_S))
+    gone = HostRow.maintenance | (
+        (HostRow.state == HostState.UNREACHABLE) & (HostRow.seen_at < now - timedelta(seconds=_PATIENCE_S))
     )
     with broker.store.reading() as session:
         rows = pool.live(session, now)

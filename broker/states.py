@@ -30,11 +30,10 @@ class OperationState(StrEnum):
 
 
 class HostState(StrEnum):
-    """A host, as the last inventory of its site found it."""
+    """A host, as the last inventory of its site found it. Whether it is in maintenance is another question."""
 
     UP = "up"
     UNREACHABLE = "unreachable"
-    MAINTENANCE = "maintenance"
 
 
 class SiteState(StrEnum):
@@ -76,6 +75,15 @@ class Visibility(StrEnum):
 
     PRIVATE = "private"
     SHARED = "shared"
+
+
+class SubnetMode(StrEnum):
+    """What a subnet is at its site: a bridge that is there, one that the hosts make, or the end of a tunnel."""
+
+    BRIDGE = "bridge"
+    NAT = "nat"
+    ROUTE = "route"
+    TUNNEL = "tunnel"
 
 
 class PeerState(StrEnum):

@@ -256,7 +256,7 @@ def console(broker: Broker, actor: Actor, ref: str) -> str:
     return text.decode("utf-8", "replace")
 
 
-def set_state(broker: Broker, row: VMRow, state: str, reason: str = "") -> None:
+def set_state(broker: Broker, row: VMRow, state: VMState, reason: str = "") -> None:
     """Change the state on the wire, with the reason in words."""
     if row.state != state:
         row.state, row.state_at = state, broker.clock.now()

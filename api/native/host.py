@@ -8,7 +8,6 @@ from api.native.auth import Caller, TheBroker
 from api.native.paging import Limit, Ref, Text, Token, cut, last_texts
 from broker import host
 from broker.host import HostView
-from broker.states import HostState
 from isthmus import schema
 
 router = APIRouter(prefix="/v1/hosts", tags=["host"])
@@ -43,7 +42,8 @@ def _answer(view: HostView) -> schema.Host:
         id=row.id,
         name=row.name,
         site=row.site.name,
-        state=HostState.MAINTENANCE if row.maintenance and row.state == HostState.UP else row.state,
+        state=row.condition,
+        in_maintenance=row.maintenance,
         status_reason=row.status_reason,
         elastic=row.elastic,
         vcpus_total=row.vcpus_total,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, MetaData
+from sqlalchemy import JSON, DateTime, Enum, MetaData
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
@@ -31,6 +32,19 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is not None and value.tzinfo is None:
             return value.replace(tzinfo=UTC)
         return value.astimezone(UTC) if value is not None else None
+
+
+def one_of(words: type[StrEnum], column: str) -> Enum:
+    """The type of a column that holds one of some words. The database refuses all others, by a CHECK named after the column;
+    so a new word comes with a migration."""
+    return Enum(
+        words,
+        name=column,
+        native_enum=False,
+        create_constraint=True,
+        length=None,
+        values_callable=lambda enum: [one.value for one in enum],
+    )
 
 
 class Row(DeclarativeBase):

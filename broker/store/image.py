@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, Select, select, text
 from sqlalchemy.orm import Mapped, column_property, declared_attr, mapped_column, relationship
 
-from broker.states import ImageState, RealisationState
-from broker.store.base import Row
+from broker.states import ImageState, RealisationState, Visibility
+from broker.store.base import Row, one_of
 from broker.store.label import Labelled, gathered
 from broker.store.project import ProjectRow
 from broker.store.site import SiteRow
@@ -26,7 +26,7 @@ class RealisationRow(Row):
         ForeignKey("site.id", ondelete="CASCADE"), primary_key=True, index=True
     )
     site: Mapped[SiteRow] = relationship(lazy="joined")
-    state: Mapped[str]
+    state: Mapped[RealisationState] = mapped_column(one_of(RealisationState, "state"))
     status_reason: Mapped[str] = mapped_column(default="")
     ref: Mapped[str]
     bytes: Mapped[int | None] = mapped_column(BigInteger)
@@ -75,8 +75,8 @@ class ImageRow(Labelled, Row):
     version: Mapped[int]
     project_id: Mapped[str | None] = mapped_column(ForeignKey("project.id", ondelete="SET NULL"))
     project: Mapped[ProjectRow | None] = relationship()
-    visibility: Mapped[str]
-    state: Mapped[str]
+    visibility: Mapped[Visibility] = mapped_column(one_of(Visibility, "visibility"))
+    state: Mapped[ImageState] = mapped_column(one_of(ImageState, "state"))
     status_reason: Mapped[str] = mapped_column(default="")
     format: Mapped[str]
     path: Mapped[str]

@@ -7,7 +7,8 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from broker.store.base import Row
+from broker.states import PeerState, SubnetMode
+from broker.store.base import Row, one_of
 from broker.store.label import Labelled
 from broker.store.site import SiteRow
 
@@ -27,7 +28,7 @@ class NetworkRow(Labelled, Row):
 
 
 class SubnetRow(Labelled, Row):
-    """``mode``: bridge, nat, route or tunnel. ``reserved`` addresses are never leased."""
+    """``reserved`` addresses are never leased."""
 
     __tablename__ = "subnet"
     __table_args__ = (UniqueConstraint("network_id", "site_id"),)
@@ -38,7 +39,7 @@ class SubnetRow(Labelled, Row):
     site_id: Mapped[str] = mapped_column(ForeignKey("site.id"))
     site: Mapped[SiteRow] = relationship(lazy="joined")
     cidr: Mapped[str] = mapped_column(unique=True)
-    mode: Mapped[str]
+    mode: Mapped[SubnetMode] = mapped_column(one_of(SubnetMode, "mode"))
     gateway: Mapped[str]
     bridge: Mapped[str]
     dns: Mapped[list[str]]
@@ -76,7 +77,7 @@ class GatewayRow(Labelled, Row):
 
 
 class PeerRow(Row):
-    """A burst VM's end of a tunnel, one for each of its networks. ``state``: bootstrap, enrolled, expired or removed.
+    """A burst VM's end of a tunnel, one for each of its networks.
 
     ``generation`` is the gateway's generation that first showed the peer's present state.
     """
@@ -99,7 +100,7 @@ class PeerRow(Row):
     vm_id: Mapped[str] = mapped_column(ForeignKey("vm.id"), index=True)
     network_id: Mapped[str] = mapped_column(ForeignKey("network.id"))
     """Which of the VM's NICs this is the tunnel of: a VM is on a network once."""
-    state: Mapped[str] = mapped_column(index=True)
+    state: Mapped[PeerState] = mapped_column(one_of(PeerState, "state"), index=True)
     address: Mapped[str]
     bootstrap_address: Mapped[str]
     bootstrap_public_key: Mapped[str] = mapped_column(unique=True)

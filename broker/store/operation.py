@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import BigInteger, Index, Integer
 from sqlalchemy.orm import Mapped, mapped_column
 
-from broker.store.base import Row
+from broker.states import OperationState
+from broker.store.base import Row, one_of
 
 
 class OperationRow(Row):
@@ -30,7 +31,7 @@ class OperationRow(Row):
     target: Mapped[str] = mapped_column(index=True)
     project_id: Mapped[str | None]
     site_id: Mapped[str | None]
-    state: Mapped[str]
+    state: Mapped[OperationState] = mapped_column(one_of(OperationState, "state"))
     phase: Mapped[str]
     message: Mapped[str] = mapped_column(default="")
     attempt: Mapped[int] = mapped_column(default=0)

@@ -7,7 +7,8 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from broker.store.base import Row
+from broker.states import ReservationState
+from broker.store.base import Row, one_of
 from broker.store.label import Labelled
 from broker.store.project import ProjectRow
 from broker.store.size import Sized
@@ -26,7 +27,7 @@ class ReservationRow(Labelled, Sized, Row):
     name: Mapped[str]
     project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), index=True)
     project: Mapped[ProjectRow] = relationship(lazy="joined")
-    state: Mapped[str]
+    state: Mapped[ReservationState] = mapped_column(one_of(ReservationState, "state"))
     flavor: Mapped[str]
     count: Mapped[int]
     requirements: Mapped[str | None]

@@ -5,15 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, UniqueConstraint, and_
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column, relationship, undefer_group
 
-from broker.store.base import Row
+from broker.states import HostState, SiteState
+from broker.store.base import Row, one_of
 from broker.store.label import Labelled
 
 
 class SiteRow(Labelled, Row):
-    """``state``: new, up or unreachable. ``elastic``: it is a cloud, all of whose hosts are elastic.
+    """``elastic``: it is a cloud, all of whose hosts are elastic.
 
     ``options`` name each host of a site, and hosts, VMs and subnets load their site with them: so the options
     are not loaded unless asked for (``SITE_SETTINGS``). Read them elsewhere only inside a transaction.
@@ -24,7 +26,7 @@ class SiteRow(Labelled, Row):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     kind: Mapped[str]
-    state: Mapped[str]
+    state: Mapped[SiteState] = mapped_column(one_of(SiteState, "state"))
     status_reason: Mapped[str] = mapped_column(default="")
     elastic: Mapped[bool] = mapped_column(default=False)
     options: Mapped[dict[str, Any]] = mapped_column(deferred=True, deferred_group="settings")
@@ -39,7 +41,9 @@ SITE_SETTINGS = undefer_group("settings")
 
 
 class HostRow(Row):
-    """``generation`` grows with each claim, so that two matchmakers never give the same room away twice.
+    """``state``: whether it answers; ``maintenance``: an admin keeps VMs away. It takes VMs when it is up and not in maintenance.
+
+    ``generation`` grows with each claim, so that two matchmakers never give the same room away twice.
 
     ``held_*``: what our VMs hold there, written with each claim (``broker.store.claim``).
     """
@@ -51,7 +55,7 @@ class HostRow(Row):
     site_id: Mapped[str] = mapped_column(ForeignKey("site.id", ondelete="CASCADE"), index=True)
     site: Mapped[SiteRow] = relationship(lazy="joined")
     name: Mapped[str] = mapped_column(index=True)
-    state: Mapped[str]
+    state: Mapped[HostState] = mapped_column(one_of(HostState, "state"))
     status_reason: Mapped[str] = mapped_column(default="")
     maintenance: Mapped[bool] = mapped_column(default=False)
     elastic: Mapped[bool]
@@ -68,3 +72,18 @@ class HostRow(Row):
     held_hugepages_mb: Mapped[int] = mapped_column(BigInteger, default=0)
     attributes: Mapped[dict[str, Any]]
     seen_at: Mapped[datetime | None]
+
+    @hybrid_property
+    def takes_vms(self) -> bool:
+        """Whether it answers, and nobody keeps VMs away from it."""
+        return self.state == HostState.UP and not self.maintenance
+
+    @takes_vms.inplace.expression
+    @classmethod
+    def _takes_vms(cls) -> ColumnElement[bool]:
+        return and_(cls.state == HostState.UP, cls.maintenance.is_(False))
+
+    @property
+    def condition(self) -> str:
+        """In a word, for people: ``unreachable`` before ``maintenance`` before ``up``."""
+        return str(self.state) if self.state != HostState.UP else "maintenance" if self.maintenance else "up"

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, foreign, mapped_column, relationship
 
-from broker.store.base import Row
+from broker.states import VMState
+from broker.store.base import Row, one_of
 from broker.store.image import ImageRow
 from broker.store.label import Labelled
 from broker.store.nic import NICRow
@@ -66,9 +67,9 @@ class VMRow(Labelled, Sized, Row):
     name: Mapped[str] = mapped_column(index=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
     project: Mapped[ProjectRow] = relationship(lazy="joined")
-    state: Mapped[str] = mapped_column(index=True)
+    state: Mapped[VMState] = mapped_column(one_of(VMState, "state"), index=True)
     status_reason: Mapped[str] = mapped_column(default="")
-    desired: Mapped[str]
+    desired: Mapped[VMState] = mapped_column(one_of(VMState, "desired"))
     image_id: Mapped[str] = mapped_column(ForeignKey("image.id"))
     image: Mapped[ImageRow] = relationship(lazy="joined")
     flavor: Mapped[str]

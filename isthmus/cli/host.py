@@ -57,6 +57,7 @@ def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
             "site": host.site,
             "state": host.state,
             "reason": host.status_reason,
+            "in maintenance": host.in_maintenance,
             "elastic": host.elastic,
             "vcpus": f"{cell(host.vcpus_free)} free of {cell(host.vcpus_total)}",
             "memory": f"{host.mem_free_mb:.0f} MiB free of {host.mem_total_mb:.0f}",

@@ -11,13 +11,15 @@ from isthmus.schema._base import Answer, Request
 
 
 class Host(Answer):
-    """``state``: ``up``, ``unreachable`` or ``maintenance``. ``vcpus_*`` and ``mem_*`` count the broker's claims."""
+    """``state``: ``unreachable``, or else ``maintenance``, or ``up``; ``in_maintenance`` holds while it is unreachable
+    too. ``vcpus_*`` and ``mem_*`` count the broker's claims."""
 
     id: str
     name: str
     site: str
     state: str
     status_reason: str = ""
+    in_maintenance: bool = False
     elastic: bool = False
     vcpus_total: float = 0
     vcpus_free: float = 0

@@ -61,7 +61,7 @@ def test_change_by_another_broker_is_in_the_kept_pool(stage, pair):
 
     def heard():
         kept.refresh()
-        return kept.hosts[kept.index[stage.host("sim-01").id]].state == "maintenance"
+        return kept.hosts[kept.index[stage.host("sim-01").id]].maintenance
 
     eventually(heard)
 

@@ -175,7 +175,7 @@ def test_nothing_is_kept_where_others_write_unheard(hybrid):
     kept.refresh()
     host.set_maintenance(other, hybrid.admin, "sim-01", True)
     kept.refresh()
-    assert kept.hosts[kept.index[hybrid.host("sim-01").id]].state == "maintenance"
+    assert kept.hosts[kept.index[hybrid.host("sim-01").id]].maintenance
 
 
 def test_statement_in_bulk_that_says_nothing_has_everything_read_anew(whole):

@@ -104,12 +104,12 @@ def test_host_is_found_by_id_by_name_and_by_site_and_name(stage):
 def test_host_in_maintenance_stays_so_over_an_inventory(stage):
     host.set_maintenance(stage.broker, stage.admin, "sim-01", True)
     site.refresh(stage.broker, stage.admin, "campus")
-    assert stage.host("sim-01").state == "maintenance"
+    assert stage.host("sim-01").condition == "maintenance"
     stage.worlds["campus"].set_unreachable("sim-01")
     site.refresh(stage.broker, stage.admin, "campus")
     stage.worlds["campus"].set_reachable("sim-01")
     site.refresh(stage.broker, stage.admin, "campus")
-    assert stage.host("sim-01").state == "maintenance"
+    assert stage.host("sim-01").condition == "maintenance"
 
 
 def test_status_counts_what_the_caller_may_see(stage):

@@ -252,9 +252,7 @@ COMPUTED = {
     },
     "{row.kind}.{kind}": {f"{kind}.done" for kind in OPERATIONS}
     | {f"{kind}.failed" for kind, declaration in OPERATIONS.items() if declaration.abandon is not None},
-    "host.{state}": {
-        f"host.{state}" for state in (HostState.UP, HostState.UNREACHABLE, HostState.MAINTENANCE)
-    },
+    "host.{state}": {f"host.{state}" for state in HostState},
     "site.{state}": {f"site.{state}" for state in (SiteState.UP, SiteState.UNREACHABLE)},
     "peer.{state}": {f"peer.{state}" for state in (PeerState.REMOVED, PeerState.EXPIRED)},
     "{noun}.labelled": {f"{noun}.labelled" for noun in labelled.KINDS},
