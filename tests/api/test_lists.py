@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import JSON, Boolean, event, insert
+from sqlalchemy import JSON, Boolean, Enum, event, insert
 from starlette.testclient import TestClient
 
 from api.ec2.app import ACTIONS
@@ -194,6 +194,8 @@ def whole(table: Any, values: dict[str, Any], number: int) -> dict[str, Any]:
             made[column.name] = False
         elif isinstance(kind, UtcDateTime):
             made[column.name] = NOW
+        elif isinstance(kind, Enum):
+            made[column.name] = kind.enums[0]
         elif kind.python_type in (int, float):
             made[column.name] = 1
         else:
