@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from broker import address
 from broker.broker import Broker
 from broker.ids import mac_of
-from broker.store import NetworkRow, NICRow, VMRow
+from broker.store import AddressRow, NetworkRow, NICRow, VMRow
 
 
 def make(broker: Broker, networks: Sequence[NetworkRow], wanted_address: str | None = None) -> list[NICRow]:
@@ -36,3 +40,27 @@ def remove(broker: Broker, vm: VMRow) -> None:
     """
     address.release(broker, vm)
     vm.nics = []
+
+
+def shown(session: Session, vm_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """VM id -> what users see of its NICs, in order: ``id``, ``network`` (its name), ``subnet`` (its id), ``address``,
+    ``addresses``, ``mac``."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    rows = session.execute(_SHOWN.where(NICRow.vm_id.in_(vm_ids)))
+    for vm_id, nic_id, network, subnet, mac, address_of in rows:
+        mine = found.setdefault(vm_id, {})
+        one = mine.get(nic_id)
+        if one is None:
+            one = mine[nic_id] = {"id": nic_id, "network": network, "subnet": subnet, "mac": mac}
+            one |= {"address": address_of, "addresses": []}
+        if address_of is not None:
+            one["addresses"].append(address_of)
+    return {vm_id: list(mine.values()) for vm_id, mine in found.items()}
+
+
+_SHOWN = (
+    select(NICRow.vm_id, NICRow.id, NetworkRow.name, NICRow.subnet_id, NICRow.mac, AddressRow.address)
+    .join(NetworkRow, NetworkRow.id == NICRow.network_id)
+    .outerjoin(AddressRow, AddressRow.nic_id == NICRow.id)
+    .order_by(NICRow.vm_id, NICRow.position, AddressRow.position)
+)

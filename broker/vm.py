@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy.orm import Session, aliased, joinedload
 
-from broker import access, event, label, operation, site
+from broker import access, event, label, nic, operation, site
 from broker import capability as capabilities
 from broker.actor import Actor
 from broker.broker import Broker
@@ -18,10 +19,22 @@ from broker.errors import (
     Unavailable,
     WrongState,
 )
+from broker.size import Size
 from broker.states import OperationState, VMState
-from broker.store import HostRow, LabelRow, OperationRow, VMRow
+from broker.store import (
+    HostRow,
+    ImageRow,
+    LabelRow,
+    OperationRow,
+    ProjectRow,
+    SiteRow,
+    VMRow,
+    image_name,
+)
 from providers.port import Capability, ProviderError, require
 from providers.port import NotFound as ProviderNotFound
+
+Q = TypeVar("Q", bound=Select[*tuple[Any, ...]])
 
 
 def find(session: Session, actor: Actor, ref: str, *, lock: bool = False) -> VMRow:
@@ -69,11 +82,116 @@ def list_vms(
     column -> values of which it has one.
     ``ended_after``: also those that terminated since. Raises NotFound when ``after`` is no VM.
     """
-    access.require(actor, "vm.list")
     # What hosts report of themselves is large, and in a list of VMs nobody reads it.
     lean = joinedload(VMRow.host).defer(HostRow.attributes)
-    query = select(VMRow).options(lean).order_by(VMRow.created_at, VMRow.id)
+    with broker.store.reading() as session:
+        query = _listed(
+            session,
+            actor,
+            select(VMRow).options(lean),
+            ids=ids,
+            name=name,
+            state=state,
+            site_ref=site_ref,
+            labels=labels,
+            titles=titles,
+            only=only,
+            created_from=created_from,
+            include_terminated=include_terminated,
+            ended_after=ended_after,
+            all_projects=all_projects,
+            after=after,
+        )
+        return list(session.scalars(query.limit(limit)))
+
+
+_WANTED = aliased(SiteRow)
+_COLUMNS = (
+    select(
+        *(
+            getattr(VMRow, name)
+            for name in (
+                *("id", "name", "state", "status_reason", "flavor", "elastic", "public_address", "key_pair"),
+                *("labels", "requirements", "rank", "priority", "runtime_s", "deadline", "affinity"),
+                *("preemptible", "immediate", "interruptions", "reservation_id", "provider_ref"),
+                *("operation_id", "created_at", "launched_at", "enrolled_at", "terminated_at"),
+                *(field.name for field in fields(Size)),
+            )
+        ),
+        ProjectRow.name.label("project"),
+        ImageRow.family,
+        ImageRow.version,
+        SiteRow.name.label("site"),
+        HostRow.name.label("host"),
+        _WANTED.name.label("site_wanted"),
+    )
+    .select_from(VMRow)
+    .join(ProjectRow, ProjectRow.id == VMRow.project_id)
+    .join(ImageRow, ImageRow.id == VMRow.image_id)
+    .outerjoin(SiteRow, SiteRow.id == VMRow.site_id)
+    .outerjoin(HostRow, HostRow.id == VMRow.host_id)
+    .outerjoin(_WANTED, _WANTED.id == VMRow.site_wanted_id)
+)
+
+
+def page(
+    broker: Broker,
+    actor: Actor,
+    *,
+    name: str | None = None,
+    state: str | None = None,
+    site_ref: str | None = None,
+    labels: label.Wanted | None = None,
+    include_terminated: bool = False,
+    after: str | None = None,
+    limit: int = 100,
+) -> list[dict[str, Any]]:
+    """As ``list_vms``, for those who only show them: a tenth of the time, since no rows are made of what is read.
+
+    Of each VM the columns that users see, by their names, with ``project``, ``site``, ``host`` and ``site_wanted`` (names),
+    ``image`` (as ``ImageRow.name``), ``labels`` and ``nics`` (as ``nic.shown``).
+    """
+    with broker.store.reading() as session:
+        query = _listed(
+            session,
+            actor,
+            _COLUMNS,
+            name=name,
+            state=state,
+            site_ref=site_ref,
+            labels=labels,
+            include_terminated=include_terminated,
+            after=after,
+        )
+        found = [dict(row) for row in session.execute(query.limit(limit)).mappings()]
+        nics = nic.shown(session, [one["id"] for one in found])
+    for one in found:
+        one["image"] = image_name(one.pop("family"), one.pop("version"))
+        one["nics"] = nics.get(one["id"], [])
+    return found
+
+
+def _listed(
+    session: Session,
+    actor: Actor,
+    query: Q,
+    *,
+    ids: Sequence[str] | None = None,
+    name: str | None = None,
+    state: str | None = None,
+    site_ref: str | None = None,
+    labels: label.Wanted | None = None,
+    titles: Sequence[str] | None = None,
+    only: Mapping[str, Sequence[str]] | None = None,
+    created_from: datetime | None = None,
+    include_terminated: bool = False,
+    ended_after: datetime | None = None,
+    all_projects: bool = False,
+    after: str | None = None,
+) -> Q:
+    access.require(actor, "vm.list")
     query = access.visible(query, actor, VMRow, "vm.list", here=not all_projects)
+    query = query.order_by(VMRow.created_at, VMRow.id)
     if ids is not None:
         query = query.where(VMRow.id.in_(ids))
     if ended_after is not None:
@@ -91,18 +209,17 @@ def list_vms(
     if titles is not None:
         labelled = select(LabelRow.resource).where(LabelRow.key == "Name", LabelRow.value.in_(titles))
         query = query.where(VMRow.name.in_(titles) | VMRow.id.in_(labelled))
-    with broker.store.reading() as session:
-        if site_ref:
-            query = query.where(VMRow.site_id == site.find(session, site_ref).id)
-        if after:
-            last = session.get(VMRow, after)
-            if last is None:
-                raise NotFound("vm", after)
-            query = query.where(
-                (VMRow.created_at > last.created_at)
-                | ((VMRow.created_at == last.created_at) & (VMRow.id > last.id))
-            )
-        return list(session.scalars(label.filter(query, VMRow, labels).limit(limit)))
+    if site_ref:
+        query = query.where(VMRow.site_id == site.find(session, site_ref).id)
+    if after:
+        last = session.execute(select(VMRow.created_at, VMRow.id).where(VMRow.id == after)).one_or_none()
+        if last is None:
+            raise NotFound("vm", after)
+        query = query.where(
+            (VMRow.created_at > last.created_at)
+            | ((VMRow.created_at == last.created_at) & (VMRow.id > last.id))
+        )
+    return label.filter(query, VMRow, labels)
 
 
 def names(

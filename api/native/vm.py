@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 
@@ -75,7 +75,7 @@ def list_vms(
 ) -> schema.Page[schema.VM]:
     """The project's VMs, oldest first."""
     try:
-        rows = vm.list_vms(
+        rows = vm.page(
             broker,
             caller,
             name=name,
@@ -93,8 +93,8 @@ def list_vms(
             ) from None
         raise
     return schema.Page(
-        items=[answer(row) for row in rows[:limit]],
-        next=sealed((rows[limit - 1].id,)) if len(rows) > limit else None,
+        items=[_shown(row) for row in rows[:limit]],
+        next=sealed((rows[limit - 1]["id"],)) if len(rows) > limit else None,
     )
 
 
@@ -241,6 +241,12 @@ def answer(row: VMRow) -> schema.VM:
         enrolled_at=row.enrolled_at,
         terminated_at=row.terminated_at,
     )
+
+
+def _shown(row: dict[str, Any]) -> schema.VM:
+    """The same, of what ``vm.page`` has."""
+    reservation, operation_id = row.pop("reservation_id"), row.pop("operation_id")
+    return schema.VM.model_validate(row | {"reservation": reservation, "operation": operation_id})
 
 
 def _started(made: tuple[VMRow, OperationRow]) -> schema.VMOperation:

@@ -45,6 +45,34 @@ def test_a_vm_is_created_stopped_started_rebooted_and_deleted(furnished: Any) ->
         client.vms.get("web")
 
 
+def test_a_list_says_of_a_vm_all_that_the_vm_itself_says(furnished: Any) -> None:
+    client = furnished.client("member")
+    client.keypairs.create("me", KEY)
+    placed = client.vms.create(
+        "web",
+        "tiny",
+        "small",
+        networks=["lan"],
+        key_pair="me",
+        labels={"tier": "front", "a": ""},
+        site="campus",
+        requirements="cpu_free > 0",
+        rank="cpu_free",
+        priority=3,
+        runtime_s=3600,
+        preemptible=True,
+        affinity=[isthmus.schema.AffinityRule(kind="spread", group="front")],
+    )
+    placed.wait_until("running", timeout=30, poll=0.2)
+    waits = client.vms.create("big", "tiny", "small", requirements="cpu_free > 4000")
+    listed = {found.id: found for found in client.vms.list()}
+    for vm in (placed, waits):
+        # What it waits for may change between the two.
+        changing = {"status_reason"}
+        assert listed[vm.id].model_dump(exclude=changing) == vm.refresh().model_dump(exclude=changing)
+    assert listed[placed.id].nics[0].addresses == [placed.address]
+
+
 def test_a_vm_that_fits_nowhere_says_why(furnished: Any) -> None:
     client = furnished.client()
     vm = client.vms.create("big", "tiny", "small", requirements="cpu_free > 4000")
