@@ -98,12 +98,15 @@ class Claims:
             if row is None:
                 return None
             declaration = OPERATIONS.get(row.kind)
-            target = session.get(declaration.target, row.target) if declaration is not None else None
-            if declaration is None or target is None:
-                why = (
-                    "this version of the broker does not know such operations" if declaration is None else ""
+            if declaration is None:
+                # A newer broker of the same store may, or this one after its upgrade.
+                return self._leave(
+                    row, "this version of the broker does not know such operations", _UNKNOWN_S
                 )
-                return self._leave(row, why or "its target is gone", _UNKNOWN_S)
+            target = session.get(declaration.target, row.target)
+            if target is None:
+                self._end_without_target(session, row)
+                return None
             if row.phase == SETTLE:
                 if self._unsettled(session, row):
                     signals = {f"{row.target}.seen": broker.signals.count(f"{row.target}.seen")}
@@ -112,6 +115,14 @@ class Claims:
         held = Held(Step(broker, declaration, row, target), token, row.next_at)
         self._keep(operation_id, token)
         return held
+
+    def _end_without_target(self, session: Session, row: OperationRow) -> None:
+        # An id is never given twice, and a target is written together with its operation: it does not come back.
+        outcome = Fail("its target is gone")
+        row.claim_token = row.claim_until = row.next_at = None
+        row.state, row.ended_at = OperationState.FAILED, self._broker.clock.now()
+        row.error = row.message = outcome.error
+        _tell(self._broker, session, row, outcome)
 
     def _leave(
         self, row: OperationRow, message: str, seconds: float, signals: Mapping[str, int] | None = None

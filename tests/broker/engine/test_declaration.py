@@ -124,6 +124,16 @@ def test_operation_of_a_kind_that_this_version_does_not_know_waits_and_says_so(s
     assert task.claim_token is None
 
 
+def test_operation_whose_target_is_gone_ends_and_says_so(stage):
+    with stage.broker.store.transaction() as session:
+        task = operation.add(stage.broker, session, "vm.create", "vm-gone", phase="launch")
+    assert stage.step(task) is None
+    task = stage.operation(task.id)
+    assert (task.state, task.error, task.next_at) == (OperationState.FAILED, "its target is gone", None)
+    assert task.ended_at is not None
+    assert "vm.create.failed" in stage.events(target="vm-gone")
+
+
 def test_several_phases_are_gone_through_under_one_claim(stage, declared):
     seen = []
 
