@@ -13,7 +13,7 @@ class Signals:
     """How many names are remembered; the one that was signalled longest ago is forgotten first."""
 
     def __init__(self) -> None:
-        self._lock = threading.Condition()
+        self._lock = threading.Lock()
         self._last = 0
         self._counts: dict[str, int] = {}
         self._listeners: dict[str, set[Callable[[], None]]] = {}
@@ -35,7 +35,6 @@ class Signals:
             if len(self._counts) > self._MOST:
                 del self._counts[next(iter(self._counts))]
             listeners = list(self._listeners.get(name, ()))
-            self._lock.notify_all()
         for listener in listeners:
             listener()
         if tell and self.tell is not None:
@@ -43,9 +42,15 @@ class Signals:
 
     def wait(self, name: str, seen: int, timeout_s: float) -> int:
         """Wait until the count of ``name`` is beyond ``seen``, or the time is up; the count then."""
-        with self._lock:
-            self._lock.wait_for(lambda: self._counts.get(name, 0) > seen, timeout_s)
-            return self._counts.get(name, 0)
+        # Each waits on a lock of its own: one for all would wake every duty of the process at every signal.
+        signalled = threading.Event()
+        end = self.listen(name, signalled.set)
+        try:
+            if self.count(name) <= seen:
+                signalled.wait(timeout_s)
+        finally:
+            end()
+        return self.count(name)
 
     def listen(self, name: str, listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` (quick, from any thread) at each signal; returns what ends it."""
