@@ -111,6 +111,7 @@ async def _serve(
         server.started or task.done() for server, task in zip(servers.values(), running, strict=True)
     ):
         await asyncio.sleep(0.01)
+    serving.freeze()
     urls = {face: _url(settings, sockets[face][0]) for face in servers}
     log.info("broker.ready", **urls)
     if ready is not None and not any(task.done() for task in running):

@@ -50,6 +50,7 @@ from broker import (
     project,
     queue,
     reconcile,
+    serving,
     site,
     token,
     vm,
@@ -167,6 +168,7 @@ def in_process(
     _catalogue(broker, admin)
     _fill(broker, admin, vms)
     populate_world(broker)
+    serving.freeze()
     yield from _looks(broker, admin, measured)
     for count in ROUNDS:
         made = launch.create_many(
