@@ -26,6 +26,8 @@ from placement.table import HostTable
 from providers.port import Capability
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Reasons = np.ndarray[tuple[int], np.dtype[np.object_]]
+"""Why not, per host; None where nothing speaks against it."""
 
 _ANEW_S = 600.0
 """How often everything is read anew, whatever is said to have changed."""
@@ -77,6 +79,8 @@ class KeptPool:
         self.groups: list[list[int]] = []
         """Indexes of the hosts of each site, elastic ones apart."""
         self.table = HostTable.from_rows([])
+        self.down: Reasons = np.full(0, None, dtype=np.object_)
+        """Per host: why it takes no VMs at all."""
         self.suspends: Mask = np.zeros(0, dtype=np.bool_)
         """Per host: whether VMs can be suspended there."""
         self.subnets: dict[tuple[str, str], SubnetRow] = {}
@@ -162,6 +166,8 @@ class KeptPool:
         self.hosts = list(session.scalars(select(HostRow).order_by(HostRow.site_id, HostRow.name)))
         self.index = {row.id: number for number, row in enumerate(self.hosts)}
         self.groups = _groups(self.hosts)
+        self.down = np.full(len(self.hosts), None, dtype=np.object_)
+        self.down[:] = [_why_down(row) for row in self.hosts]
         self._spent = {}
         for row in self.hosts:
             if row.elastic:
@@ -190,7 +196,7 @@ class KeptPool:
                 self._spent[row.site_id] += row.held_vcpus - known.held_vcpus
                 members = next(group for group in self.groups if number in group)
                 changed.update(members)
-            self.hosts[number] = row
+            self.hosts[number], self.down[number] = row, _why_down(row)
         before = self._attributes
         self._attributes = [*before]
         for number in changed:
@@ -273,6 +279,12 @@ class KeptPool:
             dedicated_cpus=float(own_cpus),
             hugepages_mb=float(pages_mb),
         )
+
+
+def _why_down(row: HostRow) -> str | None:
+    if row.takes_vms:
+        return None
+    return f"the host is {row.condition}" + (f": {row.status_reason}" if row.status_reason else "")
 
 
 def _ids(names: set[str], prefix: str) -> set[str]:

@@ -16,7 +16,7 @@ from broker import capability, gateway, host, load, network, peer, usage, vm
 from broker import policy as policies
 from broker.broker import Broker
 from broker.errors import Unavailable
-from broker.kept_pool import KeptPool, Mask
+from broker.kept_pool import KeptPool, Mask, Reasons
 from broker.states import LIVE_RESERVATION, OperationState, VMState
 from broker.store import GatewayRow, HostRow, OperationRow, ReservationRow, SubnetRow, VMRow
 from broker.store.changes import ALL
@@ -29,10 +29,6 @@ from placement.request import Request
 from placement.table import HostTable
 from providers.port import Capability
 from vpn import address as addresses
-
-Reasons = np.ndarray[tuple[int], np.dtype[np.object_]]
-"""A text or None per host."""
-
 
 WAITING = (
     select(VMRow, OperationRow)
@@ -161,7 +157,7 @@ def snapshot(
             gateways={network_id: _gateway_refusal(broker, row) for network_id, row in gates.items()},
             gates=gates,
             now=broker.clock.now().timestamp(),
-            down=_down(kept.hosts),
+            down=kept.down.copy(),
             groups=kept.groups,
             index=kept.index,
         )
@@ -299,16 +295,6 @@ def pool_of(seen: Snapshot, table: HostTable | None = None, *, without: str = ""
         seen.suspend_s,
         seen.making_room,
     )
-
-
-def _down(rows: Sequence[HostRow]) -> Reasons:
-    found: Reasons = np.full(len(rows), None, dtype=np.object_)
-    for index, row in enumerate(rows):
-        if not row.takes_vms:
-            found[index] = f"the host is {row.condition}" + (
-                f": {row.status_reason}" if row.status_reason else ""
-            )
-    return found
 
 
 def _making_room(session: Session) -> frozenset[str]:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, lazyload
 
 from broker import address, event, host, pool, reservation, usage, vm
 from broker.broker import Broker
+from broker.kept_pool import Reasons
 from broker.states import OperationState, VMState
 from broker.store import (
     OperationRow,
@@ -283,7 +284,7 @@ def _tell_waiting(
     seen: pool.Snapshot,
     queue: Sequence[Waiting],
     decisions: Sequence[Decision],
-    reasons: Sequence[pool.Reasons],
+    reasons: Sequence[Reasons],
 ) -> list[OperationRow]:
     """Write why who waits still does; the operations of those that do not wait any longer."""
     told: dict[str, tuple[str, bool]] = {}

@@ -59,7 +59,10 @@ class HostTable:
         }
         columns = {name: column for name, column in self._columns.items() if name not in changed}
         for name in changed:
-            if any(name in row for row in now):
+            patched = self._patched(name, now, only) if only is not None else None
+            if patched is not None:
+                columns[name] = patched
+            elif any(name in row for row in now):
                 columns[name] = Column.of([row.get(name) for row in now])
         twin = HostTable(self._rows, columns)
         for name in CONSUMED & columns.keys() - changed:
@@ -67,6 +70,23 @@ class HostTable:
         if changed <= CONSUMED:
             twin._kept = self._kept
         return twin
+
+    def _patched(
+        self, name: str, now: Sequence[Mapping[str, AttributeValue]], only: Sequence[int]
+    ) -> Column | None:
+        """A column of numbers with the values of some hosts changed, None when it is more than that."""
+        column = self._columns.get(name)
+        if column is None or column.numbers is None or column.codes is not None:
+            return None
+        values = [now[number].get(name) for number in only]
+        if not all(type(value) in (int, float) for value in values):
+            return None
+        numbers = column.numbers.copy()
+        try:
+            numbers[only] = np.array(values, dtype=np.float64)
+        except OverflowError:
+            return None
+        return Column(numbers=numbers)
 
     def __len__(self) -> int:
         return self._rows
