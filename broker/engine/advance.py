@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import Table, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from broker import event
@@ -37,6 +37,7 @@ from broker.engine.registry import OPERATIONS
 from broker.sealing import SealError
 from broker.states import OperationState
 from broker.store import DutyRow, OperationRow, Row
+from broker.store.base import UtcDateTime
 from providers.port import ProviderError
 
 log = structlog.get_logger()
@@ -45,6 +46,7 @@ CLAIM_S = 9.0
 """How long a claim outlives its process, in seconds."""
 
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+_OPERATION = cast("Table", OperationRow.__table__)
 _LOOK_AGAIN_S = 1.0
 """A phase that took longer than this has the target read anew for the next one."""
 _UNKNOWN_S = 60.0
@@ -326,6 +328,15 @@ def _signal_names(row: OperationRow) -> tuple[str, ...]:
     return (row.id, f"{row.target}.peer", "applied", f"{row.target}.seen")
 
 
+# Made once: to put a statement together takes longer than to execute it.
+_GUARDED = update(_OPERATION).where(
+    _OPERATION.c.id == bindparam("of"),
+    _OPERATION.c.claim_token == bindparam("token"),
+    _OPERATION.c.state == OperationState.RUNNING,
+)
+_UNMOVED = _GUARDED.where(_OPERATION.c.next_at.is_not_distinct_from(bindparam("was", type_=UtcDateTime())))
+
+
 def _write(
     held: Held, outcome: Settled, counts: Mapping[str, int], *, keep: bool, fresh: bool
 ) -> Row | Pause | None:
@@ -343,11 +354,7 @@ def _write(
     else:
         values |= {"claim_token": None, "claim_until": None}
     target = step.target
-    guarded = (
-        update(OperationRow)
-        .where(OperationRow.id == row.id, OperationRow.claim_token == held.token)
-        .where(OperationRow.state == OperationState.RUNNING)
-    )
+    mine = {"of": row.id, "token": held.token}
     with broker.store.transaction() as session:
         if outcome.write is not None or over or fresh or (isinstance(outcome, Wait) and outcome.retry):
             target = step.own(session)
@@ -360,10 +367,10 @@ def _write(
         parks = isinstance(outcome, Wait) and outcome.seconds is None
         if parks:
             # Whoever it waits for may have moved it while it looked: then it looks again at once.
-            unmoved = guarded.where(OperationRow.next_at.is_not_distinct_from(held.next_at)).values(**values)
-            if session.execute(unmoved).rowcount != 1:  # type: ignore[attr-defined]
+            unmoved = session.connection().execute(_UNMOVED, mine | {"was": held.next_at} | values)
+            if unmoved.rowcount != 1:
                 parks, values["next_at"] = False, now
-        if not parks and session.execute(guarded.values(**values)).rowcount != 1:  # type: ignore[attr-defined]
+        if not parks and session.connection().execute(_GUARDED, mine | values).rowcount != 1:
             raise Superseded
         if isinstance(outcome, Wait) and outcome.retry and hasattr(target, "status_reason"):
             target.status_reason = outcome.message
