@@ -341,7 +341,7 @@ def _fill(broker: Broker, admin: Actor, count: int) -> None:
         hosts = session.scalars(
             select(HostRow).where(HostRow.elastic.is_(False)).order_by(HostRow.name)
         ).all()
-        net = network.find(session, "net")
+        net = network.find(session, admin, "net")
         subnet = network.subnet_at(session, net.id, hosts[0].site_id)
         assert subnet is not None
         vms, tasks = [], []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from sqlalchemy import Select
+from sqlalchemy import Select, case
 
 from broker.actor import ADMIN, EVERY_PROJECT, GATEWAY, MEMBER, READER, Actor
 from broker.errors import Forbidden, InvalidRequest
@@ -82,8 +82,10 @@ PERMISSIONS: Mapping[str, Permission] = {
     "flavor.list": Permission(Scope.ANY, READERS, "See all sizes."),
     "flavor.delete": Permission(Scope.BROKER, ADMINS, "Remove a size."),
     "gateway.create": Permission(Scope.BROKER, ADMINS, "Add a gateway, with its agent's token."),
-    "gateway.get": Permission(Scope.ANY, READERS, "See a gateway."),
-    "gateway.list": Permission(Scope.ANY, READERS, "See all gateways, and how many peers each has."),
+    "gateway.get": Permission(Scope.ANY, READERS, "See a gateway of a network that one sees."),
+    "gateway.list": Permission(
+        Scope.ANY, READERS, "See the gateways of networks that one sees, and how many peers each has."
+    ),
     "gateway.renew_token": Permission(Scope.BROKER, ADMINS, "Give a gateway's agent another token."),
     "gateway.delete": Permission(Scope.BROKER, ADMINS, "Remove a gateway."),
     "gateway.register": Permission(Scope.GATEWAY, AGENTS, "Say the agent's key, and what it can."),
@@ -109,8 +111,10 @@ PERMISSIONS: Mapping[str, Permission] = {
     "label.change_shared": Permission(Scope.BROKER, ADMINS, "Change labels of what all projects share."),
     "migration.rebalance": Permission(Scope.BROKER, ADMINS, "Plan and begin moves that pack or balance."),
     "network.create": Permission(Scope.BROKER, ADMINS, "Add a network."),
-    "network.get": Permission(Scope.ANY, READERS, "See a network."),
-    "network.list": Permission(Scope.ANY, READERS, "See all networks, and what is leased."),
+    "network.get": Permission(Scope.ANY, READERS, "See a network, of the project or shared."),
+    "network.list": Permission(
+        Scope.ANY, READERS, "See the project's networks and those that are shared, and what is leased."
+    ),
     "network.delete": Permission(Scope.BROKER, ADMINS, "Remove a network."),
     "network.add_subnet": Permission(Scope.BROKER, ADMINS, "Give a site a part of a network."),
     "network.remove_subnet": Permission(Scope.BROKER, ADMINS, "Take a site's part of a network back."),
@@ -268,6 +272,18 @@ def offered(query: Q, actor: Actor, kind: Any, permission: str, *, here: bool = 
     if everywhere(actor, permission):
         return query
     return query.where(_shared(kind) | kind.project_id.in_(_projects(actor, permission)))
+
+
+def nearest(actor: Actor, kind: Any, ref: str) -> tuple[Any, Any]:
+    """In which order rows that are offered answer to one name or id: that of the id, then what the actor's current project has,
+    what is the broker's own, and what other projects share. ``kind`` as in ``offered``, with an ``id``."""
+    near = case(
+        (kind.id == ref, 0),
+        (kind.project_id == actor.project_id, 1),
+        (kind.project_id.is_(None), 2),
+        else_=3,
+    )
+    return near, kind.project_id
 
 
 def _shared(kind: Any) -> Any:

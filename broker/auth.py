@@ -10,13 +10,13 @@ from typing import Any
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from broker import access, accesskey, host, token
+from broker import access, accesskey, gateway, host, token
 from broker.access import PERMISSIONS, ROLES, Permission, Scope
 from broker.actor import EVERY_PROJECT, GATEWAY, Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest, NotFound
 from broker.states import VMState
-from broker.store import AccessKeyRow, ProjectRow, Row, TokenRow, VMRow
+from broker.store import AccessKeyRow, GatewayRow, ProjectRow, Row, TokenRow, VMRow
 
 ME = "me"
 """Who asks, in place of a token or an access key."""
@@ -212,10 +212,17 @@ def _thing(session: Session, actor: Actor, who: Actor, noun: str, ref: str) -> _
     query = select(kind).where(or_(*(getattr(kind, column) == ref for column in columns)))
     see = f"{noun}.get" if f"{noun}.get" in PERMISSIONS else f"{noun}.list"
     ownable = kind is ProjectRow or hasattr(kind, "project_id") or hasattr(kind, "vm_id")
-    if kind is ProjectRow or hasattr(kind, "project_id"):
+    offered = hasattr(kind, "visibility")
+    if offered:
+        query = access.offered(query, actor, kind, see)
+    elif kind is GatewayRow:
+        query = gateway.offered(query, actor, see)
+    elif kind is ProjectRow or hasattr(kind, "project_id"):
         query = access.visible(query, actor, ProjectRow.id if kind is ProjectRow else kind, see)
     found = list(session.scalars(query.limit(100)))
-    found = [row for row in found if not ownable or access.sees(actor, _project_of(session, row), see)]
+    found = [
+        row for row in found if offered or not ownable or access.sees(actor, _project_of(session, row), see)
+    ]
     # A name is first one of the project that ``who`` works in, and of what lives.
     found = [row for row in found if getattr(row, "id", None) == ref] or found
     found = [row for row in found if getattr(row, "state", None) != VMState.TERMINATED] or found
@@ -226,10 +233,11 @@ def _thing(session: Session, actor: Actor, who: Actor, noun: str, ref: str) -> _
         raise InvalidRequest(f"several things of the kind {noun} are named {ref!r}", hint="give an id")
     row = found[0]
     name = getattr(row, "name", None) or row.id
+    owner = _project_of(session, row) if ownable else None
     return _What(
         f"{noun} {name}",
-        _project_of(session, row) if ownable else None,
-        ownable,
+        owner,
+        ownable and not (offered and owner is None),
         role=row.role if kind in (TokenRow, AccessKeyRow) else None,
     )
 

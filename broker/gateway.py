@@ -10,20 +10,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, defaultload
 
-from broker import access, event, label, network, site, token
+from broker import access, event, label, network, overlap, site, token
 from broker.actor import GATEWAY, Actor
 from broker.broker import Broker
 from broker.errors import Conflict, Exists, Forbidden, InUse, InvalidRequest, NotFound
-from broker.states import LIVE_PEER
+from broker.states import LIVE_PEER, SubnetMode
 from broker.store import LABELS, GatewayRow, NetworkRow, PeerRow, SubnetRow, TokenRow
 from vpn.document import READS, GatewayDocument
 from vpn.plan import GatewaySpec, PeerSpec, plan
 
 _ENDPOINT = re.compile(r"^([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})$")
+Q = TypeVar("Q", bound="Select[*tuple[Any, ...]]")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def create(
     endpoint: str,
     labels: Mapping[str, str] | None = None,
 ) -> tuple[GatewayRow, str]:
-    """A new gateway and its agent's token, shown once. Admins only. Raises Exists, InvalidRequest, NotFound."""
+    """A new gateway and its agent's token, shown once. Admins only. Raises Exists, InvalidRequest, NotFound, Overlap."""
     access.require(actor, "gateway.create")
     match = _ENDPOINT.fullmatch(endpoint)
     if match is None or not 0 < int(match[2]) < 65536:
@@ -55,16 +57,17 @@ def create(
         if session.scalar(select(GatewayRow).where(GatewayRow.name == name)):
             raise Exists("gateway", name)
         at = site.find(session, site_ref)
-        net = network.find(session, network_ref)
+        net = network.find(session, actor, network_ref)
         if session.scalar(select(GatewayRow).where(GatewayRow.network_id == net.id)):
             raise Conflict(
                 f"network {net.name} has a gateway already", hint="a network has one gateway in this version"
             )
-        if not any(subnet.site_id == at.id and subnet.mode != network.TUNNEL for subnet in net.subnets):
+        if not any(subnet.site_id == at.id and subnet.mode != SubnetMode.TUNNEL for subnet in net.subnets):
             raise InvalidRequest(
                 f"network {net.name} has no subnet at {at.name}",
                 hint="`isthmus network add-subnet` gives it one",
             )
+        overlap.check_gateway(session, net, at, endpoint)
         row = GatewayRow(
             id=broker.new_id("gw"),
             name=name,
@@ -87,7 +90,14 @@ def create(
         session.flush()
         label.give(session, row, labels)
         secret = _add_token(broker, session, actor, row)
-        event.record(broker, session, "gateway.created", row.id, f"gateway {name} created by {actor.name}")
+        event.record(
+            broker,
+            session,
+            "gateway.created",
+            row.id,
+            f"gateway {name} created by {actor.name}",
+            project_id=net.project_id,
+        )
     return row, secret
 
 
@@ -95,7 +105,7 @@ def renew_token(broker: Broker, actor: Actor, ref: str) -> tuple[GatewayRow, str
     """A new token for a gateway's agent, shown once; the one before is dead at once. Admins only. Raises NotFound."""
     access.require(actor, "gateway.renew_token")
     with broker.store.transaction() as session:
-        row = find(session, ref)
+        row = find(session, actor, ref)
         for old in session.scalars(select(TokenRow).where(TokenRow.gateway_id == row.id)):
             session.delete(old)
         secret = _add_token(broker, session, actor, row)
@@ -109,9 +119,16 @@ def renew_token(broker: Broker, actor: Actor, ref: str) -> tuple[GatewayRow, str
     return row, secret
 
 
-def find(session: Session, ref: str) -> GatewayRow:
-    """A gateway by id or name. Raises NotFound."""
-    query = select(GatewayRow).where((GatewayRow.id == ref) | (GatewayRow.name == ref))
+def offered(query: Q, actor: Actor, permission: str, *, here: bool = False) -> Q:
+    """A query of those gateways only whose networks are offered to the actor: see ``access.offered``."""
+    of_network = query.join(NetworkRow, NetworkRow.id == GatewayRow.network_id)
+    return access.offered(of_network, actor, NetworkRow, permission, here=here)
+
+
+def find(session: Session, actor: Actor, ref: str) -> GatewayRow:
+    """A gateway by id or name. Raises NotFound, also when its network is another project's own."""
+    query = offered(select(GatewayRow), actor, "gateway.get")
+    query = query.where((GatewayRow.id == ref) | (GatewayRow.name == ref))
     row = session.scalar(query.options(LABELS))
     if row is None:
         raise NotFound("gateway", ref)
@@ -122,7 +139,7 @@ def get(broker: Broker, actor: Actor, ref: str) -> GatewayRow:
     """One gateway. Raises NotFound."""
     access.require(actor, "gateway.get")
     with broker.store.reading() as session:
-        return find(session, ref)
+        return find(session, actor, ref)
 
 
 LEAN = defaultload(GatewayRow.network).lazyload(NetworkRow.subnets)
@@ -132,10 +149,11 @@ LEAN = defaultload(GatewayRow.network).lazyload(NetworkRow.subnets)
 def list_gateways(
     broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None
 ) -> Sequence[GatewayRow]:
-    """All gateways that carry these labels, by name."""
+    """All gateways of networks that the caller sees and that carry these labels, by name."""
     access.require(actor, "gateway.list")
     with broker.store.reading() as session:
-        query = select(GatewayRow).options(LABELS, LEAN).order_by(GatewayRow.name)
+        query = offered(select(GatewayRow), actor, "gateway.list")
+        query = query.options(LABELS, LEAN).order_by(GatewayRow.name)
         return list(session.scalars(label.filter(query, GatewayRow, labels)))
 
 
@@ -172,7 +190,7 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
     """Remove a gateway without live peers. Raises InUse, NotFound."""
     access.require(actor, "gateway.delete")
     with broker.store.transaction() as session:
-        row = find(session, ref)
+        row = find(session, actor, ref)
         if session.scalar(
             select(PeerRow.id).where(PeerRow.gateway_id == row.id, PeerRow.state.in_(LIVE_PEER))
         ):
@@ -181,7 +199,12 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
             session.delete(past)
         session.flush()
         event.record(
-            broker, session, "gateway.deleted", row.id, f"gateway {row.name} deleted by {actor.name}"
+            broker,
+            session,
+            "gateway.deleted",
+            row.id,
+            f"gateway {row.name} deleted by {actor.name}",
+            project_id=row.network.project_id,
         )
         session.delete(row)
 
@@ -206,7 +229,8 @@ def register(
 ) -> None:
     """The agent says its own public key, which versions of the document it reads, and what else it can.
 
-    A new key replaces the old one: burst VMs launched before must be relaunched.
+    A new key replaces the old one: burst VMs launched before must be relaunched. Raises Overlap for the key of another gateway
+    whose network has the same addresses.
     """
     access.require(actor, "gateway.register")
     gateway_id = own(actor)
@@ -222,6 +246,7 @@ def register(
             event.record(broker, session, "gateway.incompatible", row.id, f"gateway {row.name}: {refusal}")
         row.refusal = refusal
         if row.public_key != public_key:
+            overlap.check_key(session, row, public_key)
             row.public_key = public_key
             row.generation += 1
             event.record(
@@ -338,7 +363,7 @@ def _refusal(row: GatewayRow) -> str:
 
 def _plan(session: Session, row: GatewayRow, version: int) -> GatewayDocument:
     tunnels = session.scalars(
-        select(SubnetRow).where(SubnetRow.network_id == row.network_id, SubnetRow.mode == network.TUNNEL)
+        select(SubnetRow).where(SubnetRow.network_id == row.network_id, SubnetRow.mode == SubnetMode.TUNNEL)
     ).all()
     peers: list[PeerSpec] = []
     for peer in session.scalars(

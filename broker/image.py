@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, case, false, func, select
+from sqlalchemy import ColumnElement, Select, and_, false, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload, subqueryload
 from sqlalchemy.sql.base import ExecutableOption
@@ -163,15 +163,10 @@ def _find(
         named = and_(ImageRow.family == family, ImageRow.version == int(number))
     else:
         named = false()
-    near = case(
-        (ImageRow.id == ref, 0),
-        (ImageRow.project_id == actor.project_id, 1),
-        (ImageRow.project_id.is_(None), 2),
-        else_=3,
-    )
+    near = access.nearest(actor, ImageRow, ref)
     seen = access.offered(_living(select(ImageRow)), actor, ImageRow, "image.get", here=here)
     query = seen.where((ImageRow.id == ref) | named).options(*options)
-    row = session.scalar(query.order_by(near, ImageRow.project_id, ImageRow.version.desc()).limit(1))
+    row = session.scalar(query.order_by(*near, ImageRow.version.desc()).limit(1))
     if row is None:
         old = session.scalar(seen.where(ImageRow.family == ref).order_by(ImageRow.version.desc()).limit(1))
         hint = f"all its versions are deprecated; {pinned(old)} names the newest" if old is not None else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session
@@ -13,7 +13,20 @@ from broker import access, flavor, gateway, image, keypair, label, network, proj
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import InvalidRequest, NotFound
-from broker.store import LABELS, ImageRow, KeyPairRow, Labelled, LabelRow, ReservationRow, SubnetRow, VMRow
+from broker.store import (
+    LABELS,
+    GatewayRow,
+    ImageRow,
+    KeyPairRow,
+    Labelled,
+    LabelRow,
+    NetworkRow,
+    ReservationRow,
+    SubnetRow,
+    VMRow,
+)
+
+Q = TypeVar("Q", bound="Select[*tuple[Any, ...]]")
 
 
 @dataclass(frozen=True)
@@ -25,10 +38,17 @@ class Kind:
 
 
 def _subnet(session: Session, actor: Actor, ref: str) -> SubnetRow:
-    row = session.scalar(select(SubnetRow).where(SubnetRow.id == ref).options(LABELS))
+    row = session.scalar(
+        _offered_subnets(select(SubnetRow), actor, "network.get").where(SubnetRow.id == ref).options(LABELS)
+    )
     if row is None:
         raise NotFound("subnet", ref, hint="`isthmus network show NETWORK` lists its subnets")
     return row
+
+
+def _offered_subnets(query: Q, actor: Actor, permission: str, *, here: bool = False) -> Q:
+    of_network = query.join(NetworkRow, NetworkRow.id == SubnetRow.network_id)
+    return access.offered(of_network, actor, NetworkRow, permission, here=here)
 
 
 KINDS: dict[str, Kind] = {
@@ -38,9 +58,9 @@ KINDS: dict[str, Kind] = {
     "flavor": Kind(lambda session, _, ref: flavor.find(session, ref), shared=True),
     "image": Kind(image.find, shared=True),
     "keypair": Kind(keypair.find, shared=False),
-    "network": Kind(lambda session, _, ref: network.find(session, ref), shared=True),
+    "network": Kind(network.find, shared=True),
     "subnet": Kind(_subnet, shared=True),
-    "gateway": Kind(lambda session, _, ref: gateway.find(session, ref), shared=True),
+    "gateway": Kind(gateway.find, shared=True),
     "project": Kind(project.find, shared=True),
 }
 """By the noun's name, in the order of the table of nouns."""
@@ -106,16 +126,20 @@ def list_labels(
 _OWNED: dict[str, Any] = {"vm": VMRow, "keypair": KeyPairRow, "reservation": ReservationRow}
 """What belongs to one project."""
 
-_OFFERED: dict[str, Any] = {"image": ImageRow}
+_OFFERED: dict[str, Any] = {"image": ImageRow, "network": NetworkRow}
 """What belongs to one project, or is shared."""
 
 
-def _seen(actor: Actor, noun: str) -> Select[tuple[str]] | None:
+def _seen(actor: Actor, noun: str) -> Select[Any] | None:
     """The ids of what the caller's project has or shares of a noun; None for all there are."""
     if owned := _OWNED.get(noun):
         return select(owned.id).where(owned.project_id == actor.project_id)
     if kind := _OFFERED.get(noun):
         return access.offered(select(kind.id), actor, kind, "label.list", here=True)
+    if noun == "subnet":
+        return _offered_subnets(select(SubnetRow.id), actor, "label.list", here=True)
+    if noun == "gateway":
+        return gateway.offered(select(GatewayRow.id), actor, "label.list", here=True)
     return None
 
 

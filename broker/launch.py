@@ -22,6 +22,7 @@ from broker import (
     network,
     nic,
     operation,
+    overlap,
     peer,
     project,
     request,
@@ -121,7 +122,7 @@ def create_many(
     Without a name a VM is named by its id; several with a name get ``-1``, ``-2``... Without networks it joins
     the only network there is. The same ``token`` with the same request answers with the same VMs. ``client_token`` is
     kept with them for the EC2 face to show.
-    Raises InvalidRequest, InvalidExpression, NotFound, Exists, QuotaExceeded, TokenMismatch.
+    Raises InvalidRequest, InvalidExpression, NotFound, Exists, Overlap (of its networks), QuotaExceeded, TokenMismatch.
     """
     access.require(actor, "vm.create", actor.project_id)
     expression.check_text("requirements", requirements)
@@ -167,7 +168,7 @@ def create_many(
                     f"image {base.name} needs a disk of {base.min_disk_gb} GiB, flavor {size.name} has {size.disk_gb}",
                     hint="choose a flavor with a larger disk",
                 )
-            nets = _networks(session, networks)
+            nets = _networks(session, actor, networks)
             peer.check_networks(session, nets)
             if address is not None:
                 _check_address(nets, address)
@@ -288,20 +289,14 @@ def _with_operation(session: Session, vm_id: str) -> tuple[VMRow, OperationRow]:
     return row, task
 
 
-def _networks(session: Session, refs: Sequence[str]) -> list[NetworkRow]:
-    if refs:
-        found = [network.find(session, ref) for ref in refs]
-        if len({row.id for row in found}) != len(found):
-            raise InvalidRequest("the same network is named twice", hint="name each network once")
-        return found
-    every = list(session.scalars(select(NetworkRow).order_by(NetworkRow.name).limit(2)))
-    if not every:
-        raise InvalidRequest(
-            "there is no network yet", hint="an admin makes one with `isthmus network create`"
-        )
-    if len(every) > 1:
-        raise InvalidRequest("there are several networks", hint="say which with --network")
-    return every
+def _networks(session: Session, actor: Actor, refs: Sequence[str]) -> list[NetworkRow]:
+    if not refs:
+        return [network.only(session, actor)]
+    found = [network.find(session, actor, ref, here=True) for ref in refs]
+    if len({row.id for row in found}) != len(found):
+        raise InvalidRequest("the same network is named twice", hint="name each network once")
+    overlap.check_vm(found)
+    return found
 
 
 def _check_address(nets: Sequence[NetworkRow], address: str) -> None:

@@ -1,4 +1,4 @@
-"""Networks: one private prefix, one subnet per site."""
+"""Networks: one private prefix, one subnet per site. Each is by itself: two may have the same prefix, where ``overlap`` lets them."""
 
 from __future__ import annotations
 
@@ -7,92 +7,145 @@ from ipaddress import IPv4Address, ip_address
 
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, subqueryload
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, joinedload, subqueryload
 
-from broker import access, event, label, site
+from broker import access, event, label, overlap, project, site
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Overlap
+from broker.states import SubnetMode, Visibility
 from broker.store import LABELS, AddressRow, GatewayRow, NetworkRow, NICRow, SubnetRow, VMRow
 from providers.port import Capability, NetworkSpec, supports
 from vpn import address as addresses
 from vpn.plan import ENROLMENT_POOL
 
-TUNNEL = "tunnel"
-BRIDGE = "bridge"
-NAT = "nat"
-
 _LARGEST_RANGE = 65536
 
-_LABELLED = (LABELS, subqueryload(NetworkRow.subnets).undefer_group("labels"))
-"""For a query of networks: their labels, and those of their subnets."""
+_SHOWN = (LABELS, joinedload(NetworkRow.project), subqueryload(NetworkRow.subnets).undefer_group("labels"))
+"""For a query of networks that are shown: their owners, their labels, and those of their subnets."""
 
 
 def create(
-    broker: Broker, actor: Actor, *, name: str, cidr: str, labels: Mapping[str, str] | None = None
+    broker: Broker,
+    actor: Actor,
+    *,
+    name: str,
+    cidr: str,
+    project_ref: str | None = None,
+    visibility: str | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> NetworkRow:
-    """A new network. Admins only. Raises Exists, InvalidRequest, Overlap."""
+    """A new network. Admins only: it takes part of what sites have.
+
+    With ``project_ref`` it is that project's, and private unless ``visibility`` says otherwise; without, it is the broker's
+    own, and shared. Raises Exists, InvalidRequest (private and nobody's, too), NotFound (project), Overlap (the tunnels' own pool).
+    """
     access.require(actor, "network.create")
     _check_prefix(cidr)
-    with broker.store.transaction() as session:
-        if session.scalar(select(NetworkRow).where(NetworkRow.name == name)):
-            raise Exists("network", name)
-        others = {row.cidr: row.name for row in session.scalars(select(NetworkRow))}
-        for clash in addresses.overlapping(cidr, others):
-            raise Overlap(
-                f"{cidr} overlaps network {others[clash]} ({clash})",
-                hint="choose a prefix that no other network touches",
-            )
-        if addresses.overlapping(cidr, [ENROLMENT_POOL]):
-            raise Overlap(
-                f"{cidr} overlaps {ENROLMENT_POOL}, which tunnels use", hint="choose another prefix"
-            )
-        row = NetworkRow(
-            id=broker.new_id("net"), name=name, cidr=cidr, created_at=broker.clock.now(), subnets=[]
+    if visibility is None:
+        visibility = Visibility.SHARED if project_ref is None else Visibility.PRIVATE
+    if project_ref is None and visibility == Visibility.PRIVATE:
+        raise InvalidRequest(
+            "a private network needs the project that it is for", hint="say which: --project"
         )
-        session.add(row)
-        label.give(session, row, labels)
-        event.record(
-            broker, session, "network.created", row.id, f"network {name} ({cidr}) created by {actor.name}"
-        )
+    if addresses.overlapping(cidr, [ENROLMENT_POOL]):
+        raise Overlap(f"{cidr} overlaps {ENROLMENT_POOL}, which tunnels use", hint="choose another prefix")
+    try:
+        with broker.store.transaction() as session:
+            owner = project.find(session, actor, project_ref) if project_ref is not None else None
+            project_id = owner.id if owner is not None else None
+            if session.scalar(
+                select(NetworkRow.id).where(NetworkRow.name == name, NetworkRow.project_id == project_id)
+            ):
+                raise Exists("network", name)
+            row = NetworkRow(
+                id=broker.new_id("net"),
+                name=name,
+                project_id=project_id,
+                visibility=visibility,
+                cidr=cidr,
+                created_at=broker.clock.now(),
+                subnets=[],
+            )
+            row.project = owner
+            session.add(row)
+            label.give(session, row, labels)
+            event.record(
+                broker,
+                session,
+                "network.created",
+                row.id,
+                f"network {name} ({cidr}) created by {actor.name}",
+                project_id=project_id,
+            )
+    except IntegrityError as error:
+        raise Exists("network", name) from error  # two at the same moment
     return row
 
 
-def find(session: Session, ref: str) -> NetworkRow:
-    """A network by id or name. Raises NotFound."""
-    query = select(NetworkRow).where((NetworkRow.id == ref) | (NetworkRow.name == ref))
-    row = session.scalar(query.options(*_LABELLED))
+def find(session: Session, actor: Actor, ref: str, *, here: bool = False) -> NetworkRow:
+    """A network by id or name. Raises NotFound.
+
+    Of networks of one name the caller's project's comes before the broker's own. ``here`` keeps to what the caller's
+    current project may use: what others see of other projects is no network for its VMs.
+    """
+    seen = access.offered(select(NetworkRow), actor, NetworkRow, "network.get", here=here)
+    query = seen.where((NetworkRow.id == ref) | (NetworkRow.name == ref)).options(*_SHOWN)
+    row = session.scalar(query.order_by(*access.nearest(actor, NetworkRow, ref)).limit(1))
     if row is None:
         raise NotFound("network", ref)
     return row
 
 
 def get(broker: Broker, actor: Actor, ref: str) -> NetworkRow:
-    """One network. Raises NotFound."""
+    """One network; ``ref`` as in ``find``. Raises NotFound."""
     access.require(actor, "network.get")
     with broker.store.reading() as session:
-        return find(session, ref)
+        return find(session, actor, ref)
 
 
 def list_networks(
-    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None
+    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None, here: bool = False
 ) -> Sequence[NetworkRow]:
-    """All networks that carry these labels, by name."""
+    """All networks that the caller sees and that carry these labels, in ``order``; ``here`` as in ``find``."""
     access.require(actor, "network.list")
+    query = access.offered(select(NetworkRow), actor, NetworkRow, "network.list", here=here)
     with broker.store.reading() as session:
-        query = select(NetworkRow).options(*_LABELLED).order_by(NetworkRow.name)
-        return list(session.scalars(label.filter(query, NetworkRow, labels)))
+        found = session.scalars(label.filter(query.options(*_SHOWN), NetworkRow, labels))
+        return sorted(found, key=order)
+
+
+def order(row: NetworkRow) -> tuple[str, str]:
+    """What lists are ordered by: the name, then the owner (the broker first)."""
+    return row.name, row.project_id or ""
+
+
+def only(session: Session, actor: Actor) -> NetworkRow:
+    """The network of VMs that name none: the only one that the caller's current project may use. Raises InvalidRequest."""
+    query = access.offered(select(NetworkRow), actor, NetworkRow, "network.get", here=True)
+    every = session.scalars(query.order_by(NetworkRow.name).limit(2)).all()
+    if not every:
+        raise InvalidRequest(
+            "there is no network yet", hint="an admin makes one with `isthmus network create`"
+        )
+    if len(every) > 1:
+        raise InvalidRequest("there are several networks", hint="say which with --network")
+    return every[0]
 
 
 def leased(broker: Broker, actor: Actor) -> dict[str, int]:
-    """Subnet id -> number of its leased addresses."""
+    """Subnet id -> number of its leased addresses, of the networks that the caller sees."""
     access.require(actor, "network.list")
     with broker.store.reading() as session:
-        rows = session.execute(
+        counted = (
             select(AddressRow.subnet_id, func.count())
+            .join(SubnetRow, SubnetRow.id == AddressRow.subnet_id)
+            .join(NetworkRow, NetworkRow.id == SubnetRow.network_id)
             .where(AddressRow.nic_id.is_not(None))
             .group_by(AddressRow.subnet_id)
-        ).all()
+        )
+        rows = session.execute(access.offered(counted, actor, NetworkRow, "network.list")).all()
     return dict(rows)
 
 
@@ -100,7 +153,7 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
     """Remove a network without VMs and gateways. Raises InUse, NotFound."""
     access.require(actor, "network.delete")
     with broker.store.transaction() as session:
-        row = find(session, ref)
+        row = find(session, actor, ref)
         if session.scalar(select(GatewayRow.id).where(GatewayRow.network_id == row.id)):
             raise InUse(f"network {row.name} has a gateway", hint="`isthmus gateway delete` it first")
         on_it = select(VMRow.name).join(NICRow, NICRow.vm_id == VMRow.id).where(NICRow.network_id == row.id)
@@ -109,7 +162,12 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
         for subnet in row.subnets:
             _drop_addresses(session, subnet)
         event.record(
-            broker, session, "network.deleted", row.id, f"network {row.name} deleted by {actor.name}"
+            broker,
+            session,
+            "network.deleted",
+            row.id,
+            f"network {row.name} deleted by {actor.name}",
+            project_id=row.project_id,
         )
         session.delete(row)
 
@@ -148,14 +206,14 @@ def add_subnet(
     for text in reserved:
         for item in expand(text):
             _check_address(item, cidr, "reserved")
-    if mode == BRIDGE and not bridge:
+    if mode == SubnetMode.BRIDGE and not bridge:
         raise InvalidRequest("mode bridge needs the name of a bridge of the hosts", hint="--bridge br0")
-    if mode != BRIDGE and bridge:
+    if mode != SubnetMode.BRIDGE and bridge:
         raise InvalidRequest(
             f"mode {mode} takes no bridge", hint="use --mode bridge, or leave the bridge out"
         )
     with broker.store.transaction() as session:
-        network = find(session, ref)
+        network = _held(session, find(session, actor, ref))
         at = site.find(session, site_ref)
         if not addresses.contains(network.cidr, cidr):
             raise InvalidRequest(
@@ -174,17 +232,19 @@ def add_subnet(
             network_id=network.id,
             site_id=at.id,
             cidr=cidr,
-            mode=mode,
+            mode=SubnetMode(mode),
             gateway=router,
             bridge=bridge,
             dns=list(dns),
             reserved=list(reserved),
             mtu=mtu,
         )
-        row.network, row.site = network, at
+        with session.no_autoflush:
+            row.network, row.site = network, at
+            overlap.check_subnet(session, row)
         session.add(row)
         label.give(session, row, labels)
-        if mode == TUNNEL:
+        if mode == SubnetMode.TUNNEL:
             _bump_gateway(session, network.id)
         event.record(
             broker,
@@ -192,6 +252,7 @@ def add_subnet(
             "subnet.created",
             row.id,
             f"network {network.name} has {cidr} at {at.name}, by {actor.name}",
+            project_id=network.project_id,
         )
     broker.signals.set("place")
     broker.signals.set("gateways")
@@ -202,16 +263,21 @@ def remove_subnet(broker: Broker, actor: Actor, ref: str, site_ref: str) -> None
     """Take a network's subnet from a site. Raises InUse, NotFound."""
     access.require(actor, "network.remove_subnet")
     with broker.store.transaction() as session:
-        network = find(session, ref)
+        network = _held(session, find(session, actor, ref))
         at = site.find(session, site_ref)
         for subnet in network.subnets:
             if subnet.site_id == at.id:
                 _drop_addresses(session, subnet)
                 event.record(
-                    broker, session, "subnet.deleted", subnet.id, f"network {network.name} left {at.name}"
+                    broker,
+                    session,
+                    "subnet.deleted",
+                    subnet.id,
+                    f"network {network.name} left {at.name}",
+                    project_id=network.project_id,
                 )
                 network.subnets.remove(subnet)
-                if subnet.mode == TUNNEL:
+                if subnet.mode == SubnetMode.TUNNEL:
                     _bump_gateway(session, network.id)
                 return
     raise NotFound("subnet", f"{ref} at {site_ref}", hint=f"`isthmus network show {ref}` lists its subnets")
@@ -236,10 +302,11 @@ def subnet_at(session: Session, network_id: str, site_id: str) -> SubnetRow | No
 
 
 def spec(subnet: SubnetRow) -> NetworkSpec:
-    """What a provider needs to offer the subnet on a host."""
+    """What a provider needs to offer the subnet on a host. Its name there is like no other's, also where projects use one name."""
+    network = subnet.network
     return NetworkSpec(
         id=subnet.id,
-        name=subnet.network.name,
+        name=network.name if network.project_id is None else f"{network.name}.{network.id}",
         mode=subnet.mode,
         cidr=subnet.cidr,
         gateway=subnet.gateway,
@@ -247,6 +314,15 @@ def spec(subnet: SubnetRow) -> NetworkSpec:
         mtu=subnet.mtu,
         dns=tuple(subnet.dns),
     )
+
+
+def _held(session: Session, row: NetworkRow) -> NetworkRow:
+    """Locked, and its subnets read again: of two that change them at once, the second sees what the first did."""
+    session.execute(
+        select(NetworkRow.id).where(NetworkRow.id == row.id).with_for_update(key_share=True)
+    ).all()
+    session.refresh(row, ["subnets"])
+    return row
 
 
 def _check_prefix(cidr: str) -> None:
@@ -269,12 +345,12 @@ def _mode_at(broker: Broker, actor: Actor, site_ref: str, mode: str | None) -> s
     at = site.get(broker, actor, site_ref)
     ours = supports(broker.providers.of(at), Capability.ADDRESSES)
     if mode is None:
-        return NAT if ours else TUNNEL
-    if ours and mode == TUNNEL:
+        return SubnetMode.NAT if ours else SubnetMode.TUNNEL
+    if ours and mode == SubnetMode.TUNNEL:
         raise InvalidRequest(
             f"site {at.name} has hosts of ours, which need no tunnel", hint="use --mode nat, route or bridge"
         )
-    if not ours and mode != TUNNEL:
+    if not ours and mode != SubnetMode.TUNNEL:
         raise InvalidRequest(
             f"VMs at site {at.name} join a network through a tunnel only",
             hint="use --mode tunnel, or leave it out",

@@ -14,11 +14,11 @@ from ipaddress import ip_address
 from sqlalchemy import select
 from sqlalchemy.orm import Session, defaultload
 
-from broker import access, event, gateway, network
+from broker import access, event, gateway
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import EnrolmentRefused, InvalidRequest
-from broker.states import LIVE_PEER, PeerState
+from broker.states import LIVE_PEER, PeerState, SubnetMode
 from broker.store import GatewayRow, NetworkRow, NICRow, PeerRow, VMRow
 from vpn import keys
 from vpn.address import free_address, overlapping
@@ -72,7 +72,7 @@ def check_networks(session: Session, networks: Sequence[NetworkRow]) -> None:
         return
     modes = [{subnet.site_id: subnet.mode for subnet in each.subnets} for each in networks]
     sites = set.intersection(*(set(each) for each in modes))
-    if not sites or any(each[site_id] != network.TUNNEL for site_id in sites for each in modes):
+    if not sites or any(each[site_id] != SubnetMode.TUNNEL for site_id in sites for each in modes):
         return
     ids = [each.id for each in networks]
     words = clash(session.scalars(select(GatewayRow).where(GatewayRow.network_id.in_(ids))).all())
@@ -242,7 +242,7 @@ def list_peers(
     query = access.visible(query, actor, VMRow, "peer.list")
     with broker.store.reading() as session:
         if gateway_ref:
-            query = query.where(PeerRow.gateway_id == gateway.find(session, gateway_ref).id)
+            query = query.where(PeerRow.gateway_id == gateway.find(session, actor, gateway_ref).id)
         if vm_id:
             query = query.where(PeerRow.vm_id == vm_id)
         return list(session.scalars(query))

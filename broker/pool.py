@@ -12,12 +12,12 @@ import numpy as np
 from sqlalchemy import and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session, lazyload, selectinload
 
-from broker import capability, gateway, host, load, network, peer, usage, vm
+from broker import capability, gateway, host, load, peer, usage, vm
 from broker import policy as policies
 from broker.broker import Broker
 from broker.errors import Unavailable
 from broker.kept_pool import KeptPool, Mask, Reasons
-from broker.states import LIVE_RESERVATION, OperationState, VMState
+from broker.states import LIVE_RESERVATION, OperationState, SubnetMode, VMState
 from broker.store import GatewayRow, HostRow, OperationRow, ReservationRow, SubnetRow, VMRow
 from broker.store.changes import ALL
 from placement import burst
@@ -344,7 +344,7 @@ def _group_refusal(
             return "the site has no subnet of the VM's network"
         if subnet.id in seen.full:
             return f"subnet {subnet.cidr} is full"
-        if subnet.mode == network.TUNNEL:
+        if subnet.mode == SubnetMode.TUNNEL:
             refused = seen.gateways.get(nic.network_id, "the network has no gateway")
             if refused:
                 return refused

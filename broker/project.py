@@ -14,7 +14,7 @@ from broker.broker import Broker
 from broker.errors import Exists, InUse, NotFound, QuotaExceeded
 from broker.size import WORDS, Amounts, over_quota
 from broker.states import ImageState
-from broker.store import LABELS, ImageRow, KeyPairRow, ProjectRow, UsageMonthRow, UsageRow, VMRow
+from broker.store import LABELS, ImageRow, KeyPairRow, NetworkRow, ProjectRow, UsageMonthRow, UsageRow, VMRow
 
 
 def account_of(project_id: str) -> str:
@@ -98,6 +98,12 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
             raise InUse(
                 f"project {row.name} has the image {owned.name}",
                 hint=f"`isthmus image delete {owned.id}` first",
+            )
+        network = session.scalar(select(NetworkRow).where(NetworkRow.project_id == row.id).limit(1))
+        if network is not None:
+            raise InUse(
+                f"project {row.name} has the network {network.name}",
+                hint=f"`isthmus network delete {network.id}` first",
             )
         event.record(
             broker, session, "project.deleted", row.id, f"project {row.name} deleted by {actor.name}"

@@ -1,4 +1,4 @@
-"""VPCs and subnets: the broker's networks, and their subnets at the sites that are zones."""
+"""VPCs and subnets: the networks that all projects share and the project's own, and their subnets at the sites that are zones."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _NEVER_LEASED = 3
 
 
 def networks(call: Call) -> list[NetworkRow]:
-    """All networks, in the order of their ids."""
-    return sorted(network.list_networks(call.broker, call.actor), key=lambda row: row.id)
+    """The project's networks and those that are shared, in the order of their ids."""
+    return sorted(network.list_networks(call.broker, call.actor, here=True), key=lambda row: row.id)
 
 
 def subnets(call: Call) -> list[SubnetRow]:
@@ -41,7 +41,7 @@ def subnet_of(call: Call, ec2_id: str) -> SubnetRow:
 
 
 def describe_vpcs(call: Call) -> dict[str, Any]:
-    """DescribeVpcs. The only network there is, is the default one."""
+    """DescribeVpcs. The only network that the project may use is the default one."""
     return describe(call, _VPCS)
 
 
@@ -61,10 +61,14 @@ def describe_addresses(call: Call) -> dict[str, Any]:
     return {"Addresses": []}
 
 
+def _owner(call: Call, row: NetworkRow) -> str:
+    return row.project.account if row.project is not None else call.account
+
+
 def _vpc(call: Call, row: NetworkRow, *, default: bool) -> dict[str, Any]:
     digits = row.id.partition("-")[2]
     return {
-        "OwnerId": call.account,
+        "OwnerId": _owner(call, row),
         "InstanceTenancy": "default",
         "Ipv6CidrBlockAssociationSet": [],
         "CidrBlockAssociationSet": [
@@ -86,14 +90,14 @@ def _vpc(call: Call, row: NetworkRow, *, default: bool) -> dict[str, Any]:
 def _subnet(call: Call, row: SubnetRow, leased: int, *, default: bool) -> dict[str, Any]:
     reserved = sum(1 for text in row.reserved for _ in network.expand(text))
     room = ip_network(row.cidr).num_addresses - _NEVER_LEASED - reserved - leased
-    ec2_id = ids.to_ec2(row.id)
+    ec2_id, owner = ids.to_ec2(row.id), _owner(call, row.network)
     return {
         "AvailabilityZoneId": row.site_id,
-        "OwnerId": call.account,
+        "OwnerId": owner,
         "AssignIpv6AddressOnCreation": False,
         "Ipv6CidrBlockAssociationSet": [],
         "Tags": tag_list(tags_of(row.labels, f"{row.network.name}-{row.site.name}")),
-        "SubnetArn": f"arn:aws:ec2:{call.region}:{call.account}:subnet/{ec2_id}",
+        "SubnetArn": f"arn:aws:ec2:{call.region}:{owner}:subnet/{ec2_id}",
         "SubnetId": ec2_id,
         "State": "available",
         "VpcId": ids.to_ec2(row.network_id),

@@ -17,7 +17,16 @@ router = APIRouter(prefix="/v1/networks", tags=["network"])
 @router.post("", status_code=201)
 def create_network(broker: TheBroker, caller: Caller, body: schema.NetworkCreate) -> schema.Network:
     """Add a network. Admins only."""
-    return _answer(network.create(broker, caller, name=body.name, cidr=body.cidr, labels=body.labels), {})
+    row = network.create(
+        broker,
+        caller,
+        name=body.name,
+        cidr=body.cidr,
+        project_ref=body.project,
+        visibility=body.visibility,
+        labels=body.labels,
+    )
+    return _answer(row, {})
 
 
 @router.get("")
@@ -28,9 +37,9 @@ def list_networks(
     limit: Limit = 100,
     page: Token = None,
 ) -> schema.Page[schema.Network]:
-    """All networks, by name."""
+    """The project's networks and those that are shared, by name."""
     rows, following = cut(
-        network.list_networks(broker, caller, labels=wanted(label)), lambda row: (row.name,), limit, page
+        network.list_networks(broker, caller, labels=wanted(label)), network.order, limit, page
     )
     leased = network.leased(broker, caller)
     return schema.Page(items=[_answer(row, leased) for row in rows], next=following)
@@ -38,7 +47,7 @@ def list_networks(
 
 @router.get("/{ref}")
 def get_network(broker: TheBroker, caller: Caller, ref: Ref) -> schema.Network:
-    """One network with its subnets."""
+    """One network with its subnets. Of networks of one name the project's own comes before the broker's."""
     return _answer(network.get(broker, caller, ref), network.leased(broker, caller))
 
 
@@ -78,6 +87,8 @@ def _answer(row: NetworkRow, leased: dict[str, int]) -> schema.Network:
     return schema.Network(
         id=row.id,
         name=row.name,
+        project=row.project.name if row.project is not None else None,
+        visibility=row.visibility,
         cidr=row.cidr,
         subnets=[_subnet(subnet, leased) for subnet in row.subnets],
         labels=row.labels,

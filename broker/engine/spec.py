@@ -12,7 +12,7 @@ from broker.broker import Broker
 from broker.engine.declaration import Step
 from broker.errors import NotFound
 from broker.ids import vm_uuid
-from broker.states import PeerState
+from broker.states import PeerState, SubnetMode
 from broker.store import NICRow, PeerRow, SiteRow, SubnetRow, VMRow
 from providers import port
 from vpn.userdata import multipart
@@ -32,7 +32,7 @@ def attached(row: VMRow) -> list[tuple[NICRow, SubnetRow]]:
 
 def tunnels(row: VMRow) -> list[NICRow]:
     """Its NICs that are ends of tunnels."""
-    return [nic for nic, subnet in attached(row) if subnet.mode == network.TUNNEL]
+    return [nic for nic, subnet in attached(row) if subnet.mode == SubnetMode.TUNNEL]
 
 
 def copying(step: Step[VMRow], what: str) -> port.Progress:
@@ -56,7 +56,7 @@ def spec_of(broker: Broker, session: Session, row: VMRow) -> port.VMSpec:
     ends: list[tuple[PeerRow, int]] = []
     have = peer.tunnels(session, row.id) if tunnels(row) else {}
     for nic, subnet in attached(row):
-        if subnet.mode == network.TUNNEL:
+        if subnet.mode == SubnetMode.TUNNEL:
             entry = have.get(nic.network_id)
             if entry is not None and entry.state == PeerState.BOOTSTRAP:
                 ends.append((entry, subnet.mtu))

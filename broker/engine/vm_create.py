@@ -29,7 +29,7 @@ from broker.engine.declaration import (
     writes,
 )
 from broker.engine.spec import attached, copying, placed, spec_of, tunnels
-from broker.states import PeerState, VMState
+from broker.states import PeerState, SubnetMode, VMState
 from broker.store import GatewayRow, NICRow, PeerRow, VMRow
 from providers import port
 
@@ -68,7 +68,7 @@ def make_networks(step: Step[VMRow]) -> Outcome:
     provider = step.broker.providers.of(site)
     try:
         for _, subnet in attached(row):
-            if subnet.mode != network.TUNNEL:
+            if subnet.mode != SubnetMode.TUNNEL:
                 provider.ensure_network(host, network.spec(subnet))
     except port.Unreachable as error:
         return unplace(step, str(error))

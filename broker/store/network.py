@@ -7,19 +7,32 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from broker.states import PeerState, SubnetMode
+from broker.states import PeerState, SubnetMode, Visibility
 from broker.store.base import Row, one_of
 from broker.store.label import Labelled
+from broker.store.project import ProjectRow
 from broker.store.site import SiteRow
+
+_UNOWNED = text("project_id IS NULL")
 
 
 class NetworkRow(Labelled, Row):
-    """``cidr`` covers all of its subnets."""
+    """``cidr`` covers all of its subnets; other networks may have the same. ``project_id`` is the owner, None for the broker itself."""
 
     __tablename__ = "network"
+    __table_args__ = (
+        # Two, since no database takes one NULL for another.
+        Index(
+            "uq_network_shared_name", "name", unique=True, sqlite_where=_UNOWNED, postgresql_where=_UNOWNED
+        ),
+        UniqueConstraint("project_id", "name"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("project.id", ondelete="SET NULL"))
+    project: Mapped[ProjectRow | None] = relationship()
+    visibility: Mapped[Visibility] = mapped_column(one_of(Visibility, "visibility"))
     cidr: Mapped[str]
     created_at: Mapped[datetime]
     subnets: Mapped[list[SubnetRow]] = relationship(
@@ -31,14 +44,17 @@ class SubnetRow(Labelled, Row):
     """``reserved`` addresses are never leased."""
 
     __tablename__ = "subnet"
-    __table_args__ = (UniqueConstraint("network_id", "site_id"),)
+    __table_args__ = (
+        UniqueConstraint("network_id", "site_id"),
+        UniqueConstraint("network_id", "cidr", name="uq_subnet_network_cidr"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     network_id: Mapped[str] = mapped_column(ForeignKey("network.id", ondelete="CASCADE"))
     network: Mapped[NetworkRow] = relationship(back_populates="subnets", lazy="joined")
     site_id: Mapped[str] = mapped_column(ForeignKey("site.id"))
     site: Mapped[SiteRow] = relationship(lazy="joined")
-    cidr: Mapped[str] = mapped_column(unique=True)
+    cidr: Mapped[str]
     mode: Mapped[SubnetMode] = mapped_column(one_of(SubnetMode, "mode"))
     gateway: Mapped[str]
     bridge: Mapped[str]

@@ -34,6 +34,22 @@ class Switch(StrEnum):
     OFF = "off"
 
 
+class Visibility(StrEnum):
+    """Who sees and uses what has an owner."""
+
+    PRIVATE = "private"
+    SHARED = "shared"
+
+
+Owner = Annotated[str | None, typer.Option("--project", help="Whose it is. Default: the broker's own.")]
+Visible = Annotated[
+    Visibility | None,
+    typer.Option(
+        "--visibility", help="Who uses it. Default: private with --project, otherwise shared with all."
+    ),
+]
+
+
 def noun(command: str) -> typer.Typer:
     """The command group of one noun of the table, by its word in the shell."""
     line = next(row.line for row in nouns.NOUNS if row.command == command)

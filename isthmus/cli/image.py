@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli._options import Json, Name, NewName, Switch, noun, pairs
+from isthmus.cli._options import Json, Name, NewName, Owner, Switch, Visible, noun, pairs
 from isthmus.cli._output import age, put, put_json, put_record, size
 from isthmus.cli._progress import Progress
 from isthmus.cli._session import client_of
@@ -28,13 +27,6 @@ _COLUMNS: dict[str, Any] = {
     "AGE": lambda image: age(image.created_at),
     "REASON": lambda image: image.status_reason,
 }
-
-
-class Visibility(StrEnum):
-    """Who sees and uses an image."""
-
-    PRIVATE = "private"
-    SHARED = "shared"
 
 
 @app.command()
@@ -61,15 +53,8 @@ def create(
     login_user: Annotated[
         str | None, typer.Option("--login-user", help="The user that its guests let in, for people to read.")
     ] = None,
-    project: Annotated[
-        str | None, typer.Option("--project", help="Whose it is. Default: the broker's own.")
-    ] = None,
-    visibility: Annotated[
-        Visibility | None,
-        typer.Option(
-            "--visibility", help="Who uses it. Default: private with --project, otherwise shared with all."
-        ),
-    ] = None,
+    project: Owner = None,
+    visibility: Visible = None,
     site: Annotated[
         list[str] | None, typer.Option("--site", metavar="SITE=ID", help="Its id at a cloud site (an AMI).")
     ] = None,

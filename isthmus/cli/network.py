@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli._options import Json, Name, NewName, noun
+from isthmus.cli._options import Json, Name, NewName, Owner, Visible, noun
 from isthmus.cli._output import cell, put, put_json, put_record, put_table
 from isthmus.cli._session import client_of
 from isthmus.cli._verbs import add_delete, add_list
@@ -15,6 +15,8 @@ app = noun("network")
 
 _COLUMNS: dict[str, Any] = {
     "NAME": lambda network: network.name,
+    "PROJECT": lambda network: network.project,
+    "VISIBILITY": lambda network: network.visibility,
     "CIDR": lambda network: network.cidr,
     "SUBNETS": lambda network: [f"{subnet.site} {subnet.cidr}" for subnet in network.subnets],
     "LEASED": lambda network: sum(subnet.leased for subnet in network.subnets),
@@ -30,10 +32,17 @@ def create(
     cidr: Annotated[
         str, typer.Argument(metavar="CIDR", help="The range of all its subnets, e.g. 10.10.0.0/16.")
     ],
+    project: Owner = None,
+    visibility: Visible = None,
     json: Json = False,
 ) -> None:
     """Add a network."""
-    network = client_of(ctx).networks.create(name, cidr)
+    network = client_of(ctx).networks.create(
+        name,
+        cidr,
+        project=project,
+        visibility=visibility.value if visibility is not None else None,
+    )
     if json:
         put_json(network)
     else:
@@ -55,6 +64,7 @@ def show(ctx: typer.Context, name: Name, json: Json = False) -> None:
             "name": network.name,
             "id": network.id,
             "project": network.project,
+            "visibility": network.visibility,
             "cidr": network.cidr,
             "labels": network.labels,
             "created": network.created_at,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from isthmus import schema
 from isthmus.client._resource import Resource, Resources, ask
@@ -45,14 +46,32 @@ class Network(Resource, schema.Network):
 
 
 class Networks(Resources[Network]):
-    """``client.networks``. ``ref`` is a network's id or name. Deleting one is refused while it is in use."""
+    """``client.networks``. ``ref`` is a network's id or name; of one name the project's own comes first. Deleting one is refused while it is in use."""
 
     _path = "/v1/networks"
     _model = Network
 
-    def create(self, name: str, cidr: str, *, labels: Mapping[str, str] | None = None) -> Network:
-        """Add a network. ``cidr`` covers all of its subnets."""
-        body = ask(schema.NetworkCreate, name=name, cidr=cidr, labels=labels)
+    def create(
+        self,
+        name: str,
+        cidr: str,
+        *,
+        project: str | None = None,
+        visibility: Literal["private", "shared"] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Network:
+        """Add a network. ``cidr`` covers all of its subnets; other networks may have the same.
+
+        With ``project`` it is that project's, and ``private`` unless ``visibility`` says ``shared``.
+        """
+        body = ask(
+            schema.NetworkCreate,
+            name=name,
+            cidr=cidr,
+            project=project,
+            visibility=visibility,
+            labels=labels,
+        )
         return self._http.post(Network, self._path, body)
 
     def add_subnet(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import Field
 
@@ -27,9 +28,12 @@ class Subnet(Answer):
 
 
 class Network(Answer):
+    """``project`` is whose it is, null for the broker's own; ``visibility``: ``shared`` with all, or ``private``."""
+
     id: str
     name: str
     project: str | None = None
+    visibility: str = "shared"
     cidr: str
     subnets: list[Subnet] = Field(default_factory=list)
     labels: dict[str, str] = Field(default_factory=dict)
@@ -37,10 +41,15 @@ class Network(Answer):
 
 
 class NetworkCreate(Request):
-    """``cidr`` covers all of the network's subnets."""
+    """``cidr`` covers all of the network's subnets.
+
+    With ``project`` the network is that project's, and ``private`` by default; without, it is the broker's own, and ``shared``.
+    """
 
     name: Name
     cidr: str
+    project: str | None = None
+    visibility: Literal["private", "shared"] | None = None
     labels: NewLabels = Field(default_factory=dict)
 
 

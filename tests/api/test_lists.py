@@ -88,7 +88,10 @@ FILL: dict[str, Filler] = {
         (RealisationRow, {"image_id": f"img-{n:017x}", "site_id": f"site-{n}", "state": "available"}),
     ],
     "network": lambda owner, n: [
-        (NetworkRow, {"id": f"net-{n:017x}", "cidr": f"10.{n // 256}.{n % 256}.0/24"}),
+        (
+            NetworkRow,
+            {"id": f"net-{n:017x}", "cidr": f"10.{n // 256}.{n % 256}.0/24", "visibility": "shared"},
+        ),
         (
             SubnetRow,
             {"id": f"sub-{n:017x}", "network_id": f"net-{n:017x}", "site_id": f"site-{n}"}

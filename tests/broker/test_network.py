@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from broker import network, vm
-from broker.errors import BrokerError, Exists, InUse, InvalidRequest, NotFound, Overlap
+from broker import auth, event, gateway, labelled, network, project, vm
+from broker.errors import BrokerError, Exists, Forbidden, InUse, InvalidRequest, NotFound, Overlap
 
 
 @pytest.fixture
@@ -27,12 +27,6 @@ def hybrid(bare_stage):
 
 def add(stage, cidr="10.20.1.0/24", site_ref="campus", ref="net", **options):
     return network.add_subnet(stage.broker, stage.admin, ref, site_ref=site_ref, cidr=cidr, **options)
-
-
-@pytest.mark.parametrize("cidr", ["10.20.0.0/16", "10.0.0.0/8", "10.20.4.0/24"])
-def test_network_that_overlaps_another_is_refused(stage, cidr):
-    with pytest.raises(Overlap, match="net"):
-        network.create(stage.broker, stage.admin, name="other", cidr=cidr)
 
 
 def test_network_that_overlaps_the_tunnels_own_pool_is_refused(stage):
@@ -187,3 +181,124 @@ def test_mode_of_a_subnet_is_what_its_site_can_do(hybrid):
         add(hybrid, "10.50.2.0/24", "cloud", "second", mode="nat")
     assert add(hybrid, "10.50.1.0/24", "campus", "second").mode == "nat"
     assert add(hybrid, "10.50.2.0/24", "cloud", "second").mode == "tunnel"
+
+
+def own(stage, name="own", cidr="10.70.0.0/16", **asked):
+    asked.setdefault("project_ref", stage.owner.name)
+    return network.create(stage.broker, stage.admin, name=name, cidr=cidr, **asked)
+
+
+def names(stage, actor, **asked):
+    return [row.name for row in network.list_networks(stage.broker, actor, **asked)]
+
+
+def test_networks_are_the_brokers_and_shared_or_a_projects_and_private(stage):
+    shared = network.get(stage.broker, stage.reader, "net")
+    assert (shared.project, shared.visibility) == (None, "shared")
+    row = own(stage)
+    assert (row.project.name, row.visibility) == (stage.owner.name, "private")
+    offered = own(stage, "offered", visibility="shared")
+    assert (offered.project.name, offered.visibility) == (stage.owner.name, "shared")
+    with pytest.raises(InvalidRequest, match="needs the project that it is for"):
+        own(stage, "nobodys", project_ref=None, visibility="private")
+    with pytest.raises(NotFound):
+        own(stage, "lost", project_ref="nowhere")
+    with pytest.raises(Forbidden):
+        network.create(stage.broker, stage.member, name="mine", cidr="10.71.0.0/16")
+
+
+def test_private_network_is_not_there_for_others(stage):
+    row = own(stage, labels={"secret": "yes"})
+    subnet = add(stage, "10.70.1.0/24", ref="own")
+    own(stage, "offered", "10.80.0.0/16", visibility="shared")
+    _, _ = gateway.create(
+        stage.broker,
+        stage.admin,
+        name="gate",
+        site_ref="campus",
+        network_ref="own",
+        endpoint="203.0.113.7:51820",
+    )
+    broker, outsider, admin = stage.broker, stage.outsider, stage.admin
+    assert names(stage, stage.member) == names(stage, admin) == ["net", "offered", "own"]
+    assert names(stage, outsider) == ["net", "offered"]
+
+    def can(action, ref, actor=outsider):
+        return auth.can(broker, actor, who="me", action=action, what=ref)
+
+    unseen = {
+        lambda ref: network.get(broker, outsider, ref): ("own", row.id),
+        lambda ref: stage.request("web", actor=outsider, networks=[ref]): ("own", row.id),
+        lambda ref: gateway.get(broker, outsider, ref): ("gate",),
+        lambda ref: labelled.get(broker, outsider, "network", ref): ("own", row.id),
+        lambda ref: labelled.get(broker, outsider, "subnet", ref): (subnet.id,),
+        lambda ref: labelled.get(broker, outsider, "gateway", ref): ("gate",),
+        lambda ref: can("network.get", ref): ("own", f"network:{row.id}"),
+        lambda ref: can("gateway.get", ref): ("gate",),
+    }
+    for look, refs in unseen.items():
+        for ref in refs:
+            with pytest.raises(NotFound) as caught:
+                look(ref)
+            with pytest.raises(NotFound) as unknown:
+                look("network:none" if ":" in ref else "none")
+            assert (caught.value.code, caught.value.hint) == (unknown.value.code, unknown.value.hint)
+    assert gateway.list_gateways(broker, outsider) == []
+    assert [gate.name for gate in gateway.list_gateways(broker, stage.reader)] == ["gate"]
+    told = {one.target for one in event.list_events(broker, outsider)}
+    assert not told & {row.id, subnet.id}
+    assert {row.id, subnet.id} <= {one.target for one in event.list_events(broker, stage.member)}
+    for actor, seen in ((outsider, []), (stage.member, [row.id])):
+        found = labelled.list_labels(broker, actor, ["network", "subnet", "gateway"], keys=["secret"])
+        assert [resource for _, resource, _, _ in found] == seen
+    assert can("network.get", "own", stage.member).allowed
+    assert can("network.get", "offered").allowed
+    assert not can("network.delete", "net").allowed
+
+
+def test_vm_is_on_its_projects_networks_and_on_shared_ones(stage):
+    own(stage)
+    add(stage, "10.70.1.0/24", ref="own")
+    add(stage)
+    assert stage.create("web", networks=["own"]).nics[0].address == "10.70.1.2"
+    # For others there is one network still; an admin, who sees all, makes VMs on those of the own project.
+    other = stage.request("far", actor=stage.outsider)[0]
+    assert [nic.network_name for nic in other.nics] == ["net"]
+    theirs = own(stage, "theirs", "10.71.0.0/16", project_ref=stage.stranger.name)
+    with pytest.raises(NotFound):
+        stage.request("no", actor=stage.admin, networks=[theirs.id])
+    with pytest.raises(InvalidRequest, match="several networks"):
+        stage.request("which")
+
+
+def test_name_means_the_projects_own_network_first(stage):
+    own(stage, "net")
+    with pytest.raises(Exists):
+        own(stage, "net")
+    own(stage, "net", project_ref=stage.stranger.name)
+    assert network.get(stage.broker, stage.member, "net").project.name == stage.owner.name
+    assert network.get(stage.broker, stage.outsider, "net").project.name == stage.stranger.name
+    shared = next(row for row in network.list_networks(stage.broker, stage.member) if row.project is None)
+    assert network.get(stage.broker, stage.member, shared.id).id == shared.id
+    assert [row.visibility for row in network.list_networks(stage.broker, stage.member)] == [
+        "shared",
+        "private",
+    ]
+
+
+def test_project_with_a_network_is_kept(stage):
+    project.create(stage.broker, stage.admin, name="third")
+    row = own(stage, project_ref="third")
+    with pytest.raises(InUse, match="has the network own"):
+        project.delete(stage.broker, stage.admin, "third")
+    network.delete(stage.broker, stage.admin, row.id)
+    project.delete(stage.broker, stage.admin, "third")
+
+
+def test_labels_of_a_network_are_changed_by_who_made_it(stage):
+    own(stage)
+    with pytest.raises(Forbidden):
+        labelled.change(stage.broker, stage.member, [("network", "own")], lambda have: {"a": "b"})
+    assert labelled.change(stage.broker, stage.admin, [("network", "own")], lambda have: {"a": "b"}) == [
+        {"a": "b"}
+    ]

@@ -578,6 +578,28 @@ def test_versions_of_an_image_are_imported_listed_and_deprecated(run: Run, broke
     assert "tiny@2 is deprecated" in capsys.readouterr().out
 
 
+def test_network_of_a_project_is_made_and_told_from_the_shared_ones(
+    run: Run, broker: Any, capsys: Any
+) -> None:
+    own = NETWORK.model_copy(update={"project": "lab", "visibility": "private"})
+    broker.on("POST", "/v1/networks", own).on("GET", "/v1/networks", [NETWORK, own])
+    broker.on("GET", "/v1/networks/lan", own)
+    assert run("network", "create", "lan", "10.0.0.0/16", "--project", "lab") == 0
+    assert broker.asked[-1].body == {"name": "lan", "cidr": "10.0.0.0/16", "project": "lab"}
+    assert run("network", "create", "lan", "10.0.0.0/16", "--project", "lab", "--visibility", "shared") == 0
+    assert broker.asked[-1].body["visibility"] == "shared"
+    capsys.readouterr()
+    assert run("network", "list") == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["NAME", "PROJECT", "VISIBILITY", "CIDR"]
+    assert [line.split()[:4] for line in lines] == [
+        ["lan", "-", "shared", "10.0.0.0/16"],
+        ["lan", "lab", "private", "10.0.0.0/16"],
+    ]
+    assert run("network", "show", "lan") == 0
+    assert {"project     lab", "visibility  private"} <= set(capsys.readouterr().out.splitlines())
+
+
 def test_deleting_several_vms_starts_all_before_it_waits(
     run: Run, broker: Any, make: Any, capsys: Any
 ) -> None:

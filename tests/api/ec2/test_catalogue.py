@@ -6,7 +6,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from api.ec2 import ids
-from broker import accesskey, flavor, image, project, site, vm
+from broker import accesskey, flavor, image, network, project, site, vm
 from broker.actor import SYSTEM
 from broker.size import Size
 
@@ -210,6 +210,57 @@ def test_networks_are_vpcs_with_a_subnet_per_zone(ec2):
     assert ec2.describe_subnets(SubnetIds=[annex["SubnetId"]])["Subnets"] == [annex]
     assert refusal(ec2.describe_subnets, SubnetIds=["subnet-00000000000000000"]) == "InvalidSubnetID.NotFound"
     assert refusal(ec2.describe_vpcs, VpcIds=["vpc-00000000000000000"]) == "InvalidVpcID.NotFound"
+
+
+@pytest.fixture
+def networks_of(face):
+    """Makes networks of projects with a subnet at campus; all go afterwards."""
+    made = []
+
+    def make(name, cidr, **asked):
+        row = network.create(face.broker, SYSTEM, name=name, cidr=f"{cidr}.0.0/16", **asked)
+        made.append(row.id)
+        return row, network.add_subnet(
+            face.broker, SYSTEM, row.id, site_ref="campus", cidr=f"{cidr}.1.0/24", labels={"private": "yes"}
+        )
+
+    yield make
+    for network_id in made:
+        network.delete(face.broker, SYSTEM, network_id)
+
+
+def test_private_network_is_a_vpc_of_its_project_alone(face, ec2, networks_of):
+    owner = project.create(face.broker, SYSTEM, name="behind-the-wall")
+    mine, my_subnet = networks_of("mine", "10.31", project_ref="default")
+    theirs, their_subnet = networks_of("theirs", "10.32", project_ref=owner.name)
+    offered, _ = networks_of("offered", "10.33", project_ref=owner.name, visibility="shared")
+    vpcs = {one["CidrBlock"]: one for one in ec2.describe_vpcs()["Vpcs"]}
+    assert set(vpcs) == {"10.10.0.0/16", mine.cidr, offered.cidr}
+    assert not any(one["IsDefault"] for one in vpcs.values())
+    assert vpcs[mine.cidr]["OwnerId"] == face.account != vpcs[offered.cidr]["OwnerId"] == owner.account
+    shown = ec2.describe_vpcs(Filters=only("owner-id", owner.account))["Vpcs"]
+    assert [one["CidrBlock"] for one in shown] == [offered.cidr]
+    cidrs = {one["CidrBlock"]: one for one in ec2.describe_subnets()["Subnets"]}
+    assert my_subnet.cidr in cidrs
+    assert their_subnet.cidr not in cidrs
+    assert f":{owner.account}:subnet/" in cidrs["10.33.1.0/24"]["SubnetArn"]
+    vpc, subnet = ids.to_ec2(theirs.id), ids.to_ec2(their_subnet.id)
+    admin_key, secret = accesskey.create(face.broker, SYSTEM, project_ref="default", role="admin")
+    launch = {"ImageId": face.ami, "InstanceType": "t3.nano", "MinCount": 1, "MaxCount": 1}
+    for client in (ec2, face.client(admin_key.id, secret)):
+        assert refusal(client.describe_vpcs, VpcIds=[vpc]) == "InvalidVpcID.NotFound"
+        assert refusal(client.describe_subnets, SubnetIds=[subnet]) == "InvalidSubnetID.NotFound"
+        assert client.describe_subnets(Filters=only("vpc-id", vpc))["Subnets"] == []
+        assert refusal(client.run_instances, SubnetId=subnet, **launch) == "InvalidSubnetID.NotFound"
+        tags = client.describe_tags(Filters=only("key", "private"))["Tags"]
+        assert ids.to_ec2(my_subnet.id) in {tag["ResourceId"] for tag in tags}
+        assert subnet not in {tag["ResourceId"] for tag in tags}
+    own = {"SubnetId": ids.to_ec2(my_subnet.id), **launch}
+    assert refusal(ec2.run_instances, DryRun=True, **own) == "DryRunOperation"
+    their_key, their_secret = accesskey.create(face.broker, SYSTEM, project_ref=owner.name, role="member")
+    insider = face.client(their_key.id, their_secret)
+    (seen,) = insider.describe_subnets(SubnetIds=[subnet])["Subnets"]
+    assert (seen["VpcId"], seen["OwnerId"]) == (vpc, owner.account)
 
 
 def test_there_are_no_elastic_addresses(ec2):

@@ -150,6 +150,53 @@ def test_a_network_has_a_subnet_per_site_and_counts_its_leases(furnished: Any) -
     client.networks.create("lab", "10.7.0.0/16").delete()
 
 
+def test_a_private_network_is_not_there_for_others(furnished: Any) -> None:
+    client = furnished.client()
+    lan = client.networks.get("lan")
+    assert (lan.project, lan.visibility) == (None, "shared")
+    # The prefix of the shared one, at another site; and its name, which is that of the project's own there.
+    client.sites.create("annex", "simulated", options={"hosts": 1})
+    own = client.networks.create("own", lan.cidr, project="other")
+    subnet = own.add_subnet("annex", "10.0.1.0/24")
+    twin = client.networks.create("lan", "10.9.0.0/16", project="other")
+    assert (own.project, own.visibility) == ("other", "private")
+    member, stranger = furnished.client("member"), furnished.client("stranger")
+    assert [network.id for network in member.networks.list()] == [lan.id]
+    assert [network.id for network in stranger.networks.list()] == [lan.id, twin.id, own.id]
+    assert stranger.networks.get("lan").id == twin.id
+    assert member.networks.get("lan").id == lan.id
+    client.gateways.create("gate", site="annex", network=own.id, endpoint="203.0.113.7:51820")
+    assert list(member.gateways.list()) == []
+    assert [gateway.name for gateway in stranger.gateways.list()] == ["gate"]
+    for path in (f"networks/{own.id}", "networks/own", "gateways/gate", f"labels/subnet/{subnet.id}"):
+        unseen = furnished.ask("GET", f"/v1/{path}", role="member")
+        unknown = furnished.ask("GET", f"/v1/{path.rpartition('/')[0]}/none", role="member")
+        assert unseen.status_code == unknown.status_code == 404
+        assert unseen.json()["error"]["code"] == unknown.json()["error"]["code"]
+        assert unseen.json()["error"]["hint"] == unknown.json()["error"]["hint"]
+    with pytest.raises(isthmus.NotFound):
+        member.vms.create("web", "tiny", "small", networks=[own.id])
+    vm = stranger.vms.create("web", "tiny", "small", networks=["own"]).wait_until("running", 30, poll=0.2)
+    same = member.vms.create("web", "tiny", "small").wait_until("running", 30, poll=0.2)
+    assert (vm.site, vm.address) == ("annex", "10.0.1.2")
+    assert (same.site, same.address) == ("campus", "10.0.1.2")
+    told = {event.target for event in member.events.list()}
+    assert not told & {own.id, subnet.id, twin.id}
+
+
+def test_a_network_of_equal_prefix_is_refused_where_the_hosts_route_both(furnished: Any) -> None:
+    client = furnished.client()
+    own = client.networks.create("own", "10.0.0.0/16", project="other", visibility="shared")
+    assert own.visibility == "shared"
+    with pytest.raises(isthmus.Conflict, match="hosts of site campus have one routing table") as caught:
+        own.add_subnet("campus", "10.0.1.0/24")
+    assert caught.value.code == "overlap"
+    with pytest.raises(isthmus.InvalidRequest, match="private network needs the project"):
+        client.networks.create("nobodys", "10.1.0.0/16", visibility="private")
+    with pytest.raises(isthmus.Forbidden):
+        furnished.client("stranger").networks.create("mine", "10.1.0.0/16")
+
+
 def test_reserved_addresses_are_kept_from_vms(furnished: Any) -> None:
     client = furnished.client()
     client.networks.get("lan").remove_subnet("campus")

@@ -18,7 +18,17 @@ from broker.claim import differences
 from broker.engine.registry import OPERATIONS
 from broker.operation import SETTLE
 from broker.states import VMState
-from broker.store import AddressRow, HostRow, ImageRow, NICRow, OperationRow, RequestRow, SiteRow, VMRow
+from broker.store import (
+    AddressRow,
+    HostRow,
+    ImageRow,
+    NetworkRow,
+    NICRow,
+    OperationRow,
+    RequestRow,
+    SiteRow,
+    VMRow,
+)
 
 ROWS = json.loads(Path(__file__).with_name("0.1.0.json").read_text())
 MOVED: Mapping[str, set[str]] = {
@@ -124,6 +134,8 @@ def test_what_was_moved_says_the_same_in_its_new_place(upgraded):
         addresses = session.scalars(select(AddressRow).where(AddressRow.nic_id.is_(None)))
         assert {row.address: _plain(row.rests_until) for row in addresses} == resting
         (image,) = session.scalars(select(ImageRow))
+        owners = session.execute(select(NetworkRow.id, NetworkRow.project_id, NetworkRow.visibility))
+        assert {tuple(row) for row in owners} == {(row["id"], None, "shared") for row in ROWS["network"]}
         sites = {row["name"]: row["id"] for row in ROWS["site"]}
         (then,) = ROWS["image"]
         assert (image.family, image.version, image.visibility) == (then["name"], 1, "shared")

@@ -30,7 +30,14 @@ def migrated(empty_url):
 def test_whatever_has_a_state_is_checked():
     assert {str(column) for column in COLUMNS} >= {
         *(f"{noun}.state" for noun in ("vm", "host", "site", "image", "image_realisation", "operation")),
-        *("peer.state", "reservation.state", "vm.desired", "subnet.mode", "image.visibility"),
+        *(
+            "peer.state",
+            "reservation.state",
+            "vm.desired",
+            "subnet.mode",
+            "image.visibility",
+            "network.visibility",
+        ),
     }
 
 
