@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload, subqueryload
 
-from broker import access, event, label, overlap, project, site
+from broker import access, event, label, overlap, project, site, sweep
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Overlap
@@ -170,6 +170,7 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
             project_id=row.project_id,
         )
         session.delete(row)
+    _have_swept(broker)
 
 
 def add_subnet(
@@ -265,22 +266,30 @@ def remove_subnet(broker: Broker, actor: Actor, ref: str, site_ref: str) -> None
     with broker.store.transaction() as session:
         network = _held(session, find(session, actor, ref))
         at = site.find(session, site_ref)
-        for subnet in network.subnets:
-            if subnet.site_id == at.id:
-                _drop_addresses(session, subnet)
-                event.record(
-                    broker,
-                    session,
-                    "subnet.deleted",
-                    subnet.id,
-                    f"network {network.name} left {at.name}",
-                    project_id=network.project_id,
-                )
-                network.subnets.remove(subnet)
-                if subnet.mode == SubnetMode.TUNNEL:
-                    _bump_gateway(session, network.id)
-                return
-    raise NotFound("subnet", f"{ref} at {site_ref}", hint=f"`isthmus network show {ref}` lists its subnets")
+        subnet = next((one for one in network.subnets if one.site_id == at.id), None)
+        if subnet is None:
+            raise NotFound(
+                "subnet", f"{ref} at {site_ref}", hint=f"`isthmus network show {ref}` lists its subnets"
+            )
+        _drop_addresses(session, subnet)
+        event.record(
+            broker,
+            session,
+            "subnet.deleted",
+            subnet.id,
+            f"network {network.name} left {at.name}",
+            project_id=network.project_id,
+        )
+        network.subnets.remove(subnet)
+        if subnet.mode == SubnetMode.TUNNEL:
+            _bump_gateway(session, network.id)
+    _have_swept(broker)
+
+
+def _have_swept(broker: Broker) -> None:
+    """Have hosts give up what they made for subnets that are no more."""
+    broker.signals.set(sweep.NEWS)
+    broker.signals.set("reconcile")
 
 
 def expand(text: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ spare capacity was taken back by its cloud                launches the VM again
 a VM of ours that was terminated here still runs there    deletes it: nobody may be billed unseen
 a VM with our mark that no row knows                      leaves it alone, says so once
 a stranger's VM                                           leaves it alone, says so once; its size counts
+a subnet of ours that no row knows                        takes it away, unless a machine is on it
 a host does not answer                                    marks it; nothing is concluded from silence
 =======================================================  ===========================================
 """
@@ -31,7 +32,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload, lazyload
 
-from broker import event, policy, site, usage, vm
+from broker import event, policy, site, sweep, usage, vm
 from broker.broker import Broker
 from broker.engine_port import Turns
 from broker.states import OperationState, VMState
@@ -186,6 +187,10 @@ def reconcile_site(broker: Broker, row: SiteRow) -> None:
     for target in suspects:
         _lost(broker, row, target)
     _strangers(broker, row, listing)
+    try:
+        sweep.sweep(broker, row, listing)
+    except ProviderError as error:
+        log.warning("reconcile.not_swept", site=row.name, error=str(error))
 
 
 def _compare(broker: Broker, at: SiteRow, listing: Listing) -> list[VMRow]:

@@ -78,6 +78,37 @@ def ensure_network(connection: Any, host: str, network: NetworkSpec, broker_id: 
         there.setAutostart(1)
 
 
+def networks_of(connection: Any, broker_id: str) -> dict[str, Any]:
+    """Subnet id -> its network, of those that this broker made."""
+    found: dict[str, Any] = {}
+    for network in connection.listAllNetworks():
+        with driver.ignoring(driver.api.VIR_ERR_NO_NETWORK):  # gone since it was listed
+            mark = etree.fromstring(network.XMLDesc(0)).find(f"metadata/{_TAG}network")
+            if mark is not None and mark.findtext(f"{_TAG}broker") == broker_id:
+                found[mark.findtext(f"{_TAG}id") or ""] = network
+    return found
+
+
+def remove_network(connection: Any, host: str, network_id: str, broker_id: str) -> None:
+    """Stop and undefine a subnet's network; a bridge that libvirt made goes with it. Raises Conflict while a domain is on it."""
+    network = networks_of(connection, broker_id).get(network_id)
+    if network is None:
+        return
+    root = etree.fromstring(network.XMLDesc(0))
+    made = root.find("bridge") if root.find("ip") is not None else None
+    bridge = made.get("name") if made is not None else None
+    for domain in connection.listAllDomains():
+        with driver.ignoring(driver.api.VIR_ERR_NO_DOMAIN):
+            for source in etree.fromstring(domain.XMLDesc(0)).iterfind("devices/interface/source"):
+                if source.get("network") == network.name() or (bridge and source.get("bridge") == bridge):
+                    raise Conflict(f"host {host}: {domain.name()} is on the network {network.name()}")
+    with driver.ignoring(driver.api.VIR_ERR_OPERATION_INVALID, driver.api.VIR_ERR_NO_NETWORK):
+        if network.isActive():
+            network.destroy()
+    with driver.ignoring(driver.api.VIR_ERR_NO_NETWORK):
+        network.undefine()
+
+
 def _facts(xml: str) -> Mapping[str, str]:
     """What must agree for two definitions to be of one network."""
     root = etree.fromstring(xml)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from providers.kvm.domain import vm_id_of
 from providers.kvm.driver import LibvirtError, api, is_code
 from providers.kvm.host import KvmHost, Session
 from providers.kvm.migration import migrate
-from providers.kvm.network import ensure_network
+from providers.kvm.network import ensure_network, networks_of, remove_network
 from providers.kvm.options import Options
 from providers.port import (
     Capability,
@@ -75,6 +75,7 @@ class KvmProvider:
                 Capability.SUSPEND,
                 Capability.MIGRATE,
                 Capability.ADDRESSES,
+                Capability.SUBNETS,
             }
         )
 
@@ -130,6 +131,25 @@ class KvmProvider:
                 ensure_network(session.connection, host, network, self._context.broker_id)
 
         there.call(ensure)
+
+    def list_networks(self) -> Mapping[str, Collection[str]]:
+        broker_id = self._context.broker_id
+        return {
+            host.name: outcome
+            for host, outcome in self._each(
+                lambda _, session: set(networks_of(session.connection, broker_id))
+            )
+            if not isinstance(outcome, ProviderError)
+        }
+
+    def remove_network(self, host: str, network_id: str) -> None:
+        there = self._host(host)
+
+        def remove(session: Session) -> None:
+            with there.vm_lock(network_id):
+                remove_network(session.connection, host, network_id, self._context.broker_id)
+
+        there.call(remove)
 
     def ensure_vm(self, spec: VMSpec) -> VMReport:
         """Raises NotFound when the image is not on the host yet, InvalidSpec, Conflict, OutOfCapacity."""

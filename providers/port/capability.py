@@ -21,6 +21,8 @@ class Capability(StrEnum):
     CONSOLE = "console"
     EVENTS = "events"
     """Tells by itself when something changes."""
+    SUBNETS = "subnets"
+    """Tells which subnets of ours its hosts have, and takes those away that nobody needs any more."""
     ELASTIC = "elastic"
     """Hosts are not machines but zone x instance type, with a price and a quota."""
     SPOT = "spot"

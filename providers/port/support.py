@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, overload, runtime_checkable
 
@@ -83,6 +83,20 @@ class SupportsEvents(Provider, Protocol):
         """
 
 
+@runtime_checkable
+class SupportsSubnets(Provider, Protocol):
+    """``Capability.SUBNETS``."""
+
+    def list_networks(self) -> Mapping[str, Collection[str]]:
+        """Host -> the ids of what ``ensure_network`` made there for this broker. A host that does not answer is left out."""
+
+    def remove_network(self, host: str, network_id: str) -> None:
+        """Take from a host all that was made for the subnet; nothing when it is gone.
+
+        What belongs to another broker is left alone. Raises Conflict while a machine is on it, whoever's.
+        """
+
+
 @dataclass(frozen=True)
 class Support:
     """What a capability demands, and what it does in words: ``{}`` is where the VM's name goes."""
@@ -98,6 +112,7 @@ SUPPORT: Mapping[Capability, Support] = {
     Capability.MIGRATE: Support(SupportsMigrate, "migrate {}"),
     Capability.CONSOLE: Support(SupportsConsole, "show the console of {}"),
     Capability.EVENTS: Support(SupportsEvents, "tell what happens to {}"),
+    Capability.SUBNETS: Support(SupportsSubnets, "take the subnets of {} away"),
     Capability.ELASTIC: Support(Provider, "rent room for {}"),
     Capability.SPOT: Support(Provider, "rent spare capacity for {}"),
     Capability.DIRECT_KERNEL: Support(Provider, "boot {} with its image's own kernel"),
@@ -135,6 +150,8 @@ def require(provider: Provider, capability: Literal[Capability.MIGRATE]) -> Supp
 def require(provider: Provider, capability: Literal[Capability.CONSOLE]) -> SupportsConsole: ...
 @overload
 def require(provider: Provider, capability: Literal[Capability.EVENTS]) -> SupportsEvents: ...
+@overload
+def require(provider: Provider, capability: Literal[Capability.SUBNETS]) -> SupportsSubnets: ...
 @overload
 def require(provider: Provider, capability: Capability) -> Provider: ...
 def require(provider: Provider, capability: Capability) -> Provider:

@@ -15,6 +15,8 @@ METHODS = frozenset(
         "list_vms",
         "ensure_image",
         "ensure_network",
+        "list_networks",
+        "remove_network",
         "ensure_vm",
         "observe_vm",
         "start_vm",
@@ -238,6 +240,7 @@ def _capability(name: object) -> Capability:
             Capability.CONSOLE,
             Capability.EVENTS,
             Capability.DIRECT_KERNEL,
+            Capability.SUBNETS,
         }
     )
     if name not in choice:

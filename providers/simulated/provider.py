@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -88,7 +88,7 @@ class SimulatedProvider:
         if any(kind.spot_price_hour is not None for kind in self._options.types.values()):
             found.add(Capability.SPOT)
         if self._options.addresses:
-            found.add(Capability.ADDRESSES)
+            found |= {Capability.ADDRESSES, Capability.SUBNETS}
         return frozenset(found - self._options.without)
 
     def check(self) -> None:
@@ -134,6 +134,22 @@ class SimulatedProvider:
             there = state.networks.setdefault((host, network.id), wanted)
             if there != wanted:
                 raise Conflict(f"host {host} has network {network.name} as {there}, not as {wanted}")
+
+    def list_networks(self) -> Mapping[str, Collection[str]]:
+        with self._call("list_networks") as state:
+            return {
+                name: {network for host, network in state.networks if host == name}
+                for name in self._host_names
+                if not self._away(state, name)
+            }
+
+    def remove_network(self, host: str, network_id: str) -> None:
+        """Raises Conflict while a VM has an address of it."""
+        with self._call("remove_network", host) as state:
+            for vm in state.vms.values():
+                if vm.live and vm.host == host and any(network == network_id for network, _ in vm.leases):
+                    raise Conflict(f"host {host}: {vm.name} is on the network {network_id}")
+            state.networks.pop((host, network_id), None)
 
     def ensure_vm(self, spec: VMSpec) -> VMReport:
         """Raises OutOfCapacity, QuotaExceeded, InvalidSpec, NotFound (image, network), Conflict."""

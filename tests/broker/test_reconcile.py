@@ -8,7 +8,7 @@ import time
 import pytest
 from sqlalchemy import select
 
-from broker import power, vm
+from broker import network, power, site, vm
 from broker.broker import Broker
 from broker.reconcile import hear, reconcile
 from broker.states import OperationState
@@ -447,3 +447,48 @@ def test_nothing_is_under_way_after_a_quiet_round(stage):
     reconcile(stage.broker)
     with stage.broker.store.reading() as session:
         assert session.query(OperationRow).filter_by(state="running").count() == 0
+
+
+def networks_on(stage, name="campus"):
+    with stage.worlds[name].transaction() as state:
+        return {network for _, network in state.networks}
+
+
+def test_subnet_that_was_removed_is_taken_from_the_hosts(stage):
+    row = stage.create("web")
+    assert networks_on(stage) == {row.nics[0].subnet_id}
+    reconcile(stage.broker)
+    assert networks_on(stage) == {row.nics[0].subnet_id}
+    stage.finish(vm.delete(stage.broker, stage.member, row.id)[1])
+    woken = stage.broker.signals.count("reconcile")
+    network.remove_subnet(stage.broker, stage.admin, "net", "campus")
+    assert stage.broker.signals.count("reconcile") > woken
+    reconcile(stage.broker)
+    assert networks_on(stage) == set()
+
+
+def test_subnet_stays_on_a_host_that_is_away_or_has_a_machine_on_it_until_it_can_go(stage):
+    world = stage.worlds["campus"]
+    reconcile(stage.broker)
+    provider = stage.broker.providers.of(site.get(stage.broker, stage.admin, "campus"))
+    hosts = sorted(report.name for report in provider.inventory())[:2]
+    for name in hosts:
+        provider.ensure_network(name, port.NetworkSpec("sub-gone", "gone", "nat", "10.9.0.0/24", "10.9.0.1"))
+    reconcile(stage.broker)
+    assert networks_on(stage) == {"sub-gone"}, "nobody removed one: it is not looked for again"
+    world.set_unreachable(hosts[0], "power failure")
+    stage.broker.signals.set("subnets")
+    reconcile(stage.broker)
+    with world.transaction() as state:
+        assert set(state.networks) == {(hosts[0], "sub-gone")}
+    world.set_reachable(hosts[0])
+    reconcile(stage.broker)
+    assert networks_on(stage) == set()
+
+
+def test_subnets_of_a_site_that_cannot_tell_them_are_left_alone(stage):
+    stage.add_site("quiet", without=["subnets"])
+    stage.broker.signals.set("subnets")
+    reconcile(stage.broker)
+    quiet = site.get(stage.broker, stage.admin, "quiet")
+    assert quiet.state == "up"

@@ -233,6 +233,27 @@ class AnyAddress(Liar):
             return replace(SimulatedProvider._report(vm), address="10.255.0.1")  # type: ignore[arg-type]
 
 
+class KeepsSubnets(Liar):
+    lies_about = Capability.SUBNETS
+    found_by = "test_subnet_that_nobody_needs_is_taken_from_the_host_and_again_takes_nothing"
+
+    class kind(SimulatedProvider):
+        def remove_network(self, host: str, network_id: str) -> None:
+            pass
+
+
+class CutsOff(Liar):
+    """Takes a subnet away from under its VMs."""
+
+    lies_about = Capability.SUBNETS
+    found_by = "test_subnet_that_a_machine_is_on_stays"
+
+    class kind(SimulatedProvider):
+        def remove_network(self, host: str, network_id: str) -> None:
+            with self._world.transaction() as state:
+                state.networks.pop((host, network_id), None)
+
+
 class SaysLess(SimulatedRig):
     """Lacks what it does not declare, as it may: no methods that only refuse."""
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from providers.port import Capability, Conflict, VMState
+from tests.providers.contract.rigs import SimulatedRig
 
 
 def test_hosts_are_elastic_where_the_provider_says_so_and_nowhere_else(rig, provider):
@@ -46,6 +47,57 @@ def test_subnet_with_another_definition_is_a_conflict(rig, provider):
     with pytest.raises(Conflict, match=r"10\.77\.0\.1"):
         provider.ensure_network(rig.host, replace(rig.network, gateway="10.77.0.2"))
     assert rig.footprint(provider) == before
+
+
+@pytest.mark.needs(Capability.SUBNETS)
+def test_subnet_that_nobody_needs_is_taken_from_the_host_and_again_takes_nothing(rig, provider):
+    nothing = rig.footprint(provider)
+    network = replace(rig.network, id="sub-7", name="spare", cidr="10.79.0.0/24", gateway="10.79.0.1")
+    provider.ensure_network(rig.host, network)
+    assert rig.footprint(provider) != nothing
+    assert "sub-7" in provider.list_networks()[rig.host]
+    for _ in range(2):
+        provider.remove_network(rig.host, "sub-7")
+        assert "sub-7" not in provider.list_networks()[rig.host]
+    assert rig.footprint(provider) == nothing
+    # Another subnet of the same prefix finds its place free.
+    provider.ensure_network(rig.host, replace(network, id="sub-8"))
+    provider.remove_network(rig.host, "sub-8")
+
+
+@pytest.mark.needs(Capability.SUBNETS)
+def test_subnet_that_a_machine_is_on_stays(rig, provider):
+    spec = rig.spec()
+    rig.launch(provider, spec)
+    before = rig.footprint(provider)
+    with pytest.raises(Conflict, match="is on the network"):
+        provider.remove_network(rig.host, rig.network.id)
+    assert rig.footprint(provider) == before
+    assert rig.network.id in provider.list_networks()[rig.host]
+
+
+@pytest.mark.needs(Capability.SUBNETS)
+def test_subnet_of_another_broker_is_left_alone(rig, provider):
+    if isinstance(rig, SimulatedRig):
+        pytest.skip("a simulated site has one broker")
+    other = rig.make("brk-2")
+    network = replace(rig.network, id="sub-7", name="theirs", cidr="10.79.0.0/24", gateway="10.79.0.1")
+    other.ensure_network(rig.host, network)
+    before = rig.footprint(provider)
+    assert "sub-7" not in provider.list_networks()[rig.host]
+    provider.remove_network(rig.host, "sub-7")
+    assert rig.footprint(provider) == before
+    other.remove_network(rig.host, "sub-7")
+
+
+@pytest.mark.needs(Capability.SUBNETS)
+def test_host_that_does_not_answer_tells_no_subnets(rig, provider):
+    rig.prepare(provider, rig.spec())
+    away = rig.cut()
+    if away is None:
+        pytest.skip("the rig cannot cut off a host")
+    with away:
+        assert rig.host not in provider.list_networks()
 
 
 @pytest.mark.needs(Capability.DIRECT_KERNEL)

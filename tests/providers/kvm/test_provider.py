@@ -159,3 +159,29 @@ def test_host_without_a_name_is_called_as_libvirt_calls_it(make_provider, node_u
     assert json.loads((tmp_path / "cache-0" / "hostnames.json").read_text()) == {node_uri: name}
     other = make_provider([node_uri])
     assert other.observe_vm(name, "vm-1") is None  # known by name without an inventory before
+
+
+def test_network_that_nobody_needs_goes_with_its_bridge_and_makes_room_for_another(site, network):
+    stranger = "<network><name>default</name><bridge name='virbr0'/></network>"
+    site._host("a").call(lambda session: session.connection.networkDefineXML(stranger))
+    site.ensure_network("a", network)
+    assert site.list_networks() == {"a": {network.id}}
+    site.remove_network("a", network.id)
+    site.remove_network("a", network.id)
+    assert site.list_networks() == {"a": set()}
+    names = site._host("a").call(lambda session: {net.name() for net in session.connection.listAllNetworks()})
+    assert names == {"default"}
+    site.ensure_network("a", replace(network, id="sub-2"))
+    site.remove_network("a", "sub-2")
+
+
+@pytest.mark.parametrize("start", [True, False], ids=["running", "stopped"])
+def test_network_that_a_domain_is_on_stays_also_when_it_does_not_run(site, network, define, make_spec, start):
+    site.ensure_network("a", network)
+    spec = make_spec()
+    define(spec, start=start)
+    with pytest.raises(Conflict, match="is on the network isthmus-lan"):
+        site.remove_network("a", network.id)
+    site.delete_vm("a", spec.id, spec.uuid)
+    site.remove_network("a", network.id)
+    assert site.list_networks() == {"a": set()}
