@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session
@@ -12,9 +12,8 @@ from sqlalchemy.orm import Session
 from broker import access, flavor, gateway, image, keypair, label, network, project, reservation, site, vm
 from broker.actor import Actor
 from broker.broker import Broker
-from broker.errors import InvalidRequest, NotFound
+from broker.errors import InvalidRequest
 from broker.store import (
-    LABELS,
     GatewayRow,
     ImageRow,
     KeyPairRow,
@@ -26,8 +25,6 @@ from broker.store import (
     VMRow,
 )
 
-Q = TypeVar("Q", bound="Select[*tuple[Any, ...]]")
-
 
 @dataclass(frozen=True)
 class Kind:
@@ -35,20 +32,6 @@ class Kind:
 
     find: Callable[[Session, Actor, str], Any]
     shared: bool
-
-
-def _subnet(session: Session, actor: Actor, ref: str) -> SubnetRow:
-    row = session.scalar(
-        _offered_subnets(select(SubnetRow), actor, "network.get").where(SubnetRow.id == ref).options(LABELS)
-    )
-    if row is None:
-        raise NotFound("subnet", ref, hint="`isthmus network show NETWORK` lists its subnets")
-    return row
-
-
-def _offered_subnets(query: Q, actor: Actor, permission: str, *, here: bool = False) -> Q:
-    of_network = query.join(NetworkRow, NetworkRow.id == SubnetRow.network_id)
-    return access.offered(of_network, actor, NetworkRow, permission, here=here)
 
 
 KINDS: dict[str, Kind] = {
@@ -59,7 +42,7 @@ KINDS: dict[str, Kind] = {
     "image": Kind(image.find, shared=True),
     "keypair": Kind(keypair.find, shared=False),
     "network": Kind(network.find, shared=True),
-    "subnet": Kind(_subnet, shared=True),
+    "subnet": Kind(network.find_subnet, shared=True),
     "gateway": Kind(gateway.find, shared=True),
     "project": Kind(project.find, shared=True),
 }
@@ -137,7 +120,7 @@ def _seen(actor: Actor, noun: str) -> Select[Any] | None:
     if kind := _OFFERED.get(noun):
         return access.offered(select(kind.id), actor, kind, "label.list", here=True)
     if noun == "subnet":
-        return _offered_subnets(select(SubnetRow.id), actor, "label.list", here=True)
+        return network.offered_subnets(select(SubnetRow.id), actor, "label.list", here=True)
     if noun == "gateway":
         return gateway.offered(select(GatewayRow.id), actor, "label.list", here=True)
     return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, ip_address
+from typing import Any, TypeVar
 
+from sqlalchemy import Select, func, select
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload, subqueryload
 
@@ -19,6 +20,8 @@ from broker.store import LABELS, AddressRow, GatewayRow, NetworkRow, NICRow, Sub
 from providers.port import Capability, NetworkSpec, supports
 from vpn import address as addresses
 from vpn.plan import ENROLMENT_POOL
+
+Q = TypeVar("Q", bound="Select[*tuple[Any, ...]]")
 
 _LARGEST_RANGE = 65536
 
@@ -141,11 +144,10 @@ def leased(broker: Broker, actor: Actor) -> dict[str, int]:
         counted = (
             select(AddressRow.subnet_id, func.count())
             .join(SubnetRow, SubnetRow.id == AddressRow.subnet_id)
-            .join(NetworkRow, NetworkRow.id == SubnetRow.network_id)
             .where(AddressRow.nic_id.is_not(None))
             .group_by(AddressRow.subnet_id)
         )
-        rows = session.execute(access.offered(counted, actor, NetworkRow, "network.list")).all()
+        rows = session.execute(offered_subnets(counted, actor, "network.list")).all()
     return dict(rows)
 
 
@@ -301,6 +303,28 @@ def expand(text: str) -> Iterator[str]:
         raise InvalidRequest(f"{text!r} is not a range of addresses", hint="write it as 10.0.0.2-10.0.0.20")
     for value in range(int(low), int(high) + 1):
         yield str(ip_address(value))
+
+
+def offered_subnets(query: Q, actor: Actor, permission: str, *, here: bool = False) -> Q:
+    """A query of those subnets only whose networks are offered to the actor: see ``access.offered``."""
+    of_network = query.join(NetworkRow, NetworkRow.id == SubnetRow.network_id)
+    return access.offered(of_network, actor, NetworkRow, permission, here=here)
+
+
+def find_subnet(session: Session, actor: Actor, subnet_id: str, *, here: bool = False) -> SubnetRow:
+    """A subnet by its id. Raises NotFound, also when its network is another project's own; ``here`` as in ``find``."""
+    query = offered_subnets(select(SubnetRow), actor, "network.get", here=here)
+    row = session.scalar(query.where(SubnetRow.id == subnet_id).options(LABELS))
+    if row is None:
+        raise NotFound("subnet", subnet_id, hint="`isthmus network show NETWORK` lists its subnets")
+    return row
+
+
+def get_subnet(broker: Broker, actor: Actor, subnet_id: str, *, here: bool = False) -> SubnetRow:
+    """One subnet, as ``find_subnet``. Raises NotFound."""
+    access.require(actor, "network.get")
+    with broker.store.reading() as session:
+        return find_subnet(session, actor, subnet_id, here=here)
 
 
 def subnet_at(session: Session, network_id: str, site_id: str) -> SubnetRow | None:

@@ -199,7 +199,7 @@ def delete(broker: Broker, actor: Actor, ref: str) -> None:
         if subnet is not None:
             raise InUse(
                 f"site {row.name} has the subnet {subnet.cidr} of network {subnet.network.name}",
-                hint=f"`isthmus network remove-subnet {subnet.network.name} {row.name}` first",
+                hint=f"`isthmus network remove-subnet {subnet.network_id} {row.name}` first",
             )
         gate = session.scalar(select(GatewayRow).where(GatewayRow.site_id == row.id))
         if gate is not None:

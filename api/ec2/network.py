@@ -12,6 +12,7 @@ from api.ec2.describe import Listed, describe
 from api.ec2.fault import Fault
 from api.ec2.tag import tags_of
 from broker import network
+from broker.errors import NotFound
 from broker.store import NetworkRow, SubnetRow
 
 _NEVER_LEASED = 3
@@ -33,10 +34,12 @@ def subnets(call: Call) -> list[SubnetRow]:
 
 def subnet_of(call: Call, ec2_id: str) -> SubnetRow:
     """The subnet with that id. Raises Fault (InvalidSubnetID.NotFound, .Malformed)."""
-    broker_id = ids.to_broker("subnet", ec2_id)
-    for row in subnets(call):
-        if row.id == broker_id:
-            return row
+    try:
+        row = network.get_subnet(call.broker, call.actor, ids.to_broker("subnet", ec2_id), here=True)
+    except NotFound:
+        row = None
+    if row is not None and not row.site.elastic:
+        return row
     raise Fault("InvalidSubnetID.NotFound", f"The subnet ID '{ec2_id}' does not exist")
 
 

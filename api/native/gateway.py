@@ -38,7 +38,7 @@ def list_gateways(
     limit: Limit = 100,
     page: Token = None,
 ) -> schema.Page[schema.Gateway]:
-    """All gateways, by name."""
+    """The gateways of networks that the caller sees, by name."""
     rows, following = cut(
         gateway.list_gateways(broker, caller, labels=wanted(label)), lambda row: (row.name,), limit, page
     )

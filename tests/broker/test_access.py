@@ -79,6 +79,7 @@ def test_functions_share_a_permission_only_where_they_are_one_thing():
     assert {name: sorted(where) for name, where in shared.items() if len(where) > 1} == {
         "gateway.document": ["gateway.document", "gateway.next_document"],
         "gateway.list": ["gateway.list_gateways", "gateway.peer_counts"],
+        "network.get": ["network.get", "network.get_subnet"],
         "network.list": ["network.leased", "network.list_networks"],
         "operation.get": ["operation.get", "operation.wait"],
         "site.list": ["site.host_counts", "site.list_sites"],
