@@ -33,6 +33,7 @@ def check_subnet(session: Session, row: SubnetRow) -> None:
         return  # in a cloud each VM has its own table, and its network's gateway holds all of the network already
     _lock(session, row.site_id)
     at = row.site.name
+    # If the gateway of its own network is here, all of that was found free when the gateway was made, and kept free since.
     for gate in _gateways_at(session, row.site_id, row.network_id):
         if overlapping(row.cidr, [gate.network.cidr]):
             raise Overlap(
@@ -40,8 +41,6 @@ def check_subnet(session: Session, row: SubnetRow) -> None:
                 f"routes at site {at}",
                 hint=f"{_OTHER_PREFIX}, or another site",
             )
-    # Its own network's gateway is at the site: then others' bridges are not apart from it.
-    routed = bool(_gateways_at(session, row.site_id, None, row.network_id))
     for other in _subnets_at(session, row.site_id, row.network_id):
         if not overlapping(row.cidr, [other.cidr]):
             continue
@@ -55,11 +54,6 @@ def check_subnet(session: Session, row: SubnetRow) -> None:
             raise Overlap(
                 f"{that}: at site {at} both are on the bridge {row.bridge}, one segment",
                 hint=f"{_OTHER_PREFIX}, or another bridge",
-            )
-        if routed:
-            raise Overlap(
-                f"{that}: at site {at} the gateway of network {row.network.name} routes both",
-                hint=_OTHER_PREFIX,
             )
 
 
@@ -109,7 +103,7 @@ def check_key(session: Session, row: GatewayRow, public_key: str) -> None:
             raise Overlap(
                 f"gateway {row.name} has the key of gateway {other.name}, so they are one machine, and their networks "
                 f"{row.network.name} and {other.network.name} overlap",
-                hint="run the agent on a machine of its own, with a --state-dir of its own",
+                hint="run the agent on a machine of its own, with a --state of its own",
             )
 
 
@@ -130,18 +124,10 @@ def _subnets_at(session: Session, site_id: str, but: str) -> Sequence[SubnetRow]
     return session.scalars(at.order_by(SubnetRow.cidr, SubnetRow.id)).all()
 
 
-def _gateways_at(
-    session: Session, site_id: str | None, but: str | None, of: str | None = None
-) -> Sequence[GatewayRow]:
-    """Gateways at a site or anywhere, by name; ``but`` those of one network, or only those ``of`` one."""
-    found = select(GatewayRow).order_by(GatewayRow.name)
-    if site_id is not None:
-        found = found.where(GatewayRow.site_id == site_id)
-    if but is not None:
-        found = found.where(GatewayRow.network_id != but)
-    if of is not None:
-        found = found.where(GatewayRow.network_id == of)
-    return session.scalars(found).all()
+def _gateways_at(session: Session, site_id: str | None, but: str) -> Sequence[GatewayRow]:
+    """The gateways of other networks at a site, or anywhere, by name."""
+    at = select(GatewayRow).where(GatewayRow.network_id != but).order_by(GatewayRow.name)
+    return session.scalars(at if site_id is None else at.where(GatewayRow.site_id == site_id)).all()
 
 
 def _lock(session: Session, site_id: str | None = None) -> None:

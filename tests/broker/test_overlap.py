@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from broker import gateway, network, overlap, peer, token, vm
@@ -168,3 +171,24 @@ def test_networks_of_one_name_are_two_on_a_host(twins):
     shared = next(each for each in network.list_networks(twins.broker, twins.outsider) if each.name == "net")
     names = {network.spec(each).name for each in (row, *shared.subnets)}
     assert names == {"net", f"net.{row.network_id}"}
+
+
+def test_of_two_that_take_one_prefix_at_once_one_has_it(stage):
+    for name in ("one", "two"):
+        add_network(stage, name)
+    start = threading.Barrier(2)
+
+    def take(broker, name):
+        start.wait(10)
+        try:
+            network.add_subnet(broker, stage.admin, name, site_ref="campus", cidr="10.20.1.0/24")
+        except Overlap:
+            return "refused"
+        return "has it"
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = [
+            pool.submit(take, broker, name)
+            for broker, name in ((stage.broker, "one"), (stage.another(), "two"))
+        ]
+        assert sorted(each.result(30) for each in asked) == ["has it", "refused"]
