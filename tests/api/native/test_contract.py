@@ -273,7 +273,7 @@ def test_a_quota_that_is_used_up_is_a_refusal_of_its_own(furnished: Any) -> None
         ("POST", "/v1/sites", SITE, "site_exists"),
         ("POST", "/v1/flavors", SMALL, "flavor_exists"),
         ("POST", "/v1/networks", {"name": "lan", "cidr": "10.8.0.0/16"}, "network_exists"),
-        ("POST", "/v1/networks", {"name": "lan2", "cidr": "10.0.0.0/24"}, "overlap"),
+        ("POST", "/v1/networks", {"name": "lan2", "cidr": "169.254.64.0/24"}, "overlap"),
         ("POST", "/v1/projects", {"name": "other"}, "project_exists"),
         ("DELETE", "/v1/sites/campus", None, "in_use"),
     ],
