@@ -82,6 +82,7 @@ def list_vms(
     column -> values of which it has one.
     ``ended_after``: also those that terminated since. Raises NotFound when ``after`` is no VM.
     """
+    access.require(actor, "vm.list")
     # What hosts report of themselves is large, and in a list of VMs nobody reads it.
     lean = joinedload(VMRow.host).defer(HostRow.attributes)
     with broker.store.reading() as session:
@@ -151,6 +152,7 @@ def page(
     Of each VM the columns that users see, by their names, with ``project``, ``site``, ``host`` and ``site_wanted`` (names),
     ``image`` (as ``ImageRow.name``), ``labels`` and ``nics`` (as ``nic.shown``).
     """
+    access.require(actor, "vm.list")
     with broker.store.reading() as session:
         query = _listed(
             session,
@@ -189,7 +191,6 @@ def _listed(
     all_projects: bool = False,
     after: str | None = None,
 ) -> Q:
-    access.require(actor, "vm.list")
     query = access.visible(query, actor, VMRow, "vm.list", here=not all_projects)
     query = query.order_by(VMRow.created_at, VMRow.id)
     if ids is not None:

@@ -57,6 +57,8 @@ class VMRow(Labelled, Sized, Row):
         Index("ix_vm_site", "site_id", "state"),
         Index(
             "ix_vm_waiting",
+            "unplaceable",
+            "reservation_id",
             "created_at",
             sqlite_where=text("host_id IS NULL AND state = 'pending'"),
             postgresql_where=text("host_id IS NULL AND state = 'pending'"),

@@ -85,6 +85,7 @@ def test_functions_share_a_permission_only_where_they_are_one_thing():
         "site.list": ["site.host_counts", "site.list_sites"],
         "vm.create": ["launch.create", "launch.create_many"],
         "vm.label": ["vm.change_labels", "vm.set_labels"],
+        "vm.list": ["vm.list_vms", "vm.page"],
     }
 
 
