@@ -408,26 +408,36 @@ def _forget(broker: Broker, ids: list[str]) -> None:
 
 
 def populate_world(broker: Broker) -> None:
-    """Have the simulated sites run what the rows say."""
+    """Have the simulated sites run what the rows say. Of each row only what they ask for is read: the process that serves
+    does this first, and its memory is measured."""
+    leases: dict[str, list[list[str]]] = {}
     with broker.store.reading() as session:
-        rows = list(session.scalars(select(VMRow).where(VMRow.provider_ref.is_not(None))))
-    for row in rows:
-        if row.site_id is None or row.host is None or row.provider_ref is None:
-            continue
-        with SimulatedProvider.world(row.site_id).transaction() as state:
-            state.add(
-                SimulatedVM(
-                    ref=row.provider_ref,
-                    host=row.host.name,
-                    state=port.VMState.RUNNING,
-                    name=row.name,
-                    vm_id=row.id,
-                    broker_id=broker.id,
-                    vcpus=row.vcpus,
-                    mem_mb=row.mem_mb,
-                    leases=[[each.subnet_id, each.address] for nic in row.nics for each in nic.addresses],
+        on_nics = select(NICRow.vm_id, AddressRow.subnet_id, AddressRow.address).join(
+            AddressRow, AddressRow.nic_id == NICRow.id
+        )
+        for vm_id, subnet_id, address in session.execute(on_nics.order_by(NICRow.position)).yield_per(1000):
+            leases.setdefault(vm_id, []).append([subnet_id, address])
+        placed = select(
+            VMRow.site_id, VMRow.provider_ref, HostRow.name, VMRow.name, VMRow.id, VMRow.vcpus, VMRow.mem_mb
+        ).join(HostRow, HostRow.id == VMRow.host_id)
+        placed = placed.where(VMRow.provider_ref.is_not(None))
+        for site_id, ref, at, name, vm_id, vcpus, mem_mb in session.execute(placed).yield_per(1000):
+            if site_id is None or ref is None:
+                continue
+            with SimulatedProvider.world(site_id).transaction() as state:
+                state.add(
+                    SimulatedVM(
+                        ref=ref,
+                        host=at,
+                        state=port.VMState.RUNNING,
+                        name=name,
+                        vm_id=vm_id,
+                        broker_id=broker.id,
+                        vcpus=vcpus,
+                        mem_mb=mem_mb,
+                        leases=leases.get(vm_id, []),
+                    )
                 )
-            )
 
 
 # -- in a process of its own ------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from placement.policy import Policy
 
 T = TypeVar("T")
 
-_BATCH = 20
+_BATCH = 10
 """VMs that leave in one transaction: nobody waits long for it."""
 
 

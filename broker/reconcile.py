@@ -388,7 +388,9 @@ def _failed_lately(broker: Broker, session: Session, row: VMRow) -> bool:
 
 def _strangers(broker: Broker, at: SiteRow, listing: Listing) -> None:
     with broker.store.reading() as session:
-        living = set(session.scalars(select(VMRow.id).where(VMRow.state != VMState.TERMINATED)))
+        # Of this site alone: there may be very many elsewhere, or nowhere yet. One that comes from there is looked up below.
+        here = select(VMRow.id).where(VMRow.site_id == at.id, VMRow.state != VMState.TERMINATED)
+        living = set(session.scalars(here))
     for report in listing.vms:
         if report.broker_id == broker.id and report.vm_id in living:
             continue
