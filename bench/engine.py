@@ -1,7 +1,8 @@
 """What an engine costs: operations of five phases that do nothing, driven by each adapter on each database.
 
-The plain lease loop beside DBOS, in turn and in a process of its own each, since DBOS is one per process. CPU per operation is the fairer
-figure on a busy machine. Goal: the engine that a database gets by default is not beaten by the other one by more than twice.
+The plain lease loop beside DBOS, in turn and in a process of its own each, since DBOS is one per process. CPU per
+operation is the fairer figure on a busy machine. Goal: the engine that a database gets by default is not beaten by
+the other one by more than twice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What one VM costs the store, from the request to running: transactions, statements and rows, of a local and of a burst VM.
 
-The broker runs as it serves, with its engine and the placement duty, on SQLite; sites are simulated. The gateway's agent and the guests behind it work on a
-store of their own, so that what is counted is the broker's way of the VM alone. ``--statements`` prints every statement.
+The broker runs as it serves, with its engine and the placement duty, on SQLite; sites are simulated. The gateway's
+agent and the guests behind it work on a store of their own, so that what is counted is the broker's way of the VM
+alone. ``--statements`` prints every statement.
 """
 
 from __future__ import annotations

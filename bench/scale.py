@@ -2,7 +2,8 @@
 
 The site is simulated, so that what is measured is the broker. Goals are for two cores and SQLite. The rounds, the
 reconciler and the policy are measured in this process; HTTP and idle time with ``isthmus serve`` in another, and what waits in
-one more. ``--database URL`` takes an empty database of yours (PostgreSQL); ``--vms N`` fewer VMs; ``--profile`` prints where the time goes.
+one more. ``--database URL`` takes an empty database of yours (PostgreSQL); ``--vms N`` fewer VMs; ``--profile``
+prints where the time goes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How long it takes until a broker that was killed is stood in for: its operations, and each of its duties.
 
-Two brokers on one PostgreSQL, each in a process of its own as it serves, with a thousand VMs in the queue. The one that has the duties is killed with SIGKILL
-in the middle of a call to a provider. Goal: 15 seconds for everything.
+Two brokers on one PostgreSQL, each in a process of its own as it serves, with a thousand VMs in the queue. The one
+that has the duties is killed with SIGKILL in the middle of a call to a provider. Goal: 15 seconds for everything.
 """
 
 from __future__ import annotations

@@ -87,7 +87,8 @@ class Leases:
             self._session.add(row)
 
     def _take(self, subnet: SubnetRow, wanted: str | None) -> tuple[Pool, str]:
-        """A free address of a subnet, and the pool that it is from. One that is not there is looked for in the addresses of now."""
+        """A free address of a subnet, and the pool that it is from. One that is not there is looked for in the
+        addresses of now."""
         now = self._broker.clock.now()
         pool, read_at = self._free.pools.get(subnet.id, (None, now))
         old = (now - read_at).total_seconds() > _KEPT_S or not self._broker.store.changes.whole

@@ -1,8 +1,8 @@
 """Brokers on one PostgreSQL wake each other: signals, and what has changed in the store, by LISTEN and NOTIFY.
 
 PostgreSQL hands a notification out when its transaction commits, in the order of commits, to whoever listens then
-(https://www.postgresql.org/docs/current/sql-notify.html). So what is told of a change can be read, and who listens without a break
-misses none; after a break everything counts as changed. A signal that is lost only costs time.
+(https://www.postgresql.org/docs/current/sql-notify.html). So what is told of a change can be read, and who listens
+without a break misses none; after a break everything counts as changed. A signal that is lost only costs time.
 """
 
 from __future__ import annotations

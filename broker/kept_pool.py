@@ -1,8 +1,9 @@
 """The pool that a process keeps: hosts with what is free on them and who holds it, refreshed by what has changed.
 
-Reading 3,200 hosts and 60,000 VMs takes seconds, and deciding where a VM goes less than a millisecond. So a process reads them once, and then
-only what the store says has changed (``broker.store.changes``). It is a cache and nothing more: a claim that was decided on what is no longer
-so finds its host's generation changed, and everything is read anew now and then.
+Reading 3,200 hosts and 60,000 VMs takes seconds, and deciding where a VM goes less than a millisecond. So a process
+reads them once, and then only what the store says has changed (``broker.store.changes``). It is a cache and nothing
+more: a claim that was decided on what is no longer so finds its host's generation changed, and everything is read
+anew now and then.
 """
 
 from __future__ import annotations
@@ -155,8 +156,8 @@ class KeptPool:
             self._roomy[subnet_id] = now if free > room * _ROOMY else 0.0
 
     def _tight(self, leased: set[str]) -> set[str]:
-        """Subnets to be counted again: full ones, in which addresses come free by themselves, and of those that were leased from the
-        ones that are not known to have had plenty a short while ago."""
+        """Subnets to be counted again: full ones, in which addresses come free by themselves, and of those that were
+        leased from the ones that are not known to have had plenty a short while ago."""
         now = time.monotonic()
         return self.full | {
             subnet_id for subnet_id in leased if now - self._roomy.get(subnet_id, 0.0) > _ROOMY_S

@@ -1,4 +1,5 @@
-"""Networks: one private prefix, one subnet per site. Each is by itself: two may have the same prefix, where ``overlap`` lets them."""
+"""Networks: one private prefix, one subnet per site. Each is by itself: two may have the same prefix, where
+``overlap`` lets them."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def create(
     """A new network. Admins only: it takes part of what sites have.
 
     With ``project_ref`` it is that project's, and private unless ``visibility`` says otherwise; without, it is the broker's
-    own, and shared. Raises Exists, InvalidRequest (private and nobody's, too), NotFound (project), Overlap (the tunnels' own pool).
+    own, and shared. Raises Exists, InvalidRequest (private and nobody's, too), NotFound (project), Overlap (the
+    tunnels' own pool).
     """
     access.require(actor, "network.create")
     _check_prefix(cidr)
@@ -335,7 +337,8 @@ def subnet_at(session: Session, network_id: str, site_id: str) -> SubnetRow | No
 
 
 def spec(subnet: SubnetRow) -> NetworkSpec:
-    """What a provider needs to offer the subnet on a host. Its name there is like no other's, also where projects use one name."""
+    """What a provider needs to offer the subnet on a host. Its name there is like no other's, also where projects use
+    one name."""
     network = subnet.network
     return NetworkSpec(
         id=subnet.id,

@@ -62,8 +62,8 @@ class Matchmaker:
 
 
 def place_pending(broker: Broker) -> None:
-    """Run rounds until all that wait were looked at, or some time has passed; none when one ran just now and nothing was signalled
-    since, or when nothing has changed since all were looked at in vain. One at a time in a process."""
+    """Run rounds until all that wait were looked at, or some time has passed; none when one ran just now and nothing
+    was signalled since, or when nothing has changed since all were looked at in vain. One at a time in a process."""
     seen = broker.signals.count("place")
     mine = broker.part(Matchmaker)
     with mine.lock:

@@ -16,11 +16,11 @@ Written by `python -m broker.reference`; edit the table in `broker/access.py`, n
 
 Whoever asks has **grants**: each is a role in a project. A token or an access key carries one, and that of an admin counts in
 every project. What is made goes to the project of the token. Every call of every face needs one permission of this
-table; without it the answer is `forbidden`, and says which permission is missing and which role has it. What belongs to a project where a
-caller has no grant is not there for it: `not_found`.
+table; without it the answer is `forbidden`, and says which permission is missing and which role has it. What belongs
+to a project where a caller has no grant is not there for it: `not_found`.
 
-`isthmus auth can WHO ACTION WHAT` says whether somebody may do something and which grant decides it; `isthmus auth permissions` prints this
-table. [Security](../explanation/security.md) says what each role can be trusted with.
+`isthmus auth can WHO ACTION WHAT` says whether somebody may do something and which grant decides it;
+`isthmus auth permissions` prints this table. [Security](../explanation/security.md) says what each role can be trusted with.
 
 | scope | where a grant must be for its role to count |
 |---|---|
@@ -29,8 +29,8 @@ table. [Security](../explanation/security.md) says what each role can be trusted
 | `broker` | in every project: what is done concerns all of them |
 | `gateway` | an agent's, for its own gateway |
 
-Two permissions have a limit that is not in the table: nobody makes a token or an access key with a role that may more than they may
-themselves, and nobody revokes such a one.
+Two permissions have a limit that is not in the table: nobody makes a token or an access key with a role that may more
+than they may themselves, and nobody revokes such a one.
 """
 
 

@@ -79,7 +79,8 @@ class Amounts(Dimensions):
 
 @dataclass(frozen=True)
 class Size(Dimensions):
-    """What one VM is given. ``dedicated_cpus``: its vCPUs are host CPUs of its own; ``hugepages``: its memory is in huge pages."""
+    """What one VM is given. ``dedicated_cpus``: its vCPUs are host CPUs of its own; ``hugepages``: its memory is in
+    huge pages."""
 
     dedicated_cpus: bool = False
     hugepages: bool = False

@@ -1,6 +1,7 @@
 """Subnets that hosts still have and no network has any more: taken away, since another may have their prefix next.
 
-It is looked for when a process begins, and when a subnet was removed, until every host of the site has answered and has none left.
+It is looked for when a process begins, and when a subnet was removed, until every host of the site has answered and
+has none left.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ class Noun(Generic[Calls]):
 
     ``name`` is the noun's file in every layer. ``calls`` is the class of its collection in the client's file. ``line``
     says what it is. ``exports`` are the names that ``isthmus`` offers of it, each from the client's file or else the
-    schema's. ``labelled``: each of them may carry labels. ``command`` is its word in the shell, and its file there, where that is not ``name``. The attribute's own
-    name, ``plural``, is also its place below ``/v1``.
+    schema's. ``labelled``: each of them may carry labels. ``command`` is its word in the shell, and its file there,
+    where that is not ``name``. The attribute's own name, ``plural``, is also its place below ``/v1``.
     """
 
     def __init__(

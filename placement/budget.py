@@ -175,7 +175,10 @@ class Ledger:
                 found.append((everybody.bound + coming > cap + _DUST, why))
         own_cap = self.budget.project_cap(project)
         if own_cap is not None:
-            why = f"budget.monthly.per_project: {own.bound:.2f} of the {own_cap:g} {money} of project {project} are spent or bound"
+            why = (
+                f"budget.monthly.per_project: {own.bound:.2f} of the {own_cap:g} {money} of project {project} "
+                "are spent or bound"
+            )
             found.append((own.bound + coming > own_cap + _DUST, why))
         if len(self._months) > 1:
             later = prices * self._new_hours(1)

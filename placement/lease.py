@@ -7,9 +7,9 @@ run. *Backfilling* lets a VM start in room that somebody else waits for, as long
 
 The invariant: no reservation that was accepted is late because of somebody who was let in before it. It rests on what may
 be taken from whom. A VM is *removable* at a time when it is preemptible, when it said how long it runs and that time is
-over, or when it is in a reservation that has ended: it may then be suspended. All others stay for ever as far as this book knows. So a VM may start on a host only when
-at each later start of a reservation there, and at each time until the VM is removable itself, there is room for all that
-are not removable then, and for what is reserved.
+over, or when it is in a reservation that has ended: it may then be suspended. All others stay for ever as far as this
+book knows. So a VM may start on a host only when at each later start of a reservation there, and at each time until
+the VM is removable itself, there is room for all that are not removable then, and for what is reserved.
 """
 
 from __future__ import annotations
@@ -378,7 +378,8 @@ class Backfilling:
         if not eligible.any():
             return
         if self._mode == "none":
-            self._blocked = f"queue.backfill is none, and {waiting.request.attributes.get('name', waiting.request.id)} waits before it"
+            name = waiting.request.attributes.get("name", waiting.request.id)
+            self._blocked = f"queue.backfill is none, and {name} waits before it"
         elif self._book is not None and (self._mode == "conservative" or not self._protected):
             planned = self._book.plan(waiting, eligible)
             if planned is not None:

@@ -1,9 +1,9 @@
 """OpenNebula's scheduler expressions, read as a dialect: ``SCHED_REQUIREMENTS`` and ``SCHED_RANK``.
 
 Kept: ``=`` and ``!=`` with wildcards, ``@>``, one precedence for ``&`` and ``|``, the units of its predefined
-names (``FREE_CPU`` in hundredths of a core, ``FREE_MEMORY`` in KiB), the rank policies by name. Different, because OpenNebula's own meaning
-surprises: a missing attribute is undefined rather than 0, ranks are floats rather than cut to integers, numbers
-are not 32 bits wide.
+names (``FREE_CPU`` in hundredths of a core, ``FREE_MEMORY`` in KiB), the rank policies by name. Different, because
+OpenNebula's own meaning surprises: a missing attribute is undefined rather than 0, ranks are floats rather than cut
+to integers, numbers are not 32 bits wide.
 """
 
 from __future__ import annotations

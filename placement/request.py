@@ -37,8 +37,8 @@ class Request:
 class Decision:
     """Where a VM goes. ``host`` and ``runner_up`` are rows of the table, None when there is none.
 
-    Ranks are None where undefined, minus infinity (which comes last just as well) or not asked for. ``error`` says why a request could not be judged at all
-    (an expression that does not parse); it never keeps other requests from being placed.
+    Ranks are None where undefined, minus infinity (which comes last just as well) or not asked for. ``error`` says
+    why a request could not be judged at all (an expression that does not parse); it never keeps other requests from being placed.
     """
 
     request_id: str

@@ -22,8 +22,8 @@ def page(
 ) -> tuple[list[T], str | None]:
     """The page that ``MaxResults`` and ``NextToken`` ask for, and the token of the next; None on the last page.
 
-    ``items`` come in the order of their keys, which are unique texts; of an iterator no more is taken than is needed. ``ids`` is the parameter of ids that cannot
-    be paged. Raises Fault.
+    ``items`` come in the order of their keys, which are unique texts; of an iterator no more is taken than is needed.
+    ``ids`` is the parameter of ids that cannot be paged. Raises Fault.
     """
     limit = params.get("MaxResults")
     if limit is not None:

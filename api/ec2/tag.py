@@ -17,7 +17,8 @@ from broker.store import VMRow
 
 
 def shown_since(call: Call) -> datetime:
-    """Since when terminated instances are shown: for an hour ("Terminate your instance", EC2 User Guide), or as the setting says."""
+    """Since when terminated instances are shown: for an hour ("Terminate your instance", EC2 User Guide), or as the
+    setting says."""
     return call.now - timedelta(seconds=call.broker.settings.retention.shown_s)
 
 

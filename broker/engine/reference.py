@@ -15,12 +15,13 @@ _HEAD = """\
 
 Written by `python -m broker.engine.reference`; edit the declarations in `broker/engine/`, not this page.
 
-Everything that takes longer than an answer is an operation: a row with a kind, a target and a phase, which any broker on the same database
-can move on. [Operations and durability](../explanation/operations-and-durability.md) says how; this page lists every kind, what each phase may
-ask of a provider, and what takes its effects back when the operation is given up.
+Everything that takes longer than an answer is an operation: a row with a kind, a target and a phase, which any broker
+on the same database can move on. [Operations and durability](../explanation/operations-and-durability.md) says how;
+this page lists every kind, what each phase may ask of a provider, and what takes its effects back when the operation is given up.
 
-An operation begins when no earlier one on its target can be in the middle of a call any more, except where its kind says otherwise. From
-each phase one that cannot succeed goes to `abandon`, where there is one; without it the operation is tried again until it succeeds.
+An operation begins when no earlier one on its target can be in the middle of a call any more, except where its kind
+says otherwise. From each phase one that cannot succeed goes to `abandon`, where there is one; without it the
+operation is tried again until it succeeds.
 """
 
 

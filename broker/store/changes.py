@@ -1,7 +1,7 @@
 """What has changed in the store, so that what a process keeps in memory is refreshed by that alone.
 
-Each commit adds the names of what it changed: ``host:ID``, ``vm:ID``, ``address:SUBNET-ID``, or a whole kind of them. A name is there only when the
-change can be read; whoever takes the names first and reads afterwards misses nothing.
+Each commit adds the names of what it changed: ``host:ID``, ``vm:ID``, ``address:SUBNET-ID``, or a whole kind of them.
+A name is there only when the change can be read; whoever takes the names first and reads afterwards misses nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Changes:
         self.version = 0
         """Grows with each change."""
         self.whole = False
-        """Whether all changes come here, those of other processes too: otherwise nothing may be kept from one look to the next."""
+        """Whether all changes come here, those of other processes too: otherwise nothing may be kept from one look to
+        the next."""
         self.tell: Callable[[Session, set[str]], None] | None = None
         """Tells other processes, in the transaction that makes the change (``broker.bus``)."""
 

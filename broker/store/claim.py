@@ -1,9 +1,9 @@
 """What VMs hold, kept in columns of their hosts and projects: changed in the transaction that changes the VM.
 
-The claim itself is the VM's row (``host_id``, its size, its state). So that nobody has to add up a hundred thousand of them to know what one
-host has left, each flush of VM rows adds the difference that it makes to the columns ``held_*`` of hosts and ``used_*`` of projects. It is
-done here, for every change of a VM whoever makes it, so that none can be forgotten; statements that change VMs in bulk do not pass here, and
-``broker.claim`` counts anew.
+The claim itself is the VM's row (``host_id``, its size, its state). So that nobody has to add up a hundred thousand
+of them to know what one host has left, each flush of VM rows adds the difference that it makes to the columns
+``held_*`` of hosts and ``used_*`` of projects. It is done here, for every change of a VM whoever makes it, so that
+none can be forgotten; statements that change VMs in bulk do not pass here, and ``broker.claim`` counts anew.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from broker.store.size import Sized
 
 
 class RealisationRow(Row):
-    """What a site has of an image. ``ref`` is the image's id there (an AMI); ``bytes`` is None where nobody said how large it is."""
+    """What a site has of an image. ``ref`` is the image's id there (an AMI); ``bytes`` is None where nobody said how
+    large it is."""
 
     __tablename__ = "image_realisation"
 

@@ -17,7 +17,8 @@ _UNOWNED = text("project_id IS NULL")
 
 
 class NetworkRow(Labelled, Row):
-    """``cidr`` covers all of its subnets; other networks may have the same. ``project_id`` is the owner, None for the broker itself."""
+    """``cidr`` covers all of its subnets; other networks may have the same. ``project_id`` is the owner, None for the
+    broker itself."""
 
     __tablename__ = "network"
     __table_args__ = (

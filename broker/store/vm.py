@@ -26,8 +26,9 @@ class VMRow(Labelled, Sized, Row):
 
     ``affinity``: rules as in ``isthmus.schema.AffinityRule``. ``runtime_s``: how long it runs, as its owner says;
     ``deadline``: when it must have run. ``interruptions``: how often a cloud took it back. ``preemptible``: it may be
-    suspended for others. ``immediate``: it starts now or not at all. ``reservation`` is EC2's word for the VMs of one request, and ``launch_index`` the VM's place among them; ``reservation_id`` is the advance
-    reservation in whose room the VM stands.
+    suspended for others. ``immediate``: it starts now or not at all. ``reservation`` is EC2's word for the VMs of one
+    request, and ``launch_index`` the VM's place among them; ``reservation_id`` is the advance reservation in whose
+    room the VM stands.
 
     ``client_token``: the ClientToken of the EC2 request that asked for it.
 

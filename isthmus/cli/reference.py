@@ -16,8 +16,8 @@ _HEAD = """\
 
 Written by `python -m isthmus.cli.reference`; edit the commands, not this page.
 
-`isthmus NOUN VERB` asks a broker; `isthmus serve`, `agent`, `init`, `backup`, `restore` and `lab` run on the machine itself. `--help` works
-everywhere, `isthmus --install-completion` teaches the shell.
+`isthmus NOUN VERB` asks a broker; `isthmus serve`, `agent`, `init`, `backup`, `restore` and `lab` run on the machine
+itself. `--help` works everywhere, `isthmus --install-completion` teaches the shell.
 
 **Which broker.** `--url`, `--token` and `--ca` before the noun; else the environment's `ISTHMUS_URL`, `ISTHMUS_TOKEN`
 and `ISTHMUS_CA`; else `~/.config/isthmus/client.toml` with the keys `url`, `token` and `ca`, which `isthmus init`

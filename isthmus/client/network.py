@@ -46,7 +46,8 @@ class Network(Resource, schema.Network):
 
 
 class Networks(Resources[Network]):
-    """``client.networks``. ``ref`` is a network's id or name; of one name the project's own comes first. Deleting one is refused while it is in use."""
+    """``client.networks``. ``ref`` is a network's id or name; of one name the project's own comes first. Deleting one
+    is refused while it is in use."""
 
     _path = "/v1/networks"
     _model = Network

@@ -19,8 +19,9 @@ _HEAD = """\
 
 Written by `python -m isthmus.client.reference`; edit the collections, not this page.
 
-Each noun is an attribute of the [client](sdk.md) with its calls, and what they answer has verbs of its own: `client.vms.stop("web")` and
-`client.vms.get("web").stop()` are the same. Where a call may be given a `ref`, it is a name or an id.
+Each noun is an attribute of the [client](sdk.md) with its calls, and what they answer has verbs of its own:
+`client.vms.stop("web")` and `client.vms.get("web").stop()` are the same. Where a call may be given a `ref`, it is a
+name or an id.
 """
 
 _COMMON = ("create", "get", "list", "delete", "refresh")

@@ -157,7 +157,8 @@ class VMs(Collection[VM]):
     ) -> VM:
         """Ask for a VM. Returns at once with a ``pending`` one: ``vm.wait_until("running")``.
 
-        ``site``: the only one where it may be. ``requirements`` and ``rank`` are expressions over host attributes (docs/reference/expressions.md).
+        ``site``: the only one where it may be. ``requirements`` and ``rank`` are expressions over host attributes
+        (docs/reference/expressions.md).
         ``affinity``: rules about the VMs of its group (docs/how-to/place-vms-apart.md). A ``deadline`` needs ``runtime_s``.
         ``preemptible``: it may be suspended to make room for others; ``immediate``: it starts now or ends in ``error``;
         ``reservation``: it stands in that one's room.

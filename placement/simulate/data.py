@@ -36,8 +36,8 @@ class Task:
 @dataclass(frozen=True, slots=True)
 class Setting:
     """The world of a simulation. ``interruptions_hour``: how often in an hour a cloud takes a VM on spare capacity back, on
-    average; the moments are drawn from ``seed``. ``boot_s`` and ``cloud_boot_s``: from placement until a VM works; ``tick_s``: how often
-    the policy is looked at while anything may change; ``drain_s``: how long a VM takes to leave a cloud.
+    average; the moments are drawn from ``seed``. ``boot_s`` and ``cloud_boot_s``: from placement until a VM works;
+    ``tick_s``: how often the policy is looked at while anything may change; ``drain_s``: how long a VM takes to leave a cloud.
 
     ``epoch``: the moment at which the workload begins, in seconds since the Unix epoch: months are counted by it.
     """
@@ -55,8 +55,8 @@ class Setting:
 class Tally:
     """What came of the tasks of one project, or of all. Hours are VM hours; ``cost`` is in the policy's currency.
 
-    ``drained`` were sent away by the policy before they were done; ``interrupted`` counts how often a cloud took one back, ``suspended``
-    how often one was suspended for others; ``missed`` were done after their deadline, or never.
+    ``drained`` were sent away by the policy before they were done; ``interrupted`` counts how often a cloud took one
+    back, ``suspended`` how often one was suspended for others; ``missed`` were done after their deadline, or never.
     """
 
     tasks: int = 0

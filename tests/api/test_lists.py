@@ -1,4 +1,5 @@
-"""A list costs as many statements with a thousand rows as with ten: nothing is looked up row by row, and nothing that is over is read."""
+"""A list costs as many statements with a thousand rows as with ten: nothing is looked up row by row, and nothing that
+is over is read."""
 
 from __future__ import annotations
 
