@@ -85,8 +85,8 @@ def reconcile(
     """Compare every site with its rows once, some of them at a time.
 
     ``patience_s``: do not wait longer for slow sites; each goes on by itself, and is left out of the next pass
-    while it does. None waits for all. ``turns``: of brokers that share a store one compares a site at a time, and without news of it not
-    again within ``rest_s`` seconds.
+    while it does. None waits for all. ``turns``: of brokers that share a store one compares a site at a time, and
+    without news of it not again within ``rest_s`` seconds.
     """
     mine = broker.part(Reconciler)
     woken = broker.signals.count("reconcile")
@@ -142,21 +142,21 @@ def hear(broker: Broker) -> None:
     news = broker.providers.take_news()
     if not news:
         return
+    told = {vm_id for vm_id, _ in list(news)[:_MOST_NEWS]}
     with broker.store.reading() as session:
-        rows = {
-            row.id: (row, state)
-            for row, state in session.execute(
-                select(VMRow, OperationRow.state)
-                .options(lazyload("*"), joinedload(VMRow.host), joinedload(VMRow.site))
-                .outerjoin(OperationRow, OperationRow.id == VMRow.operation_id)
-                .where(VMRow.id.in_({vm_id for vm_id, _ in list(news)[:_MOST_NEWS]}))
-            )
-        }
+        tasks = select(VMRow.id, OperationRow.state).outerjoin(
+            OperationRow, OperationRow.id == VMRow.operation_id
+        )
+        known = {row.id: row.state for row in session.execute(tasks.where(VMRow.id.in_(told)))}
+        # Most have an operation under way, which looks at reality by itself: of them no more is read.
+        at_rest = [vm_id for vm_id, state in known.items() if state != OperationState.RUNNING]
+        query = select(VMRow).options(lazyload("*"), joinedload(VMRow.host), joinedload(VMRow.site))
+        rows = {row.id: row for row in session.scalars(query.where(VMRow.id.in_(at_rest)))} if at_rest else {}
     doubtful = len(news) > _MOST_NEWS
     for vm_id, host in news:
-        row, task = rows.get(vm_id, (None, None))
-        if task == OperationState.RUNNING:
-            broker.signals.set(f"{vm_id}.seen")  # its operation looks at reality by itself
+        row = rows.get(vm_id)
+        if known.get(vm_id) == OperationState.RUNNING:
+            broker.signals.set(f"{vm_id}.seen")
         elif row is None or row.state != VMState.TERMINATED:
             doubtful = doubtful or row is None or not _looks_as_known(broker, row, host)
     if doubtful:
