@@ -17,7 +17,8 @@ _bearer = HTTPBearer(
 )
 
 
-def _broker(request: Request) -> Broker:
+async def _broker(request: Request) -> Broker:
+    # Asynchronous for what it saves: a dependency that is not goes through a thread, at every request.
     broker: Broker = request.app.state.broker
     return broker
 
