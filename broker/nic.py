@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from broker import address
 from broker.broker import Broker
 from broker.ids import mac_of
-from broker.store import AddressRow, NetworkRow, NICRow, VMRow
+from broker.store import AddressRow, Columns, NetworkRow, NICRow, VMRow
 
 
 def make(broker: Broker, networks: Sequence[NetworkRow], wanted_address: str | None = None) -> list[NICRow]:
@@ -46,20 +46,26 @@ def shown(session: Session, vm_ids: Sequence[str]) -> dict[str, list[dict[str, A
     """VM id -> what users see of its NICs, in order: ``id``, ``network`` (its name), ``subnet`` (its id), ``address``,
     ``addresses``, ``mac``."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    rows = session.execute(_SHOWN.where(NICRow.vm_id.in_(vm_ids)))
-    for vm_id, nic_id, network, subnet, mac, address_of in rows:
-        mine = found.setdefault(vm_id, {})
-        one = mine.get(nic_id)
-        if one is None:
-            one = mine[nic_id] = {"id": nic_id, "network": network, "subnet": subnet, "mac": mac}
-            one |= {"address": address_of, "addresses": []}
+    for row in _SHOWN.read(session, _WITH_ADDRESSES.where(NICRow.vm_id.in_(vm_ids))):
+        address_of = row.pop("address")
+        mine = found.setdefault(row.pop("vm_id"), {})
+        one = mine.setdefault(row["id"], row | {"address": address_of, "addresses": []})
         if address_of is not None:
             one["addresses"].append(address_of)
     return {vm_id: list(mine.values()) for vm_id, mine in found.items()}
 
 
-_SHOWN = (
-    select(NICRow.vm_id, NICRow.id, NetworkRow.name, NICRow.subnet_id, NICRow.mac, AddressRow.address)
+_SHOWN = Columns(
+    NICRow.vm_id,
+    NICRow.id,
+    NetworkRow.name.label("network"),
+    NICRow.subnet_id.label("subnet"),
+    NICRow.mac,
+    AddressRow.address,
+)
+_WITH_ADDRESSES = (
+    select(NICRow.id)
+    .select_from(NICRow)
     .join(NetworkRow, NetworkRow.id == NICRow.network_id)
     .outerjoin(AddressRow, AddressRow.nic_id == NICRow.id)
     .order_by(NICRow.vm_id, NICRow.position, AddressRow.position)

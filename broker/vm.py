@@ -22,6 +22,7 @@ from broker.errors import (
 from broker.size import Size
 from broker.states import OperationState, VMState
 from broker.store import (
+    Columns,
     HostRow,
     ImageRow,
     LabelRow,
@@ -107,25 +108,26 @@ def list_vms(
 
 
 _WANTED = aliased(SiteRow)
-_COLUMNS = (
-    select(
-        *(
-            getattr(VMRow, name)
-            for name in (
-                *("id", "name", "state", "status_reason", "flavor", "elastic", "public_address", "key_pair"),
-                *("labels", "requirements", "rank", "priority", "runtime_s", "deadline", "affinity"),
-                *("preemptible", "immediate", "interruptions", "reservation_id", "provider_ref"),
-                *("operation_id", "created_at", "launched_at", "enrolled_at", "terminated_at"),
-                *(field.name for field in fields(Size)),
-            )
-        ),
-        ProjectRow.name.label("project"),
-        ImageRow.family,
-        ImageRow.version,
-        SiteRow.name.label("site"),
-        HostRow.name.label("host"),
-        _WANTED.name.label("site_wanted"),
-    )
+_COLUMNS = Columns(
+    *(
+        getattr(VMRow, name)
+        for name in (
+            *("id", "name", "state", "status_reason", "flavor", "elastic", "public_address", "key_pair"),
+            *("labels", "requirements", "rank", "priority", "runtime_s", "deadline", "affinity"),
+            *("preemptible", "immediate", "interruptions", "reservation_id", "provider_ref"),
+            *("operation_id", "created_at", "launched_at", "enrolled_at", "terminated_at"),
+            *(field.name for field in fields(Size)),
+        )
+    ),
+    ProjectRow.name.label("project"),
+    ImageRow.family,
+    ImageRow.version,
+    SiteRow.name.label("site"),
+    HostRow.name.label("host"),
+    _WANTED.name.label("site_wanted"),
+)
+_WITH_NAMES = (
+    select(VMRow.id)
     .select_from(VMRow)
     .join(ProjectRow, ProjectRow.id == VMRow.project_id)
     .join(ImageRow, ImageRow.id == VMRow.image_id)
@@ -157,7 +159,7 @@ def page(
         query = _listed(
             session,
             actor,
-            _COLUMNS,
+            _WITH_NAMES,
             name=name,
             state=state,
             site_ref=site_ref,
@@ -165,7 +167,7 @@ def page(
             include_terminated=include_terminated,
             after=after,
         )
-        found = [dict(row) for row in session.execute(query.limit(limit)).mappings()]
+        found = _COLUMNS.read(session, query.limit(limit))
         nics = nic.shown(session, [one["id"] for one in found])
     for one in found:
         one["image"] = image_name(one.pop("family"), one.pop("version"))
