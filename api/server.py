@@ -19,6 +19,7 @@ import uvicorn
 
 from broker import serving
 from broker.broker import Broker
+from broker.providers import Kinds
 from broker.settings import Settings
 
 log = structlog.get_logger()
@@ -43,8 +44,13 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(settings: Settings, ready: Callable[[Mapping[str, str]], None] | None = None) -> None:
-    """Run a broker until SIGTERM or SIGINT. ``ready`` is called with face -> URL when all faces answer.
+def serve(
+    settings: Settings,
+    ready: Callable[[Mapping[str, str]], None] | None = None,
+    kinds: Kinds | None = None,
+) -> None:
+    """Run a broker until SIGTERM or SIGINT. ``ready`` is called with face -> URL when all faces answer; ``kinds`` of sites
+    are those that are installed.
 
     Raises ListenError, broker.store.StoreError, broker.sealing.SealError.
     """
@@ -57,7 +63,7 @@ def serve(settings: Settings, ready: Callable[[Mapping[str, str]], None] | None 
     try:
         store.own(settings.data_dir / "lock")
         store.upgrade()
-        broker = Broker(settings, store=store)
+        broker = Broker(settings, store=store, kinds=kinds)
         engine = choice.engine_for(broker)
         serving.start(broker, engine)
     except BaseException:
