@@ -1,15 +1,16 @@
-"""What a broker costs with 3,200 hosts and 100,000 VMs: placement, lists, the reconciler, the policy, and being idle.
+"""What brokers cost with 3,200 hosts and 100,000 VMs: placement, lists, the reconciler, the policy, and being idle.
 
-The site is simulated, so that what is measured is the broker. Goals are for two cores and SQLite. The rounds, the
-reconciler and the policy are measured in this process; HTTP and idle time with ``isthmus serve`` in another, and what waits in
-one more. ``--database URL`` takes an empty database of yours (PostgreSQL); ``--vms N`` fewer VMs; ``--profile``
-prints where the time goes.
+Once with one broker on SQLite, and once with two on a PostgreSQL of their own; ``--on`` names one of them. The sites are
+simulated, so that what is measured is the broker. Goals are for two cores. The rounds, the reconciler and the policy are
+measured in this process; HTTP and idle time with brokers that serve, each in a process of its own, and what waits with others.
+``--vms N``: fewer VMs; ``--profile`` prints where the time goes.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import itertools
 import logging
 import multiprocessing
 import os
@@ -18,32 +19,33 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from ipaddress import IPv4Address
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import structlog
-from sqlalchemy import delete, event, func, insert, select, update
+from sqlalchemy import event, func, insert, select, update
 
 import isthmus
+from bench import _filled as filled
 from bench._counted import Counted
+from bench._filled import HOSTS, POLICY
 from bench._served import COMMAND, free_port
+from bench._world import IN_PROCESS, process_of_sites, shared
 from broker import (
     burst,
     claim,
     flavor,
     host,
-    image,
     launch,
     network,
     policy,
@@ -58,16 +60,15 @@ from broker import (
 )
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
-from broker.ids import mac_of, vm_uuid
+from broker.bus import Bus
 from broker.sealing import Sealer
 from broker.settings import Settings
-from broker.size import Size
 from broker.states import VMState
-from broker.store import AddressRow, HostRow, LabelRow, NICRow, OperationRow, Store, VMRow
-from providers import port
-from providers.simulated import SimulatedProvider, SimulatedVM
+from broker.store import HostRow, OperationRow, Store, VMRow
+from lab.postgresql import SOUND, PostgreSQL
 
-HOSTS = 3200
+BROKERS = {"sqlite": 1, "postgresql": 2}
+"""How many brokers there are on each store."""
 VMS = 100_000
 BURSTING = 2000
 WAITING = 100_000
@@ -80,22 +81,6 @@ WARM_S = 3.0
 DUE = 5000
 SETTLING_S = 60.0
 IDLE_S = 20.0
-CPUS = 128.0
-
-POLICY = """\
-version: 1
-placement:
-  rank: '(elastic ? -1000 * price_hour : 100) + 10 * cpu_free / cpu_total'
-burst:
-  to: [cloud]
-  open: {any: ['queue.wait_p95 > 60', 'local.cpu_used > 0.90']}
-  close: {all: ['local.cpu_used < 0.60'], for: 15m}
-"""
-
-_FIRST = IPv4Address("10.16.0.10")
-
-# As long as the list that a server's CPU reports.
-_FLAGS = [f"flag{number:02d}" for number in range(90)] + ["avx2", "vmx"]
 
 
 @dataclass
@@ -110,38 +95,55 @@ class Row:
 
 
 def main() -> int:
-    """Print the table; 1 when a goal is missed."""
+    """Print the tables; 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--database", default="", help="an empty database; SQLite in a scratch directory")
+    parser.add_argument("--on", choices=BROKERS, help="the only store to measure on")
     parser.add_argument("--profile", action="store_true", help="print a profile of what runs in this process")
     parser.add_argument("--vms", type=int, default=VMS, help="how many VMs are at rest")
     asked = parser.parse_args()
     logging.disable(logging.INFO)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    with tempfile.TemporaryDirectory(prefix="isthmus-bench-") as folder:
-        settings = _settings(Path(folder), asked.database)
-        print(f"{HOSTS} hosts, {asked.vms} VMs at rest")
+    missed: list[str] = []
+    for on in [asked.on] if asked.on else BROKERS:
+        print(f"{HOSTS} hosts, {asked.vms} VMs at rest, brokers on {on}: {BROKERS[on]}")
         print(f"{'what':44}{'':>10}  {'':12}{'goal':>8}")
-        missed: list[Row] = []
-        for row in _measure(settings, asked.profile, asked.vms):
-            goal = "" if row.goal is None else f"{row.goal:g}"
-            print(f"{row.what:44}{row.value:10.3f}  {row.unit:12}{goal:>8}  {row.note}".rstrip(), flush=True)
-            if row.goal is not None and row.value > row.goal:
-                missed.append(row)
-    print(f"goals missed: {', '.join(row.what for row in missed)}" if missed else "goals met")
+        with _store_of(on) as new_database:
+            for row in _measure(new_database, BROKERS[on], asked.profile, asked.vms):
+                goal = "" if row.goal is None else f"{row.goal:g}"
+                print(
+                    f"{row.what:44}{row.value:10.3f}  {row.unit:12}{goal:>8}  {row.note}".rstrip(), flush=True
+                )
+                if row.goal is not None and row.value > row.goal:
+                    missed.append(f"{row.what} ({on})")
+    print(f"goals missed: {', '.join(missed)}" if missed else "goals met")
     return int(bool(missed))
 
 
-def _measure(settings: Settings, profile: bool, vms: int) -> Iterator[Row]:
-    broker = Broker(settings, store=_store(settings), kinds={"simulated": lambda: SimulatedProvider})
+@contextmanager
+def _store_of(on: str) -> Iterator[Callable[[], str]]:
+    """What makes databases: each call gives the URL of a new one; empty for SQLite in the broker's own directory."""
+    if on == "sqlite":
+        yield lambda: ""
+        return
+    server = PostgreSQL(Path(tempfile.mkdtemp(prefix="ib-pg-")), SOUND)
     try:
-        admin, secret = _people(broker)
-        yield from in_process(broker, admin, profiled if profile else timed, vms)
+        server.start()
+        yield server.database
     finally:
-        broker.close()
-    if not profile:
-        yield from served(settings, secret, vms)
-        yield from waiting()
+        server.stop()
+
+
+def _measure(new_database: Callable[[], str], brokers: int, profile: bool, vms: int) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory(prefix="ib-") as folder:
+        settings = _settings(Path(folder), new_database())
+        with _broker(settings) as broker:
+            admin, secret = _people(broker)
+            yield from in_process(broker, admin, profiled if profile else timed, vms)
+        if profile:
+            return
+        at_rest = yield from served(settings, brokers, secret)
+    with tempfile.TemporaryDirectory(prefix="ib-") as folder:
+        yield from waiting(_settings(Path(folder), new_database()), brokers, at_rest)
 
 
 def timed(_what: str, run: Callable[[], object]) -> float:
@@ -167,10 +169,10 @@ def in_process(
     broker: Broker, admin: Actor, measured: Callable[[str, Callable[[], object]], float], vms: int
 ) -> Iterator[Row]:
     """Fill the database, and measure what needs no face."""
-    yield Row(f"add a site of {HOSTS} hosts", timed("add", lambda: _sites(broker, admin)), "s", 8)
-    _catalogue(broker, admin)
-    _fill(broker, admin, vms)
-    populate_world(broker)
+    yield Row(f"add a site of {HOSTS} hosts", timed("add", lambda: filled.sites(broker, admin)), "s", 8)
+    filled.catalogue(broker, admin)
+    filled.fill(broker, admin, vms)
+    filled.populate_world(broker)
     serving.freeze()
     yield from _looks(broker, admin, measured)
     for count in ROUNDS:
@@ -184,7 +186,7 @@ def in_process(
         if any(vm.get(broker, admin, row.id).host_id is None for row, _ in made):
             raise RuntimeError(f"{what}: not all were placed")
         yield Row(what, taken, "s", 0.5 + count * 0.002, str(counted))
-        _forget(broker, [row.id for row, _ in made])
+        filled.forget(broker, [row.id for row, _ in made])
     yield from _duties(broker, measured)
     yield from _leave(broker, admin)
 
@@ -264,7 +266,7 @@ def _leave(broker: Broker, admin: Actor) -> Iterator[Row]:
         )
     yield Row(f"policy tick, {begun} burst VMs leave", taken, "s")
     yield Row("  of that: longest write transaction", longest, "s", 0.1)
-    _forget(broker, list(ids))  # what their moves cost would be counted as idle time
+    filled.forget(broker, list(ids))  # what their moves cost would be counted as idle time
 
 
 def _duties(broker: Broker, measured: Callable[[str, Callable[[], object]], float]) -> Iterator[Row]:
@@ -282,20 +284,26 @@ def _duties(broker: Broker, measured: Callable[[str, Callable[[], object]], floa
 def _settings(folder: Path, database: str) -> Settings:
     Sealer.create_file(folder / "key")
     return Settings.model_validate(
-        {
-            "data_dir": folder,
-            "database": {"url": database},
-            "listen": {"native_port": free_port(), "ec2_port": free_port()},
-            "log": {"level": "warning"},
-        }
+        {"data_dir": folder, "database": {"url": database}, "log": {"level": "warning"}}
     )
 
 
-def _store(settings: Settings) -> Store:
+@contextmanager
+def _broker(settings: Settings) -> Iterator[Broker]:
+    """A broker that does nothing by itself; on PostgreSQL it hears what others change, as one that serves."""
     store = Store(settings.database_url)
     store.own(settings.data_dir / "lock")
     store.upgrade()
-    return store
+    broker = Broker(settings, store=store, kinds=IN_PROCESS)
+    if not store.is_sqlite:
+        broker.bus = Bus(store, broker.signals)
+        broker.bus.start()
+    try:
+        yield broker
+    finally:
+        if broker.bus is not None:
+            broker.bus.stop()
+        broker.close()
 
 
 def _people(broker: Broker) -> tuple[Actor, str]:
@@ -305,277 +313,211 @@ def _people(broker: Broker) -> tuple[Actor, str]:
     return admin, secret
 
 
-def _sites(broker: Broker, admin: Actor) -> None:
-    common = {"cpu_total": CPUS, "mem_total_mb": 1048576.0, "cpu_model": "EPYC", "cpu_flags": _FLAGS}
-    # What a site of machines is given: a line for each of them.
-    hosts = [
-        {
-            "name": f"host-{n:04d}",
-            "attributes": {"rack": f"r{n // 40}", "uri": f"qemu+ssh://root@host-{n:04d}/"},
-        }
-        for n in range(HOSTS)
-    ]
-    options: dict[str, Any] = {"hosts": hosts, "attributes": common}
-    site.create(broker, admin, name="campus", kind="simulated", options=options)
-    types = {
-        f"t{vcpus}": {"vcpus": vcpus, "mem_mb": 2048 * vcpus, "price_hour": 0.05 * vcpus}
-        for vcpus in (2, 4, 8, 16, 32)
-    }
-    options = {"elastic": True, "zones": ["a", "b", "c"], "types": types}
-    site.create(broker, admin, name="cloud", kind="simulated", options=options)
+# -- in processes of their own ----------------------------------------------------------------------
 
 
-def _catalogue(broker: Broker, admin: Actor) -> None:
-    disk = broker.settings.data_dir / "disk.raw"
-    disk.write_bytes(b"a disk\n" * 100)
-    image.create(broker, admin, name="tiny", path=str(disk), format="raw", sites={"cloud": "ami-1"})
-    flavor.create(broker, admin, name="small", size=Size(vcpus=2, mem_mb=1024, disk_gb=10))
-    network.create(broker, admin, name="net", cidr="10.0.0.0/8")
-    network.add_subnet(broker, admin, "net", site_ref="campus", cidr="10.16.0.0/13", mode="nat")
-    policy.apply(broker, admin, POLICY)
+@dataclass(frozen=True)
+class Served:
+    """A broker that serves: where, and in which process."""
+
+    url: str
+    pid: int
+
+    @property
+    def cpu_s(self) -> float:
+        """User and system CPU seconds (proc(5), /proc/pid/stat)."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def memory_mb(self) -> float:
+        """Resident memory in MiB."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) / 1024
+
+    @property
+    def threads(self) -> int:
+        """How many threads there are."""
+        return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
 
 
-def _fill(broker: Broker, admin: Actor, count: int) -> None:
-    """VMs that have long been running, written as rows: making each through the API is measured elsewhere."""
-    made, _ = launch.create(broker, admin, name="model", image_ref="tiny", flavor_ref="small")
-    with broker.store.transaction() as session:
-        model = session.get_one(VMRow, made.id)
-        task = session.scalars(select(OperationRow).where(OperationRow.target == made.id)).one()
-        hosts = session.scalars(
-            select(HostRow).where(HostRow.elastic.is_(False)).order_by(HostRow.name)
-        ).all()
-        net = network.find(session, admin, "net")
-        subnet = network.subnet_at(session, net.id, hosts[0].site_id)
-        assert subnet is not None
-        vms, tasks = [], []
-        nics: list[dict[str, Any]] = []
-        leased: list[dict[str, Any]] = []
-        now = datetime.now(UTC)
-        for number in range(count):
-            vm_id, task_id, at = broker.new_id("vm"), broker.new_id("op"), hosts[number % len(hosts)]
-            address = str(_FIRST + number)
-            vms.append(
-                _values(model)
-                | {
-                    "id": vm_id,
-                    "name": f"rest-{number:04d}",
-                    "state": VMState.RUNNING,
-                    "operation_id": task_id,
-                }
-                | {
-                    "site_id": at.site_id,
-                    "host_id": at.id,
-                    "launch": 1,
-                    "launched_at": now,
-                    "created_at": now,
-                }
-                | {"provider_ref": vm_uuid(broker.id, vm_id)}
-            )
-            tasks.append(
-                _values(task)
-                | {"id": task_id, "target": vm_id, "state": "done", "ended_at": now, "phase": "boot"}
-            )
-            nic_id = broker.new_id("nic")
-            nics.append(
-                {"id": nic_id, "vm_id": vm_id, "position": 0, "network_id": net.id, "subnet_id": subnet.id}
-                | {"mac": mac_of(nic_id), "wanted_address": None}
-            )
-            leased.append(
-                {"id": broker.new_id("addr"), "subnet_id": subnet.id, "address": address}
-                | {"nic_id": nic_id, "position": 0, "rests_until": None}
-            )
-        session.execute(insert(VMRow), vms)
-        session.execute(insert(OperationRow), tasks)
-        session.execute(insert(NICRow), nics)
-        session.execute(insert(AddressRow), leased)
-        labels = [
-            {"noun": "vm", "resource": row["id"], "key": "shard", "value": f"s{number % 1000}"}
-            for number, row in enumerate(vms)
-        ]
-        session.execute(insert(LabelRow), labels)
-    _forget(broker, [made.id])
-    claim.mend(broker)
-
-
-def _values(row: VMRow | OperationRow) -> dict[str, Any]:
-    return {column.key: getattr(row, column.key) for column in type(row).__table__.columns}
-
-
-def _forget(broker: Broker, ids: list[str]) -> None:
-    with broker.store.transaction() as session:
-        of_these = select(NICRow.id).where(NICRow.vm_id.in_(ids))
-        session.execute(delete(AddressRow).where(AddressRow.nic_id.in_(of_these)))
-        for owner in (NICRow.vm_id, OperationRow.target, VMRow.id):
-            session.execute(delete(owner.class_).where(owner.in_(ids)))
-    claim.mend(broker)
-
-
-def populate_world(broker: Broker) -> None:
-    """Have the simulated sites run what the rows say. Of each row only what they ask for is read: the process that serves
-    does this first, and its memory is measured."""
-    leases: dict[str, list[list[str]]] = {}
-    with broker.store.reading() as session:
-        on_nics = select(NICRow.vm_id, AddressRow.subnet_id, AddressRow.address).join(
-            AddressRow, AddressRow.nic_id == NICRow.id
-        )
-        for vm_id, subnet_id, address in session.execute(on_nics.order_by(NICRow.position)).yield_per(1000):
-            leases.setdefault(vm_id, []).append([subnet_id, address])
-        placed = select(
-            VMRow.site_id, VMRow.provider_ref, HostRow.name, VMRow.name, VMRow.id, VMRow.vcpus, VMRow.mem_mb
-        ).join(HostRow, HostRow.id == VMRow.host_id)
-        placed = placed.where(VMRow.provider_ref.is_not(None))
-        for site_id, ref, at, name, vm_id, vcpus, mem_mb in session.execute(placed).yield_per(1000):
-            if site_id is None or ref is None:
-                continue
-            with SimulatedProvider.world(site_id).transaction() as state:
-                state.add(
-                    SimulatedVM(
-                        ref=ref,
-                        host=at,
-                        state=port.VMState.RUNNING,
-                        name=name,
-                        vm_id=vm_id,
-                        broker_id=broker.id,
-                        vcpus=vcpus,
-                        mem_mb=mem_mb,
-                        leases=leases.get(vm_id, []),
-                    )
-                )
-
-
-# -- in a process of its own ------------------------------------------------------------------------
-
-
-def _serve(settings: Settings, ready: Connection) -> None:
+def _serve(settings: Settings, sites: tuple[str, bytes] | None, ready: Connection) -> None:
     from api import server
 
-    store = Store(settings.database_url)
-    broker = Broker(settings, store=store, kinds={"simulated": lambda: SimulatedProvider})
-    populate_world(broker)
-    broker.close()
-    server.serve(settings, ready=lambda urls: ready.send(urls["native"]))
+    if sites is None:
+        broker = Broker(settings, store=Store(settings.database_url), kinds=IN_PROCESS)
+        filled.populate_world(broker)
+        broker.close()
+    kinds = IN_PROCESS if sites is None else shared(*sites)
+    server.serve(settings, ready=lambda urls: ready.send(urls["native"]), kinds=kinds)
 
 
 @contextmanager
-def _serving(settings: Settings) -> Iterator[tuple[str, int]]:
-    """``isthmus serve`` over sites that run what the rows say; (URL, process id)."""
+def _serving(settings: Settings, brokers: int) -> Iterator[list[Served]]:
+    """``isthmus serve``, once or beside each other, over sites that run what the rows say."""
     context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(settings, there))
-    process.start()
-    try:
-        if not here.poll(60) or process.pid is None:
-            raise RuntimeError("the broker did not come up")
-        yield here.recv(), process.pid
-    finally:
-        process.terminate()
-        process.join(20)
-        if process.is_alive():
-            process.kill()
-            process.join()
+    found: list[Served] = []
+    with ExitStack() as ends:
+        sites = ends.enter_context(process_of_sites(settings.data_dir, settings)) if brokers > 1 else None
+        for _ in range(brokers):
+            listen = settings.listen.model_copy(update={"native_port": free_port(), "ec2_port": free_port()})
+            here, there = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(settings.model_copy(update={"listen": listen}), sites, there)
+            )
+            process.start()
+            there.close()
+            ends.callback(_end, process)
+            if not here.poll(60) or process.pid is None:
+                raise RuntimeError("the broker did not come up")
+            found.append(Served(here.recv(), process.pid))
+        yield found
 
 
-def served(settings: Settings, secret: str, vms: int) -> Iterator[Row]:
-    """What users and machines notice of a broker that serves."""
-    with _serving(settings) as (url, pid):
-        environment = {**os.environ, "ISTHMUS_URL": url, "ISTHMUS_TOKEN": secret}
+def _end(process: BaseProcess) -> None:
+    process.terminate()
+    process.join(20)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def served(settings: Settings, brokers: int, secret: str) -> Generator[Row, None, float]:
+    """What users and machines notice of brokers that serve; of several the one that has the most to do. Returns what
+    one takes at rest, in per cent of a core."""
+    with _serving(settings, brokers) as found:
+        environment = {**os.environ, "ISTHMUS_URL": found[0].url, "ISTHMUS_TOKEN": secret}
         client = isthmus.Client(environ=environment)
-        time.sleep(20)  # its first passes over the sites
-        before, began = _cpu_s(pid), time.perf_counter()
-        time.sleep(IDLE_S)
-        yield Row("idle", 100 * (_cpu_s(pid) - before) / (time.perf_counter() - began), "% of a core", 5)
+        time.sleep(20)  # their first passes over the sites
+        at_rest = _busiest(found)
+        yield Row("idle", at_rest, "% of a core", 5)
         yield Row("GET /v1/hosts, all", _median(lambda: _all(client.hosts.list(), HOSTS)), "s", 3)
         yield Row("isthmus vm list", timed("", lambda: _command(environment)), "s")
-        asked = _while_created(environment)
-        yield Row(
-            "GET /v1/vms?limit=100, p99", 1000 * asked[0], "ms", 50, f"{asked[1]} VMs a minute are created"
-        )
-        yield Row("memory", _memory_mb(pid), "MiB", 1500)
+        p99, made = _while_created([one.url for one in found], secret)
+        yield Row("GET /v1/vms?limit=100, p99", 1000 * p99, "ms", 50, f"{made} VMs a minute are created")
+        yield Row("memory", max(one.memory_mb for one in found), "MiB", 1500)
+    return at_rest
 
 
-def _while_created(environment: dict[str, str]) -> tuple[float, int]:
+def _busiest(found: Sequence[Served]) -> float:
+    """Per cent of a core that the busiest of them takes in a while."""
+    before, began = [one.cpu_s for one in found], time.perf_counter()
+    time.sleep(IDLE_S)
+    taken = time.perf_counter() - began
+    return max(100 * (one.cpu_s - at) / taken for one, at in zip(found, before, strict=True))
+
+
+def _while_created(urls: Sequence[str], secret: str) -> tuple[float, int]:
     """(99th percentile of the seconds of a page of VMs, VMs that were created a minute meanwhile)."""
-    over = threading.Event()
-    began = time.perf_counter()
-
-    def create(number: int) -> int:
-        mine, made = isthmus.Client(environ=environment), 0
-        while not over.is_set():
-            due = began + made * CREATORS / PER_SECOND
-            over.wait(max(0.0, due - time.perf_counter()))
-            mine.vms.create(name=f"new-{number}-{made}", image="tiny", flavor="small")
-            made += 1
-        return made
-
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    # In a process of their own: what these wait for is the broker, and not each other.
+    creators = context.Process(target=_create, args=(urls, secret, there))
+    creators.start()
+    there.close()  # so that one that dies is not waited for
     pages: list[float] = []
-    page = Request(  # noqa: S310 - our own broker
-        f"{environment['ISTHMUS_URL']}/v1/vms?limit=100",
-        headers={"Authorization": f"Bearer {environment['ISTHMUS_TOKEN']}"},
-    )
-    with ThreadPoolExecutor(CREATORS) as threads:
-        creators = [threads.submit(create, number) for number in range(CREATORS)]
-        while time.perf_counter() - began < CREATING_S:
-            seconds = timed("", lambda: urlopen(page, timeout=30).read())  # noqa: S310
-            if time.perf_counter() - began > WARM_S:
+    try:
+        if not here.poll(60):
+            raise RuntimeError("nobody creates VMs")
+        here.recv()
+        began = time.perf_counter()
+        requests = itertools.cycle(
+            Request(f"{url}/v1/vms?limit=100", headers={"Authorization": f"Bearer {secret}"})  # noqa: S310 - our own
+            for url in urls
+        )
+        while (now := time.perf_counter()) - began < CREATING_S:
+            page = next(requests)
+            seconds = timed("", lambda: urlopen(page, timeout=30).read())  # noqa: S310, B023
+            if now - began > WARM_S:
                 pages.append(seconds)
             time.sleep(0.05)
-        over.set()
-        made = sum(one.result() for one in creators)
-    taken = time.perf_counter() - began
+        made: int = here.recv()
+        taken = time.perf_counter() - began
+    finally:
+        _end(creators)
     return statistics.quantiles(pages, n=100)[98], int(60 * made / taken)
 
 
-def waiting() -> Iterator[Row]:
-    """What a broker costs while very many VMs wait for a host that there is not."""
-    with tempfile.TemporaryDirectory(prefix="isthmus-bench-") as folder:
-        settings = _settings(Path(folder), "")
-        broker = Broker(settings, store=_store(settings), kinds={"simulated": lambda: SimulatedProvider})
-        admin, _ = _people(broker)
-        site.create(broker, admin, name="campus", kind="simulated", options={"hosts": 4})
-        site.create(broker, admin, name="cloud", kind="simulated", options={"hosts": 1})
-        _catalogue(broker, admin)
-        made, task = launch.create(
-            broker,
-            admin,
-            name="model",
-            image_ref="tiny",
-            flavor_ref="small",
-            requirements="cpu_total > 100000",
-        )
-        with broker.store.transaction() as session:
-            model, first = session.get_one(VMRow, made.id), session.get_one(OperationRow, task.id)
-            vms, tasks = [], []
-            for number in range(WAITING - 1):
-                vm_id, task_id = broker.new_id("vm"), broker.new_id("op")
-                vms.append(_values(model) | {"id": vm_id, "name": f"wait-{number}", "operation_id": task_id})
-                tasks.append(_values(first) | {"id": task_id, "target": vm_id})
-            session.execute(insert(VMRow), vms)
-            session.execute(insert(OperationRow), tasks)
-            # What a broker that was killed in the middle of its work leaves: due at once.
-            session.execute(
-                insert(OperationRow),
-                [
-                    _values(first)
-                    | {"id": broker.new_id("op"), "target": f"vm-gone-{number}", "phase": "launch"}
-                    | {"next_at": datetime.now(UTC)}
-                    for number in range(DUE)
-                ],
+def _create(urls: Sequence[str], secret: str, answer: Connection) -> None:
+    """Create VMs at the rate of ``PER_SECOND`` for ``CREATING_S``; says when it begins, and in the end how many."""
+    clients = [
+        isthmus.Client(environ={**os.environ, "ISTHMUS_URL": url, "ISTHMUS_TOKEN": secret})
+        for url, _ in zip(itertools.cycle(urls), range(CREATORS))
+    ]
+    answer.send(None)
+    began = time.perf_counter()
+
+    def create(number: int) -> int:
+        made = 0
+        while (due := made * CREATORS / PER_SECOND) < CREATING_S:
+            time.sleep(max(0.0, began + due - time.perf_counter()))
+            if time.perf_counter() - began > CREATING_S:
+                break
+            clients[number].vms.create(
+                name=f"new-{os.getpid()}-{number}-{made}", image="tiny", flavor="small"
             )
-        claim.mend(broker)
-        broker.close()
-        with _serving(settings) as (_, pid):
-            threads = 0
-            until = time.perf_counter() + SETTLING_S
-            while time.perf_counter() < until:
-                threads = max(threads, len(list(Path(f"/proc/{pid}/task").iterdir())))
-                time.sleep(0.2)
-            yield Row(f"threads at a start, {DUE} due", threads, "", 64)
-            yield Row("  until all were told why they wait", SETTLING_S + _until_quiet(pid), "s")
-            before, began = _cpu_s(pid), time.perf_counter()
-            time.sleep(IDLE_S)
-            spent = 100 * (_cpu_s(pid) - before) / (time.perf_counter() - began)
-            yield Row(f"CPU while {WAITING} wait", spent, "% of a core", 2)
-            yield Row(f"memory while {WAITING} wait", _memory_mb(pid), "MiB", 300)
+            made += 1
+        return made
+
+    with ThreadPoolExecutor(CREATORS) as threads:
+        answer.send(sum(threads.map(create, range(CREATORS))))
+
+
+def waiting(settings: Settings, brokers: int, at_rest: float) -> Iterator[Row]:
+    """What brokers cost while very many VMs wait for a host that there is not, of several the one that has the most to do;
+    ``at_rest`` is what one takes that has nothing to do."""
+    with _broker(settings) as broker:
+        _many_wait(broker)
+    with _serving(settings, brokers) as found:
+        threads = 0
+        until = time.perf_counter() + SETTLING_S
+        while time.perf_counter() < until:
+            threads = max(threads, *(one.threads for one in found))
+            time.sleep(0.2)
+        yield Row(f"threads at a start, {DUE} due", threads, "", 64)
+        yield Row("  until all were told why they wait", SETTLING_S + _until_quiet(found), "s")
+        spent = _busiest(found)
+        yield Row(f"CPU while {WAITING} wait", spent, "% of a core")
+        yield Row("  of that: more than at rest", max(0.0, spent - at_rest), "% of a core", 2)
+        yield Row(f"memory while {WAITING} wait", max(one.memory_mb for one in found), "MiB", 300)
+
+
+def _many_wait(broker: Broker) -> None:
+    admin, _ = _people(broker)
+    site.create(broker, admin, name="campus", kind="simulated", options={"hosts": 4})
+    site.create(broker, admin, name="cloud", kind="simulated", options={"hosts": 1})
+    filled.catalogue(broker, admin)
+    made, task = launch.create(
+        broker,
+        admin,
+        name="model",
+        image_ref="tiny",
+        flavor_ref="small",
+        requirements="cpu_total > 100000",
+    )
+    with broker.store.transaction() as session:
+        model, first = session.get_one(VMRow, made.id), session.get_one(OperationRow, task.id)
+        vms, tasks = [], []
+        for number in range(WAITING - 1):
+            vm_id, task_id = broker.new_id("vm"), broker.new_id("op")
+            vms.append(
+                filled.values(model) | {"id": vm_id, "name": f"wait-{number}", "operation_id": task_id}
+            )
+            tasks.append(filled.values(first) | {"id": task_id, "target": vm_id})
+        session.execute(insert(VMRow), vms)
+        session.execute(insert(OperationRow), tasks)
+        # What a broker that was killed in the middle of its work leaves: due at once.
+        session.execute(
+            insert(OperationRow),
+            [
+                filled.values(first)
+                | {"id": broker.new_id("op"), "target": f"vm-gone-{number}", "phase": "launch"}
+                | {"next_at": datetime.now(UTC)}
+                for number in range(DUE)
+            ],
+        )
+    claim.mend(broker)
 
 
 def _all(items: Any, expected: int) -> None:
@@ -592,26 +534,15 @@ def _median(run: Callable[[], None], times: int = 3) -> float:
     return statistics.median(timed("", run) for _ in range(times))
 
 
-def _cpu_s(pid: int) -> float:
-    """User and system CPU seconds of a process (proc(5), /proc/pid/stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _until_quiet(pid: int, at_most_s: float = 300.0) -> float:
-    """Seconds until a process leaves the greater part of a core alone for five seconds."""
+def _until_quiet(found: Sequence[Served], at_most_s: float = 300.0) -> float:
+    """Seconds until each process leaves the greater part of a core alone for five seconds."""
     began = time.perf_counter()
     while time.perf_counter() - began < at_most_s:
-        before = _cpu_s(pid)
+        before = [one.cpu_s for one in found]
         time.sleep(5)
-        if _cpu_s(pid) - before < 1:
+        if all(one.cpu_s - at < 1 for one, at in zip(found, before, strict=True)):
             break
     return time.perf_counter() - began
-
-
-def _memory_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) / 1024
 
 
 if __name__ == "__main__":
