@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy.exc import IntegrityError
 
+from broker import dry_run
 from broker.bus import Bus
 from broker.clock import Clock, DatabaseClock, SystemClock
 from broker.engine_port import Engine
@@ -84,7 +85,9 @@ class Broker:
         return self.settings.data_dir / "images"
 
     def submit(self, task: OperationRow) -> None:
-        """Hand an operation to the engine. Without an engine one that starts later finds it."""
+        """Hand an operation to the engine. Without an engine one that starts later finds it. One of a dry run is none."""
+        if dry_run.is_on():
+            return
         self.signals.set(task.id)
         if self.engine is not None:
             self.engine.submit(task.id, task.site_id)

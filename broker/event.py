@@ -10,7 +10,7 @@ from sqlalchemy import event as database_event
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from broker import access
+from broker import access, dry_run
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.store import EventRow
@@ -28,7 +28,9 @@ def record(
     project_id: str | None = None,
     **data: Any,
 ) -> None:
-    """Write an event in the caller's transaction: it is there exactly when the change is."""
+    """Write an event in the caller's transaction: it is there exactly when the change is, and never in a dry run."""
+    if dry_run.is_on():
+        return
     session.add(
         EventRow(
             time=broker.clock.now(),
@@ -47,7 +49,7 @@ def record_all(
     broker: Broker, session: Session, kind: str, of: Sequence[tuple[str, str | None, str, dict[str, Any]]]
 ) -> None:
     """``record`` for many of one kind, (target, project, message, data) each, in one statement."""
-    if not of:
+    if not of or dry_run.is_on():
         return
     now = broker.clock.now()
     session.execute(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from broker import dry_run
+
 
 class Signals:
     """Wakes what waits for a name: an operation, or a duty such as ``policy``. Losing a signal only costs time."""
@@ -26,7 +28,12 @@ class Signals:
             return self._counts.get(name, 0)
 
     def set(self, name: str, *, tell: bool = True) -> None:
-        """Wake all that wait for ``name``, also in other brokers of the store unless they told it (``tell``)."""
+        """Wake all that wait for ``name``, also in other brokers of the store unless they told it (``tell``).
+
+        A dry run wakes nobody.
+        """
+        if dry_run.is_on():
+            return
         with self._lock:
             # One counter for all names, so that a forgotten name never counts back.
             self._last += 1

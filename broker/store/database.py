@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from broker import dry_run
 from broker.store import changes, claim
 
 _UPGRADE_LOCK = 0x6973_7468
@@ -74,12 +75,17 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A transaction that commits at the end or leaves nothing behind. Make no network call inside."""
+        """A transaction that commits at the end or leaves nothing behind. Make no network call inside.
+
+        In a dry run (``broker.dry_run``) the database checks what it wrote, and it leaves nothing behind either.
+        """
         beside = BESIDE.get()
         with self._writing, self._sessions.begin() as session:
             if beside is not None:
                 beside(session)
             yield session
+            if dry_run.is_on():
+                _take_back(session)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -171,6 +177,13 @@ class Store:
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
+
+
+def _take_back(session: Session) -> None:
+    session.flush()
+    # As they would leave it: a rollback has the rows that are still in the session forget what was read and written.
+    session.expunge_all()
+    session.rollback()
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
