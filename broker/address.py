@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 
@@ -110,11 +110,20 @@ class Leases:
             execution_options={"changes": [f"address:{subnet.id}"]},
         )
         taken = self._session.scalars(select(AddressRow.address).where(AddressRow.subnet_id == subnet.id))
-        reserved = (item for text in subnet.reserved for item in network.expand(text))
-        pool = Pool(subnet.cidr, itertools.chain(taken, reserved), subnet.gateway)
+        pool = _pool_of(subnet, taken)
         self._free.pools[subnet.id] = pool, self._broker.clock.now()
         self._read.add(subnet.id)
         return pool
+
+
+def refusal(broker: Broker, session: Session, subnet: SubnetRow, wanted: str) -> str:
+    """Why an address of a subnet that a VM asks for is not to be had now; empty when it is."""
+    taken = select(AddressRow.address).where(AddressRow.subnet_id == subnet.id, _in_use(broker))
+    try:
+        _pool_of(subnet, session.scalars(taken)).take(wanted)
+    except AddressError as error:
+        return str(error)
+    return ""
 
 
 def free(
@@ -144,6 +153,11 @@ def release(broker: Broker, vm: VMRow) -> None:
         for row in nic.addresses:
             row.rests_until = until
         nic.addresses, nic.subnet = [], None
+
+
+def _pool_of(subnet: SubnetRow, taken: Iterable[str]) -> Pool:
+    reserved = (item for text in subnet.reserved for item in network.expand(text))
+    return Pool(subnet.cidr, itertools.chain(taken, reserved), subnet.gateway)
 
 
 @lru_cache(maxsize=4096)

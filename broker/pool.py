@@ -110,9 +110,11 @@ def snapshot(
     residents: bool = False,
     after: Place | None = None,
     most: int | None = None,
+    joining: tuple[VMRow, OperationRow] | None = None,
 ) -> Snapshot:
     """The pool and the queue as they are. ``also``: a VM whose own claim counts as free, to explain it; ``residents``:
-    read who is there also when nobody that waits asks for it; ``most``: so many who wait, those ``after`` a place in the queue.
+    read who is there also when nobody that waits asks for it; ``most``: so many who wait, those ``after`` a place in the queue;
+    ``joining``: one that is not in the store, and waits with them at its place.
 
     The pool is the one that this process keeps; the queue is read in the caller's transaction.
     """
@@ -124,6 +126,9 @@ def snapshot(
         queue = queue.where((VMRow.priority < priority) | ((VMRow.priority == priority) & later))
     queue = queue.order_by(VMRow.priority.desc(), VMRow.created_at, VMRow.id).limit(most)
     waiting = [(target, task) for target, task in session.execute(queue).all()]
+    if joining is not None:
+        waiting.append(joining)
+        waiting.sort(key=lambda one: (-one[0].priority, one[0].created_at, one[0].id))
     policy, state = policies.current(broker, session)
     gates = {row.network_id: row for row in session.scalars(select(GatewayRow))}
     reserved = live(session, broker.clock.now())

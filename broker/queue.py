@@ -39,7 +39,7 @@ _EXPLAINED = 50
 """How many waiting VMs are told why in one round, oldest first; the others keep what they were told."""
 _SAME_ROUND_S = 5.0
 _MOST_REST_S = 1.0
-_MOST_WAITING = 2_000
+MOST_WAITING = 2_000
 """Waiting VMs that one round decides on."""
 _LOOK_ANEW_S = 60.0
 """How long it is believed that nothing has changed: avoided hosts and policies have times of their own."""
@@ -130,9 +130,9 @@ def _round(broker: Broker, mine: Matchmaker) -> bool:
         if not waits and not due:
             mine.after = None
             return True
-        seen = pool.snapshot(broker, session, after=mine.after, most=_MOST_WAITING)
+        seen = pool.snapshot(broker, session, after=mine.after, most=MOST_WAITING)
     # A list of thousands is decided on in parts, in order, so that neither time nor memory grows with it.
-    more = len(seen.waiting) == _MOST_WAITING
+    more = len(seen.waiting) == MOST_WAITING
     last, _ = seen.waiting[-1] if more else (None, None)
     following = (last.priority, last.created_at, last.id) if last is not None else None
     decided, queue = decide(broker, seen)

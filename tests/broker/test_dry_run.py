@@ -1,15 +1,484 @@
-"""A dry run checks what the real thing checks, and leaves nothing behind."""
+"""A dry run checks what the real thing checks, and leaves nothing behind; what it says of a new VM comes true."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from datetime import timedelta
+from functools import partial
 
 import pytest
+import structlog.testing
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from broker import dry_run
-from broker.store import MetaRow
+from broker import (
+    dry_run,
+    event,
+    flavor,
+    host,
+    keypair,
+    launch,
+    migration,
+    policy,
+    power,
+    project,
+    queue,
+    reservation,
+    vm,
+)
+from broker.engine.registry import OPERATIONS
+from broker.errors import BrokerError
+from broker.forecast import forecast
+from broker.launch import Wishes
+from broker.queue import MOST_WAITING
+from broker.size import Size
+from broker.store import MetaRow, Row
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDMmqOD3D8j3yqXBEVAhcYSg4+sZaMS8uQd+pZ0Q0F0g me@example"
+
+
+def contents(stage):
+    """Every row of every table, and what the database would number the next ones with."""
+    found = {}
+    with stage.broker.store.engine.connect() as connection:
+        for table in Row.metadata.sorted_tables:
+            rows = connection.execute(text(f'SELECT * FROM "{table.name}"'))  # noqa: S608 - names of ours
+            found[table.name] = sorted(map(repr, rows))
+        if not stage.broker.store.is_sqlite:
+            sequences = connection.execute(
+                text("SELECT sequencename, last_value FROM pg_sequences ORDER BY 1")
+            )
+            found["sequences"] = list(map(repr, sequences))
+        connection.rollback()
+    return found
+
+
+def calls(stage):
+    return {name: world.calls() for name, world in stage.worlds.items()}
+
+
+def traces(stage):
+    """All that somebody could see of a request, or be woken by."""
+    broker = stage.broker
+    files = sorted(path.relative_to(stage.folder) for path in stage.folder.rglob("*") if path.is_file())
+    files = [path for path in files if not path.name.startswith("isthmus.sqlite3")]
+    return contents(stage), calls(stage), files, broker.signals._last, broker.store.changes.version
+
+
+class Engine:
+    """Remembers what it was given to drive."""
+
+    def __init__(self):
+        self.given = []
+
+    def submit(self, operation_id, site_id=None):
+        self.given.append(operation_id)
+
+
+# -- each kind of operation -----------------------------------------------------------------------------------------
+
+
+def create(stage):
+    asked = {"name": "new", "image_ref": "tiny", "flavor_ref": "small", "labels": {"tier": "front"}}
+    asked |= {"user_data": "#!/bin/sh\n", "token": "t-1", "wishes": Wishes(site="campus")}
+    return partial(launch.create, stage.broker, stage.member, **asked)
+
+
+def start(stage):
+    row = stage.create("web")
+    stage.finish(power.stop(stage.broker, stage.member, row.id)[1])
+    return partial(power.start, stage.broker, stage.member, "web")
+
+
+def stop(stage):
+    stage.create("web")
+    return partial(power.stop, stage.broker, stage.member, "web", force=True)
+
+
+def reboot(stage):
+    stage.create("web")
+    return partial(power.reboot, stage.broker, stage.member, "web")
+
+
+def suspend(stage):
+    stage.create("web")
+    return partial(power.suspend, stage.broker, stage.member, "web")
+
+
+def resume(stage):
+    stage.finish(power.suspend(stage.broker, stage.member, stage.create("web").id)[1])
+    return partial(power.start, stage.broker, stage.member, "web")
+
+
+def reserve(stage):
+    end = stage.broker.clock.now() + timedelta(days=1)
+    wanted = {"flavor_ref": "small", "count": 1, "start_at": None, "end_at": end}
+    reservation.create(stage.broker, stage.member, name="exam", **wanted)
+
+
+def migrate(stage):
+    reserve(stage)
+    stage.create("web", wishes=Wishes(reservation="exam"))
+    return partial(migration.migrate, stage.broker, stage.admin, "web")
+
+
+def delete(stage):
+    stage.request("web", requirements="cpu_total > 99")
+    return partial(vm.delete, stage.broker, stage.member, "web")
+
+
+SCENES = {
+    "vm.create": create,
+    "vm.start": start,
+    "vm.stop": stop,
+    "vm.reboot": reboot,
+    "vm.suspend": suspend,
+    "vm.resume": resume,
+    "vm.migrate": migrate,
+    "vm.delete": delete,
+}
+"""Kind -> what makes everything ready, and gives what begins it."""
+BY_THE_BROKER = {"vm.preempt", "vm.return", "vm.relaunch"}
+"""Begun by nobody's request."""
+
+
+def test_every_kind_of_operation_has_a_scene_or_is_begun_by_no_request():
+    assert SCENES.keys() | BY_THE_BROKER == OPERATIONS.keys()
+
+
+@pytest.mark.parametrize("kind", SCENES)
+def test_dry_run_of_an_operation_leaves_everything_as_it_was_and_the_real_one_does_what_it_said(stage, kind):
+    begin = SCENES[kind](stage)
+    stage.broker.engine = engine = Engine()
+    before = traces(stage)
+    with structlog.testing.capture_logs() as logged:
+        said = forecast(stage.broker, begin)
+    assert traces(stage) == before
+    assert (engine.given, logged) == ([], [])
+    assert (said.task.kind, said.begins, said.creates) == (kind, True, kind == "vm.create")
+    assert said.vm.name in said.message
+
+    row, task = begin()
+    assert (task.kind, task.phase) == (kind, said.task.phase)
+    known = {"vm", "target", "id"}
+    assert {k: v for k, v in task.params.items() if k not in known} == {
+        k: v for k, v in said.task.params.items() if k not in known
+    }
+    for name in ("name", "state", "status_reason", "desired", "flavor", "vcpus", "labels", "target_host_id"):
+        assert getattr(row, name) == getattr(said.vm, name), name
+    assert [nic.network_name for nic in row.nics] == [nic.network_name for nic in said.vm.nics]
+    # A second one finds it begun, and says so.
+    if kind in ("vm.create", "vm.delete", "vm.stop", "vm.migrate"):
+        before = traces(stage)
+        again = forecast(stage.broker, begin)
+        assert (again.begins, again.task.id) == (False, task.id)
+        assert "nothing would begin" in again.message
+        assert traces(stage) == before
+    assert contents(stage) != {}
+    if kind != "vm.create":
+        stage.finish(task)
+
+
+@pytest.mark.parametrize("goal", ["drain", "pack", "balance"])
+def test_dry_run_of_a_plan_names_the_moves_that_would_be_begun(stage, goal):
+    for number, at in enumerate(("sim-01", "sim-01", "sim-01", "sim-02")):
+        stage.create(f"vm-{number}", rank=f'name == "{at}"')
+    begin = partial(migration.drain, stage.broker, stage.admin, "sim-02")
+    if goal != "drain":
+        limits = migration.Limits(rest_s=0)
+        begin = partial(migration.rebalance, stage.broker, stage.admin, goal=goal, limits=limits, apply=True)
+    before = traces(stage)
+    with dry_run.nothing_stays():
+        said = begin()
+    assert traces(stage) == before
+    done = begin()
+    moves = [(move.vm, move.source, move.target) for move in done.moves]
+    assert moves
+    assert moves == [(move.vm, move.source, move.target) for move in said.moves]
+    assert done.stuck == said.stuck
+
+
+# -- refusals -------------------------------------------------------------------------------------------------------
+
+
+def asked(stage, actor=None, **wanted):
+    known = {"name": "new", "image_ref": "tiny", "flavor_ref": "small"}
+    return partial(launch.create, stage.broker, actor or stage.member, **(known | wanted))
+
+
+def taken(stage):
+    stage.request("new")
+    return asked(stage)
+
+
+def no_quota(stage):
+    row = project.create(stage.broker, stage.admin, name="tight", quota={"vcpus": 1})
+    return asked(stage, type(stage.member)(row.id, "member", "tina"))
+
+
+def other_request(stage):
+    asked(stage, token="t")()
+    return asked(stage, name="other", token="t")
+
+
+def under_way(stage):
+    row = stage.create("web")
+    power.stop(stage.broker, stage.member, row.id)
+    return partial(power.reboot, stage.broker, stage.member, "web")
+
+
+def stopped(stage, act=power.reboot, actor=None):
+    row = stage.create("web")
+    stage.finish(power.stop(stage.broker, stage.member, row.id)[1])
+    return partial(act, stage.broker, actor or stage.member, "web")
+
+
+def nowhere_else(stage):
+    stage.create("web", requirements='name == "sim-01"')
+    return partial(migration.migrate, stage.broker, stage.admin, "web")
+
+
+def to_maintenance(stage):
+    stage.create("web", requirements='name == "sim-01" || name == "sim-02"', rank='name == "sim-01"')
+    host.set_maintenance(stage.broker, stage.admin, "sim-02", True)
+    return partial(migration.migrate, stage.broker, stage.admin, "web", host_ref="sim-02")
+
+
+def of_a_cloud(stage):
+    stage.add_cloud()
+    return partial(migration.drain, stage.broker, stage.admin, "z1/t.small")
+
+
+def cannot_suspend(stage):
+    stage.add_local(name="plain", part=2, without=["suspend"])
+    stage.create("web", wishes=Wishes(site="plain"))
+    return partial(power.suspend, stage.broker, stage.member, "web")
+
+
+def many_labels(stage):
+    return asked(stage, labels={str(number): "" for number in range(51)})
+
+
+def unknown_key_pair(stage):
+    keypair.create(stage.broker, stage.outsider, name="me", public_key=KEY)
+    return asked(stage, key_pair="me")
+
+
+def late(stage):
+    wishes = Wishes(runtime_s=60, deadline=stage.broker.clock.now())
+    return asked(stage, wishes=wishes)
+
+
+def somebody_elses(stage, act):
+    stage.create("web")
+    return partial(act, stage.broker, stage.outsider, "web")
+
+
+REFUSALS = {
+    "a name that is taken": taken,
+    "a quota that is used up": no_quota,
+    "a token of another request": other_request,
+    "an unknown flavor": lambda stage: asked(stage, flavor_ref="huge"),
+    "an unknown image": lambda stage: asked(stage, image_ref="none"),
+    "an unknown network": lambda stage: asked(stage, networks=["none"]),
+    "an unknown site": lambda stage: asked(stage, wishes=Wishes(site="none")),
+    "an unknown reservation": lambda stage: asked(stage, wishes=Wishes(reservation="none")),
+    "a key pair of another project": unknown_key_pair,
+    "an address of no subnet": lambda stage: asked(stage, address="192.0.2.1"),
+    "a requirement that is none": lambda stage: asked(stage, requirements="cpu_free >> 1"),
+    "too many labels": many_labels,
+    "too much user data": lambda stage: asked(stage, user_data="x" * 20000),
+    "a deadline that cannot be met": late,
+    "a reader": lambda stage: asked(stage, stage.reader),
+    "a reader who stops": lambda stage: partial(power.stop, stage.broker, stage.reader, "web"),
+    "a member who migrates": lambda stage: partial(migration.migrate, stage.broker, stage.member, "web"),
+    "a member who drains": lambda stage: partial(migration.drain, stage.broker, stage.member, "sim-01"),
+    "an unknown VM": lambda stage: partial(power.start, stage.broker, stage.member, "none"),
+    "an unknown VM to delete": lambda stage: partial(vm.delete, stage.broker, stage.member, "none"),
+    "an unknown host": lambda stage: partial(migration.drain, stage.broker, stage.admin, "none"),
+    "somebody else's VM": lambda stage: somebody_elses(stage, power.stop),
+    "somebody else's VM to delete": lambda stage: somebody_elses(stage, vm.delete),
+    "another operation under way": under_way,
+    "a reboot of what is stopped": stopped,
+    "a suspension of what is stopped": lambda stage: stopped(stage, power.suspend),
+    "a resumption of what is stopped": lambda stage: stopped(stage, power.resume),
+    "a migration of what is stopped": lambda stage: stopped(stage, migration.migrate, stage.admin),
+    "no other host": nowhere_else,
+    "a host in maintenance": to_maintenance,
+    "a cloud's host": of_a_cloud,
+    "a site that does not suspend": cannot_suspend,
+}
+
+
+@pytest.mark.parametrize("scene", REFUSALS)
+def test_dry_run_is_refused_as_the_real_one_is(stage, scene):
+    begin = REFUSALS[scene](stage)
+    before = traces(stage)
+    with pytest.raises(BrokerError) as said, dry_run.nothing_stays():
+        begin()
+    assert traces(stage) == before
+    with pytest.raises(BrokerError) as real:
+        begin()
+    assert type(said.value) is type(real.value)
+    for name in ("code", "message", "hint", "details"):
+        assert getattr(said.value, name) == getattr(real.value, name), name
+
+
+# -- what is said of a new VM ---------------------------------------------------------------------------------------
+
+
+def plain(stage):
+    return {}
+
+
+def of_a_rank(stage):
+    return {"rank": 'name == "sim-02" ? 2.5 : 1'}
+
+
+def apart(stage):
+    rule = {"kind": "anti-affinity", "group": "g"}
+    stage.create("first", rank='name == "sim-02"', wishes=Wishes(affinity=(rule,)))
+    return {"rank": 'name == "sim-02"', "wishes": Wishes(affinity=(rule,))}
+
+
+def after_others(stage):
+    """One who waits before it takes the host that it would like best."""
+    flavor.create(stage.broker, stage.admin, name="whole", size=Size(vcpus=16, mem_mb=1024, disk_gb=10))
+    stage.request("first", flavor_ref="whole", rank='name == "sim-02"')
+    return {"rank": 'name == "sim-02"'}
+
+
+def before_others(stage):
+    """One who waits behind it takes nothing from it."""
+    flavor.create(stage.broker, stage.admin, name="whole", size=Size(vcpus=16, mem_mb=1024, disk_gb=10))
+    stage.request("first", flavor_ref="whole", rank='name == "sim-02"')
+    return {"rank": 'name == "sim-02"', "wishes": Wishes(priority=5)}
+
+
+def into_the_cloud(stage):
+    stage.add_cloud()
+    return {"requirements": "elastic", "rank": "-price_hour"}
+
+
+def of_an_address(stage):
+    return {"address": "10.20.1.77"}
+
+
+def in_its_reservation(stage):
+    reserve(stage)
+    return {"wishes": Wishes(reservation="exam")}
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        plain,
+        of_a_rank,
+        apart,
+        after_others,
+        before_others,
+        into_the_cloud,
+        of_an_address,
+        in_its_reservation,
+    ],
+)
+def test_vm_goes_where_its_dry_run_said(stage, scene):
+    wanted = asked(stage, **scene(stage))
+    said = forecast(stage.broker, wanted)
+    assert said.place is not None, said.reason
+    row, _ = wanted()
+    queue.place_pending(stage.broker)
+    placed = stage.vm(row.id)
+    assert (said.place.site, said.place.host) == (placed.site.name, placed.host.name)
+    assert said.place.elastic == placed.elastic
+    assert (said.place.price_hour is not None) == placed.elastic
+    (told,) = event.list_events(stage.broker, stage.admin, kind="vm.placed", target=row.id)
+    assert said.place.rank == told.data["rank"]
+    at = f"{placed.host.name} at {placed.site.name}"
+    assert said.message.startswith(f"new would be placed on {at}")
+    if placed.elastic:
+        assert said.message.endswith("(rank -0.05, 0.05 per hour)")
+
+
+def too_large(stage):
+    return {"requirements": "cpu_total > 99"}, "cpu_total > 99"
+
+
+def at_once(stage):
+    return {"requirements": "cpu_total > 99", "wishes": Wishes(immediate=True)}, "would end in error"
+
+
+def taken_address(stage):
+    stage.create("first", address="10.20.1.77")
+    return {"address": "10.20.1.77"}, "10.20.1.77 is taken"
+
+
+def gateway_address(stage):
+    return {"address": "10.20.1.1"}, "10.20.1.1 is the gateway"
+
+
+def no_budget(stage):
+    stage.add_cloud()
+    spent = "version: 1\nburst:\n  to: [cloud]\n  open: {any: ['queue.length >= 0']}\n"
+    spent += "  close: {all: ['queue.length < 0']}\nbudget: {hourly: 0}\n"
+    policy.apply(stage.broker, stage.admin, spent)
+    return {"requirements": "elastic"}, "budget.hourly"
+
+
+def closed_policy(stage):
+    stage.add_cloud(policy_text=None)
+    return {"requirements": "elastic"}, "no policy is in force"
+
+
+@pytest.mark.parametrize(
+    "scene", [too_large, at_once, taken_address, gateway_address, no_budget, closed_policy]
+)
+def test_vm_waits_where_its_dry_run_said_so(stage, scene):
+    wanted, words = scene(stage)
+    begin = asked(stage, **wanted)
+    said = forecast(stage.broker, begin)
+    assert said.place is None
+    assert words in said.message
+    row, task = begin()
+    queue.place_pending(stage.broker)
+    stage.drive(task, until=lambda: True)
+    waits = stage.vm(row.id)
+    assert waits.host is None
+    assert waits.status_reason == said.reason
+
+
+def test_vm_that_others_would_make_room_for_is_told_so(stage):
+    policy.apply(stage.broker, stage.admin, "version: 1\nqueue: {preempt: true}\n")
+    for number in range(2):
+        flavor_ref = f"whole-{number}"
+        size = Size(vcpus=16, mem_mb=1024, disk_gb=10)
+        flavor.create(stage.broker, stage.admin, name=flavor_ref, size=size)
+        stage.create(f"idle-{number}", flavor_ref=flavor_ref, wishes=Wishes(preemptible=True))
+    said = forecast(stage.broker, asked(stage, wishes=Wishes(priority=9)))
+    assert said.reason == "1 preemptible VM would be suspended to make room for it"
+
+
+def test_who_is_far_back_in_the_queue_is_told_so(stage, monkeypatch):
+    assert MOST_WAITING > 100
+    monkeypatch.setattr(queue, "MOST_WAITING", 2)
+    for number in range(3):
+        stage.request(f"first-{number}", requirements="cpu_total > 99")
+    assert "more than 2 VMs are before it" in forecast(stage.broker, asked(stage)).message
+    assert forecast(stage.broker, asked(stage, wishes=Wishes(priority=1))).place is not None
+
+
+def test_migration_is_told_with_its_target(stage):
+    stage.create("web", rank='name == "sim-01"')
+    said = forecast(stage.broker, partial(migration.migrate, stage.broker, stage.admin, "web"))
+    assert said.message == "web would move to sim-02 at campus"
+    there = partial(migration.migrate, stage.broker, stage.admin, "web", host_ref="sim-01")
+    assert forecast(stage.broker, there).message == (
+        "nothing would begin: web is running, and its vm.create is done"
+    )
+
+
+# -- the store ------------------------------------------------------------------------------------------------------
 
 
 def note(stage, key):

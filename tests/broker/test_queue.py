@@ -396,7 +396,7 @@ def test_default_requirement_of_the_policy_is_anded_to_the_vms_own(stage):
 
 
 def test_long_queue_is_decided_on_in_parts_and_the_last_is_placed_too(stage, monkeypatch):
-    monkeypatch.setattr(queue, "_MOST_WAITING", 3)
+    monkeypatch.setattr(queue, "MOST_WAITING", 3)
     for number in range(8):
         stage.request(f"never-{number}", requirements="cpu_total > 1000")
     row, _ = stage.request("web")
@@ -406,7 +406,7 @@ def test_long_queue_is_decided_on_in_parts_and_the_last_is_placed_too(stage, mon
 
 
 def test_vm_of_a_higher_priority_stands_further_ahead_in_a_long_queue(stage, monkeypatch):
-    monkeypatch.setattr(queue, "_MOST_WAITING", 3)
+    monkeypatch.setattr(queue, "MOST_WAITING", 3)
     stage.add_local(hosts=1, name="small", part=9, cpus=2)
     for number in range(8):
         stage.request(f"low-{number}", requirements='site == "small"')
