@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 
-from api.native import agent, metrics, status
+from api.native import agent, dry_run, metrics, status
 from api.native.body import BodyLimit
 from api.native.errors import REFUSALS, install
 from api.native.repeat import Repeats
@@ -28,6 +28,7 @@ def create_app(broker: Broker) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
         responses=REFUSALS,
+        dependencies=[Depends(dry_run.refuse_where_there_is_none)],
     )
     app.state.broker = broker
     app.state.requests = metrics.Requests()

@@ -34,6 +34,8 @@ JSON over HTTP on port 8770, below `/v1`. The OpenAPI document is at `/v1/openap
   (`idempotency_mismatch`). A refusal is not remembered: the key may be used again. While the first is still being carried out
   the second is answered 503, `under_way`. A broker that dies after the change and before its answer says so for ever after
   (`answer_lost`), and changes nothing. Deleting a VM again changes nothing.
+- **Dry runs.** What begins an operation on a VM, and `POST /v1/migrations`, take `?dry_run=true`: everything is checked as
+  otherwise, with the same refusals, nothing changes, and the answer is 200 with what would be. The key is not used up.
 - **Times** are RFC 3339 in UTC, memory is in MiB, disks are in GiB. Bodies are at most 1 MiB.
 
 """

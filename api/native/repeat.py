@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.native import dry_run
 from api.native.errors import refused
 from broker import request, token
 from broker.actor import Actor
@@ -63,7 +64,8 @@ class Repeats:
         if not _KEY.fullmatch(key):
             raise InvalidRequest("Idempotency-Key: 1 to 255 printable characters without spaces are a key")
         action = f"POST {scope['path']}"
-        one = request.Remembering(self._broker, actor, key, action, [asked.url.query, content])
+        query = dry_run.without(asked.url.query)
+        one = request.Remembering(self._broker, actor, key, action, [query, content])
         known = await run_in_threadpool(one.known)
         if known is None:
             with one:
@@ -83,6 +85,8 @@ class Repeats:
             known = await run_in_threadpool(one.known)
             if known is None:
                 return response
+        if dry_run.is_asked(asked.query_params):
+            return dry_run.repeated(known)
         return Response(known.body, known.status, media_type="application/json" if known.body else None)
 
     def _actor(self, asked: Request) -> Actor | None:

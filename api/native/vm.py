@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
+from starlette.responses import Response
 
 from api.native import operation
 from api.native.auth import Caller, TheBroker
+from api.native.dry_run import BEGINS, DryRun, told
 from api.native.label import Label, wanted
 from api.native.paging import Limit, Ref, Text, Token, opened, sealed
 from broker import launch, migration, power, vm, why
+from broker.broker import Broker
 from broker.errors import InvalidRequest, NotFound
+from broker.forecast import forecast
 from broker.store import OperationRow, VMRow
 from isthmus import schema
 
@@ -27,38 +33,42 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post("", status_code=202)
+@router.post("", **BEGINS)
 def create_vm(
-    broker: TheBroker, caller: Caller, body: schema.VMCreate, idempotency_key: IdempotencyKey = None
-) -> schema.VMOperation:
+    broker: TheBroker,
+    caller: Caller,
+    body: schema.VMCreate,
+    idempotency_key: IdempotencyKey = None,
+    dry_run: DryRun = False,
+) -> schema.VMOperation | Response:
     """Ask for a VM. It is `pending` until a host is found; the operation says where it stands."""
-    return _started(
-        launch.create(
-            broker,
-            caller,
-            name=body.name,
-            image_ref=body.image,
-            flavor_ref=body.flavor,
-            networks=body.networks,
-            address=body.address,
-            key_pair=body.key_pair,
-            user_data=body.user_data,
-            labels=body.labels,
-            requirements=body.requirements,
-            rank=body.rank,
-            wishes=launch.Wishes(
-                priority=body.priority,
-                runtime_s=body.runtime_s,
-                deadline=body.deadline,
-                affinity=[rule.model_dump() for rule in body.affinity],
-                preemptible=body.preemptible,
-                immediate=body.immediate,
-                reservation=body.reservation,
-                site=body.site,
-            ),
-            token=idempotency_key,
-        )
+    begin = partial(
+        launch.create,
+        broker,
+        caller,
+        name=body.name,
+        image_ref=body.image,
+        flavor_ref=body.flavor,
+        networks=body.networks,
+        address=body.address,
+        key_pair=body.key_pair,
+        user_data=body.user_data,
+        labels=body.labels,
+        requirements=body.requirements,
+        rank=body.rank,
+        wishes=launch.Wishes(
+            priority=body.priority,
+            runtime_s=body.runtime_s,
+            deadline=body.deadline,
+            affinity=[rule.model_dump() for rule in body.affinity],
+            preemptible=body.preemptible,
+            immediate=body.immediate,
+            reservation=body.reservation,
+            site=body.site,
+        ),
+        token=idempotency_key,
     )
+    return _begun(broker, begin, dry_run)
 
 
 @router.get("")
@@ -110,50 +120,70 @@ def update_vm(broker: TheBroker, caller: Caller, ref: Ref, body: schema.VMUpdate
     return answer(vm.set_labels(broker, caller, ref, body.labels))
 
 
-@router.delete("/{ref}", status_code=202)
-def delete_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
+@router.delete("/{ref}", **BEGINS)
+def delete_vm(
+    broker: TheBroker, caller: Caller, ref: Ref, dry_run: DryRun = False
+) -> schema.VMOperation | Response:
     """Terminate a VM in whatever state it is. Deleting again changes nothing."""
-    return _started(vm.delete(broker, caller, ref))
+    return _begun(broker, partial(vm.delete, broker, caller, ref), dry_run)
 
 
-@router.post("/{ref}/start", status_code=202)
-def start_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
+@router.post("/{ref}/start", **BEGINS)
+def start_vm(
+    broker: TheBroker, caller: Caller, ref: Ref, dry_run: DryRun = False
+) -> schema.VMOperation | Response:
     """Start a stopped VM."""
-    return _started(power.start(broker, caller, ref))
+    return _begun(broker, partial(power.start, broker, caller, ref), dry_run)
 
 
-@router.post("/{ref}/stop", status_code=202)
+@router.post("/{ref}/stop", **BEGINS)
 def stop_vm(
-    broker: TheBroker, caller: Caller, ref: Ref, body: schema.VMStop | None = None
-) -> schema.VMOperation:
+    broker: TheBroker,
+    caller: Caller,
+    ref: Ref,
+    body: schema.VMStop | None = None,
+    dry_run: DryRun = False,
+) -> schema.VMOperation | Response:
     """Ask a VM's guest to shut down, or pull the plug."""
-    return _started(power.stop(broker, caller, ref, force=body is not None and body.force))
+    force = body is not None and body.force
+    return _begun(broker, partial(power.stop, broker, caller, ref, force=force), dry_run)
 
 
-@router.post("/{ref}/reboot", status_code=202)
-def reboot_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
+@router.post("/{ref}/reboot", **BEGINS)
+def reboot_vm(
+    broker: TheBroker, caller: Caller, ref: Ref, dry_run: DryRun = False
+) -> schema.VMOperation | Response:
     """Reboot a running VM."""
-    return _started(power.reboot(broker, caller, ref))
+    return _begun(broker, partial(power.reboot, broker, caller, ref), dry_run)
 
 
-@router.post("/{ref}/suspend", status_code=202)
-def suspend_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
+@router.post("/{ref}/suspend", **BEGINS)
+def suspend_vm(
+    broker: TheBroker, caller: Caller, ref: Ref, dry_run: DryRun = False
+) -> schema.VMOperation | Response:
     """Save a running VM's memory on its host's disk and give its cores and memory back."""
-    return _started(power.suspend(broker, caller, ref))
+    return _begun(broker, partial(power.suspend, broker, caller, ref), dry_run)
 
 
-@router.post("/{ref}/resume", status_code=202)
-def resume_vm(broker: TheBroker, caller: Caller, ref: Ref) -> schema.VMOperation:
+@router.post("/{ref}/resume", **BEGINS)
+def resume_vm(
+    broker: TheBroker, caller: Caller, ref: Ref, dry_run: DryRun = False
+) -> schema.VMOperation | Response:
     """Let a suspended VM go on where it was, as soon as its host has room."""
-    return _started(power.resume(broker, caller, ref))
+    return _begun(broker, partial(power.resume, broker, caller, ref), dry_run)
 
 
-@router.post("/{ref}/migrate", status_code=202)
+@router.post("/{ref}/migrate", **BEGINS)
 def migrate_vm(
-    broker: TheBroker, caller: Caller, ref: Ref, body: schema.VMMigrate | None = None
-) -> schema.VMOperation:
+    broker: TheBroker,
+    caller: Caller,
+    ref: Ref,
+    body: schema.VMMigrate | None = None,
+    dry_run: DryRun = False,
+) -> schema.VMOperation | Response:
     """Move a running VM to another host of its site. Admins only."""
-    return _started(migration.migrate(broker, caller, ref, host_ref=body.host if body is not None else None))
+    host = body.host if body is not None else None
+    return _begun(broker, partial(migration.migrate, broker, caller, ref, host_ref=host), dry_run)
 
 
 @router.get("/{ref}/why")
@@ -249,6 +279,37 @@ def _shown(row: dict[str, Any]) -> schema.VM:
     return schema.VM.model_validate(row | {"reservation": reservation, "operation": operation_id})
 
 
-def _started(made: tuple[VMRow, OperationRow]) -> schema.VMOperation:
-    row, task = made
-    return schema.VMOperation(vm=answer(row), operation=operation.answer(task))
+def _begun(
+    broker: Broker, begin: Callable[[], tuple[VMRow, OperationRow]], dry_run: bool
+) -> schema.VMOperation | Response:
+    """Begin an operation on a VM, or say what that would do."""
+    if not dry_run:
+        row, task = begin()
+        return schema.VMOperation(vm=answer(row), operation=operation.answer(task))
+    found = forecast(broker, begin)
+    vm = answer(found.vm)
+    if found.begins:
+        vm.operation = None
+    if found.creates:
+        vm.id = ""
+        for nic in vm.nics:
+            nic.id = nic.mac = ""
+    place = found.place
+    return told(
+        schema.DryRun(
+            action=found.task.kind,
+            vm=vm,
+            operation=None if found.begins else found.task.id,
+            placement=schema.Placement(
+                site=place.site,
+                host=place.host,
+                elastic=place.elastic,
+                rank=place.rank,
+                price_hour=place.price_hour,
+            )
+            if place is not None
+            else None,
+            reason=found.reason,
+            message=found.message,
+        )
+    )

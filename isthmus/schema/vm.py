@@ -150,6 +150,31 @@ class VMOperation(Answer):
     operation: Operation
 
 
+class Placement(Answer):
+    """A host where a VM would be now. ``price_hour``: what an hour costs there, of a cloud's host."""
+
+    site: str
+    host: str
+    elastic: bool = False
+    rank: float | None = None
+    price_hour: float | None = None
+
+
+class DryRun(Answer):
+    """What a request would do; nothing was changed. ``vm`` is as it would be: what does not exist yet has an empty id."""
+
+    action: str = Field(description="The kind of operation, as `vm.create`.")
+    vm: VM
+    operation: str | None = Field(
+        default=None, description="Id of the operation that is there already, where none would begin."
+    )
+    placement: Placement | None = Field(
+        default=None, description="Where the VM would be created now, or moved to."
+    )
+    reason: str = Field(default="", description="Why it would be created nowhere as yet.")
+    message: str = Field(description="All of it in a sentence.")
+
+
 class Console(Answer):
     """The newest part of the serial console."""
 

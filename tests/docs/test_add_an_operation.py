@@ -13,6 +13,7 @@ HELD = (
     "tests/broker/engine/test_declaration.py",
     "tests/broker/engine/test_dbos.py",
     "tests/broker/test_access.py",
+    "tests/broker/test_dry_run.py",
     "tests/docs/test_docs.py",
 )
 OF_THE_OPERATION = "look or scene or in_the_table or declarations_say or kind_of_event"
@@ -23,7 +24,7 @@ def test_an_operation_is_added_as_the_page_says(scratch: Any) -> None:
     """Half a minute, since its proof is run: without that the page would be a wish."""
     copy = scratch()
     touched = copy.follow(PAGE)
-    for what, most in (("code", 4), ("tests", 3), ("docs", 3)):
+    for what, most in (("code", 4), ("tests", 4), ("docs", 3)):
         assert len(touched.of(what)) <= most, touched.of(what)
     assert touched.new == {"broker/engine/vm_look.py"}
 
