@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from isthmus.client.vm import VM as VM
     from isthmus.client.vm import VMs
     from isthmus.schema import Can as Can
+    from isthmus.schema import DryRun as DryRun
     from isthmus.schema import Event as Event
     from isthmus.schema import OperationState as OperationState
     from isthmus.schema import Peer as Peer
@@ -109,7 +110,9 @@ class Noun(Generic[Calls]):
 class Nouns:
     """The table. ``Client`` inherits it; the order is that of the help and of the reference pages."""
 
-    vms: Noun[VMs] = Noun("vm", "VMs", "Virtual machines.", exports=("VM", "VMState", "Why"), labelled=True)
+    vms: Noun[VMs] = Noun(
+        "vm", "VMs", "Virtual machines.", exports=("VM", "DryRun", "VMState", "Why"), labelled=True
+    )
     sites: Noun[Sites] = Noun(
         "site", "Sites", "Sites: KVM hosts, or a cloud's region.", exports=("Site",), labelled=True
     )

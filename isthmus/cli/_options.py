@@ -20,6 +20,9 @@ Timeout = Annotated[
     float,
     typer.Option("--timeout", min=0, metavar="SECONDS", help="How long to wait before giving up (exit 4)."),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything and say what would be; change nothing.")
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name or id.")]
 Labelled = Annotated[
     list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Only with it; again for more.")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli._options import Json, Name, Switch, noun
+from isthmus.cli._options import DryRun, Json, Name, Switch, noun
 from isthmus.cli._output import cell, put, put_json, put_list, put_record
 from isthmus.cli._session import client_of
 from isthmus.cli.rebalance import put_plan
@@ -84,10 +84,12 @@ def maintenance(
 
 
 @app.command()
-def drain(ctx: typer.Context, name: Name, json: Json = False) -> None:
+def drain(ctx: typer.Context, name: Name, dry_run: DryRun = False, json: Json = False) -> None:
     """Put a host into maintenance and begin to move all that runs there to other hosts of its site."""
-    plan = client_of(ctx).migrations.drain(name)
+    plan = client_of(ctx).migrations.drain(name, dry_run=dry_run)
     if json:
         put_json(plan)
-    else:
-        put_plan(plan)
+        return
+    put_plan(plan)
+    if dry_run:
+        put("nothing was changed")

@@ -28,6 +28,9 @@ who may run `ps`: prefer the other two.
 ([schema](api.md)): one object, an array for lists (all pages of it), one object per line for `event follow`.
 Progress and hints go to standard error, and only where a terminal is.
 
+**Dry runs.** `--dry-run` checks all that the command would have checked, says what would be, and changes nothing
+([how-to](../how-to/try-a-request.md)).
+
 **How it ends.**
 
 | exit code | meaning |

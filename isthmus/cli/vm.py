@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from isthmus.cli._options import (
+    DryRun,
     Json,
     Labelled,
     Name,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from isthmus.client.vm import VM
 
 app = noun("vm")
+
+T = TypeVar("T")
 
 _RULE = "GROUP[:SCOPE][:soft]"
 
@@ -112,6 +115,7 @@ def create(
     site: Annotated[str | None, typer.Option("--site", help="The only site where it may be.")] = None,
     wait: Wait = True,
     timeout: Timeout = 600,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Create a VM, and wait until it runs."""
@@ -125,7 +129,7 @@ def create(
     client = client_of(ctx)
     text = read_text(user_data, "--user-data") if user_data else None
     with Progress(f"creating {name}") as progress:
-        vm = client.vms.create(
+        made = client.vms.create(
             name,
             image,
             flavor,
@@ -144,7 +148,11 @@ def create(
             preemptible=preemptible or None,
             immediate=immediate or None,
             reservation=reservation,
+            dry_run=dry_run,
         )
+        vm = _real(made, json)
+        if vm is None:
+            return
         if wait:
             vm.wait_until("running", timeout, on_update=progress.update)
     if json:
@@ -193,10 +201,16 @@ def why(ctx: typer.Context, name: Name, json: Json = False) -> None:
 
 @app.command()
 def start(
-    ctx: typer.Context, name: Name, wait: Wait = True, timeout: Timeout = 300, json: Json = False
+    ctx: typer.Context,
+    name: Name,
+    wait: Wait = True,
+    timeout: Timeout = 300,
+    dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """Start a stopped VM."""
-    _finish(client_of(ctx).vms.start(name), f"starting {name}", f"{name} is started", wait, timeout, json)
+    operation = client_of(ctx).vms.start(name, dry_run=dry_run)
+    _finish(operation, f"starting {name}", f"{name} is started", wait, timeout, json)
 
 
 @app.command()
@@ -208,36 +222,54 @@ def stop(
     ] = False,
     wait: Wait = True,
     timeout: Timeout = 300,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Stop a running VM; it keeps its disk and addresses."""
-    operation = client_of(ctx).vms.stop(name, force=force)
+    operation = client_of(ctx).vms.stop(name, force=force, dry_run=dry_run)
     _finish(operation, f"stopping {name}", f"{name} is stopped", wait, timeout, json)
 
 
 @app.command()
 def reboot(
-    ctx: typer.Context, name: Name, wait: Wait = True, timeout: Timeout = 300, json: Json = False
+    ctx: typer.Context,
+    name: Name,
+    wait: Wait = True,
+    timeout: Timeout = 300,
+    dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """Reboot a running VM."""
-    _finish(client_of(ctx).vms.reboot(name), f"rebooting {name}", f"{name} is rebooted", wait, timeout, json)
+    operation = client_of(ctx).vms.reboot(name, dry_run=dry_run)
+    _finish(operation, f"rebooting {name}", f"{name} is rebooted", wait, timeout, json)
 
 
 @app.command()
 def suspend(
-    ctx: typer.Context, name: Name, wait: Wait = True, timeout: Timeout = 300, json: Json = False
+    ctx: typer.Context,
+    name: Name,
+    wait: Wait = True,
+    timeout: Timeout = 300,
+    dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """Save a running VM's memory on its host's disk; its cores and memory are free for others."""
-    operation = client_of(ctx).vms.suspend(name)
+    operation = client_of(ctx).vms.suspend(name, dry_run=dry_run)
     _finish(operation, f"suspending {name}", f"{name} is suspended", wait, timeout, json)
 
 
 @app.command()
 def resume(
-    ctx: typer.Context, name: Name, wait: Wait = True, timeout: Timeout = 300, json: Json = False
+    ctx: typer.Context,
+    name: Name,
+    wait: Wait = True,
+    timeout: Timeout = 300,
+    dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """Let a suspended VM go on where it was, as soon as its host has room."""
-    _finish(client_of(ctx).vms.resume(name), f"resuming {name}", f"{name} goes on", wait, timeout, json)
+    operation = client_of(ctx).vms.resume(name, dry_run=dry_run)
+    _finish(operation, f"resuming {name}", f"{name} goes on", wait, timeout, json)
 
 
 @app.command()
@@ -249,11 +281,11 @@ def migrate(
     ] = None,
     wait: Wait = True,
     timeout: Timeout = 3600,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Move a VM to another host of its site while it runs."""
-    client = client_of(ctx)
-    operation = client.vms.migrate(name, host=to)
+    operation = client_of(ctx).vms.migrate(name, host=to, dry_run=dry_run)
     _finish(operation, f"migrating {name}", f"{name} has moved", wait, timeout, json)
 
 
@@ -263,11 +295,12 @@ def delete(
     name: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names or ids.")],
     wait: Wait = True,
     timeout: Timeout = 300,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Terminate VMs: their disks and addresses are given up."""
     client = client_of(ctx)
-    operations = [(one, client.vms.delete(one)) for one in name]
+    operations = [(one, client.vms.delete(one, dry_run=dry_run)) for one in name]
     for one, operation in operations:
         _finish(operation, f"deleting {one}", f"{one} is deleted", wait, timeout, json)
 
@@ -284,14 +317,32 @@ def console(ctx: typer.Context, name: Name, json: Json = False) -> None:
         typer.echo(text, nl=not text.endswith("\n"))
 
 
-def _finish(operation: Operation, doing: str, done: str, wait: bool, timeout: float, json: bool) -> None:
+def _finish(
+    operation: Operation | schema.DryRun, doing: str, done: str, wait: bool, timeout: float, json: bool
+) -> None:
+    begun = _real(operation, json)
+    if begun is None:
+        return
     if wait:
         with Progress(doing) as progress:
-            operation.wait(timeout, on_update=progress.update)
+            begun.wait(timeout, on_update=progress.update)
     if json:
-        put_json(operation)
+        put_json(begun)
     else:
-        put(done if wait else f"{doing} (operation {operation.id})")
+        put(done if wait else f"{doing} (operation {begun.id})")
+
+
+def _real(answer: T | schema.DryRun, json: bool) -> T | None:
+    """An answer of the real thing; that of a dry run is printed, and None."""
+    from isthmus import schema
+
+    if not isinstance(answer, schema.DryRun):
+        return answer
+    if json:
+        put_json(answer)
+    else:
+        put(f"{cell(answer.message)}; nothing was changed")
+    return None
 
 
 def _record(vm: VM) -> dict[str, Any]:

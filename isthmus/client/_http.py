@@ -87,6 +87,7 @@ class Connection:
         key: str | None = None,
         repeat: bool = True,
         wait: float = 0,
+        query: Query | None = None,
     ) -> M:
         """POST under an idempotency key: the caller's, or a fresh one.
 
@@ -94,7 +95,7 @@ class Connection:
         broker may take on top of the timeout.
         """
         headers = {"Idempotency-Key": key or self._new_key()}
-        answer = self._send("POST", path, body=body, headers=headers, repeat=repeat, wait=wait)
+        answer = self._send("POST", path, query=query, body=body, headers=headers, repeat=repeat, wait=wait)
         return self._parse(model, answer)
 
     def put(self, model: type[M], path: str, body: BaseModel) -> M:
@@ -109,9 +110,9 @@ class Connection:
         """DELETE that is answered with nothing."""
         self._send("DELETE", path)
 
-    def delete_for(self, model: type[M], path: str) -> M:
+    def delete_for(self, model: type[M], path: str, *, query: Query | None = None) -> M:
         """DELETE that starts something and answers with it."""
-        return self._parse(model, self._send("DELETE", path))
+        return self._parse(model, self._send("DELETE", path, query=query))
 
     def _send(
         self,

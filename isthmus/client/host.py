@@ -20,9 +20,9 @@ class Host(Bound, schema.Host):
         """Take no new VM here (``on``), or take them again. What runs there goes on."""
         return self._take(self._client.hosts.maintenance(self.id, on))
 
-    def drain(self) -> schema.MigrationPlan:
-        """Put it into maintenance and begin to move what runs here elsewhere."""
-        return self._client.migrations.drain(self.id)
+    def drain(self, *, dry_run: bool = False) -> schema.MigrationPlan:
+        """Put it into maintenance and begin to move what runs here elsewhere; with ``dry_run`` only say what would move."""
+        return self._client.migrations.drain(self.id, dry_run=dry_run)
 
 
 class Hosts(Collection[Host]):

@@ -41,7 +41,7 @@ class Migrations(Collection[schema.MigrationPlan]):
             repeat=not apply,
         )
 
-    def drain(self, host: str) -> schema.MigrationPlan:
-        """Put a host into maintenance and begin to move what runs there elsewhere."""
+    def drain(self, host: str, *, dry_run: bool = False) -> schema.MigrationPlan:
+        """Put a host into maintenance and begin to move what runs there elsewhere; with ``dry_run`` only say what would move."""
         body = ask(schema.MigrationCreate, goal="drain", host=host, apply=True)
-        return self._http.post(schema.MigrationPlan, self._path, body)
+        return self._http.post(schema.MigrationPlan, self._path, body, query={"dry_run": dry_run})

@@ -611,6 +611,52 @@ def test_deleting_several_vms_starts_all_before_it_waits(
     assert capsys.readouterr().out == "a is deleted\nb is deleted\n"
 
 
+@pytest.mark.parametrize(
+    ("argv", "method", "path"),
+    [
+        (("create", "web", "--image", "tiny", "--flavor", "small"), "POST", "/v1/vms"),
+        (("start", "web"), "POST", "/v1/vms/web/start"),
+        (("stop", "web", "--force"), "POST", "/v1/vms/web/stop"),
+        (("reboot", "web"), "POST", "/v1/vms/web/reboot"),
+        (("suspend", "web"), "POST", "/v1/vms/web/suspend"),
+        (("resume", "web"), "POST", "/v1/vms/web/resume"),
+        (("migrate", "web", "--to", "b"), "POST", "/v1/vms/web/migrate"),
+        (("delete", "web"), "DELETE", "/v1/vms/web"),
+    ],
+)
+def test_a_dry_run_is_one_request_and_one_line(
+    run: Run, broker: Any, make: Any, capsys: Any, argv: Any, method: str, path: str
+) -> None:
+    told = schema.DryRun(
+        action="vm.x", vm=make["vm"](), message="web would be placed on a at campus (rank 2.5)"
+    )
+    broker.on(method, path, told)
+    assert run("vm", *argv, "--dry-run") == 0
+    assert capsys.readouterr().out == "web would be placed on a at campus (rank 2.5); nothing was changed\n"
+    assert run("vm", *argv, "--dry-run", "--json") == 0
+    assert schema.DryRun.model_validate_json(capsys.readouterr().out) == told
+    assert [(asked.method, asked.path, asked.query) for asked in broker.asked] == [
+        (method, path, [("dry_run", "1")])
+    ] * 2
+    broker.on(method, path, make["refusal"](409, "wrong_state", "cannot: it is stopped", "start it"))
+    assert run("vm", *argv, "--dry-run") == 1
+    assert capsys.readouterr().err == "error: cannot: it is stopped\nhint: start it\n"
+
+
+def test_a_dry_run_of_a_drain_shows_what_would_move(run: Run, broker: Any, capsys: Any) -> None:
+    broker.on("POST", "/v1/migrations", PLAN)
+    assert run("host", "drain", "a", "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "campus/b" in out
+    assert out.endswith("\nnothing was changed\n")
+    assert run("host", "drain", "a", "--json", "--dry-run") == 0
+    assert schema.MigrationPlan.model_validate_json(capsys.readouterr().out) == PLAN
+    assert run("host", "drain", "a") == 0
+    assert "nothing was changed" not in capsys.readouterr().out
+    queries = [asked.query for asked in broker.asked]
+    assert queries == [[("dry_run", "1")], [("dry_run", "1")], []]
+
+
 def test_the_console_is_printed_as_it_is(run: Run, broker: Any, capsys: Any) -> None:
     broker.on("GET", "/v1/vms/web/console", schema.Console(text="login: "))
     assert run("vm", "console", "web") == 0

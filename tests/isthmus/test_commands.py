@@ -142,6 +142,7 @@ def test_the_shell_completes_nouns_verbs_and_options() -> None:
     assert complete("ne") == ["network"]
     assert {"create", "list", "why", "console"} <= set(complete("vm", ""))
     assert complete("vm", "create", "--req") == ["--requirements"]
+    assert complete("vm", "stop", "--dry") == ["--dry-run"]
 
 
 def test_an_unknown_command_is_no_plug_in() -> None:

@@ -25,6 +25,9 @@ def program() -> str:
     lines += [
         'assert_type(client.vms.create("web", "debian", "small"), isthmus.VM)',
         'assert_type(client.vms.get("web").stop(), isthmus.Operation)',
+        'assert_type(client.vms.create("web", "debian", "small", dry_run=True), isthmus.DryRun)',
+        'assert_type(client.vms.get("web").stop(dry_run=True), isthmus.DryRun)',
+        'assert_type(client.vms.stop("web", dry_run=bool(client)), isthmus.Operation | isthmus.DryRun)',
         'assert_type(client.networks.get("lan").refresh(), isthmus.Network)',
         "client.nonsense",
     ]

@@ -108,6 +108,59 @@ def test_each_verb_returns_an_operation_one_can_wait_on(
     assert operation.wait().state == "done"
 
 
+@pytest.mark.parametrize("on_the_vm", [True, False], ids=["vm", "vms"])
+@pytest.mark.parametrize(
+    ("verb", "given", "method", "path", "body"),
+    [
+        ("start", {}, "POST", "/v1/vms/vm-1/start", None),
+        ("stop", {"force": True}, "POST", "/v1/vms/vm-1/stop", {"force": True}),
+        ("reboot", {}, "POST", "/v1/vms/vm-1/reboot", None),
+        ("suspend", {}, "POST", "/v1/vms/vm-1/suspend", None),
+        ("resume", {}, "POST", "/v1/vms/vm-1/resume", None),
+        ("migrate", {"host": "b"}, "POST", "/v1/vms/vm-1/migrate", {"host": "b"}),
+        ("delete", {}, "DELETE", "/v1/vms/vm-1", None),
+    ],
+)
+def test_each_verb_may_be_tried_and_answers_what_would_be(
+    vm: isthmus.VM,
+    client: isthmus.Client,
+    broker: Any,
+    make: Any,
+    on_the_vm: bool,
+    verb: str,
+    given: Any,
+    method: str,
+    path: str,
+    body: Any,
+) -> None:
+    broker.on(method, path, schema.DryRun(action=f"vm.{verb}", vm=make["vm"](), message="it would"))
+    call = getattr(vm if on_the_vm else client.vms, verb)
+    told = call(*(() if on_the_vm else ("vm-1",)), **given, dry_run=True)
+    assert (type(told), told.action, told.message) == (isthmus.DryRun, f"vm.{verb}", "it would")
+    asked = broker.asked[-1]
+    assert (asked.method, asked.path, asked.query, asked.body) == (method, path, [("dry_run", "1")], body)
+
+
+def test_creation_may_be_tried_and_answers_where_it_would_be(client: Any, broker: Any, make: Any) -> None:
+    there = schema.Placement(site="campus", host="a", rank=2.5)
+    vm = make["vm"](id="", operation=None)
+    told = schema.DryRun(action="vm.create", vm=vm, placement=there, message="web would be placed on a")
+    broker.on("POST", "/v1/vms", told)
+    assert client.vms.create("web", "tiny", "small", idempotency_key="k", dry_run=True) == told
+    (asked,) = broker.asked
+    assert asked.query == [("dry_run", "1")]
+    assert asked.body == {"name": "web", "image": "tiny", "flavor": "small"}
+    assert asked.headers["idempotency-key"] == "k"
+    with pytest.raises(isthmus.InvalidRequest):
+        client.vms.get(told.vm.id)  # there is none yet
+
+
+def test_what_is_not_tried_is_asked_for_as_before(vm: isthmus.VM, broker: Any, make: Any) -> None:
+    broker.on("POST", "/v1/vms/vm-1/stop", schema.VMOperation(vm=make["vm"](), operation=make["operation"]()))
+    vm.stop(dry_run=False)
+    assert broker.asked[-1].query == []
+
+
 def test_why_console_and_labels(vm: isthmus.VM, broker: Any, make: Any) -> None:
     broker.on("GET", "/v1/vms/vm-1/why", schema.Why(vm="web", placed=False, summary="no host"))
     broker.on("GET", "/v1/vms/vm-1/console", schema.Console(text="login:"))
