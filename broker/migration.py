@@ -106,6 +106,13 @@ def drain(broker: Broker, actor: Actor, ref: str) -> PlanView:
     Again: moves those that could not move before.
     """
     access.require(actor, "host.drain")
+    with broker.store.reading() as session:
+        row = host.find(session, ref)
+    if row.elastic:
+        raise WrongState(
+            f"{row.name} is a cloud's, where nothing is migrated",
+            hint="delete its VMs, or let them return",
+        )
     host.set_maintenance(broker, actor, ref, True)
     return _begun(broker, *pool.decided(broker, lambda: _drain(broker, actor, ref)))
 
@@ -113,11 +120,6 @@ def drain(broker: Broker, actor: Actor, ref: str) -> PlanView:
 def _drain(broker: Broker, actor: Actor, ref: str) -> tuple[_MovablePool, PlanView]:
     with broker.store.transaction() as session:
         row = host.find(session, ref)
-        if row.elastic:
-            raise WrongState(
-                f"{row.name} is a cloud's, where nothing is migrated",
-                hint="delete its VMs, or let them return",
-            )
         movable = _MovablePool(broker, session)
         plan = planner.drain(
             movable.pool(),

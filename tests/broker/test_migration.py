@@ -101,6 +101,13 @@ def test_drained_host_is_empty_and_takes_nobody(stage):
     assert (again.moves, [name for name, _ in again.stuck]) == ([], ["bound"])
 
 
+def test_host_of_a_cloud_is_not_drained_and_stays_as_it_is(hybrid):
+    offer = next(view.row for view in host.list_hosts(hybrid.broker, hybrid.admin) if view.row.elastic)
+    with pytest.raises(WrongState, match="is a cloud's"):
+        migration.drain(hybrid.broker, hybrid.admin, offer.name)
+    assert not host.get(hybrid.broker, hybrid.admin, offer.name).row.maintenance
+
+
 def test_plan_is_told_and_not_done_until_it_is_applied(stage):
     rows = [stage.create(f"web-{number}", rank='name == "sim-01"') for number in range(4)]
     plan = migration.rebalance(stage.broker, stage.admin, goal="balance", limits=NOW, apply=False)
