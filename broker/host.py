@@ -163,6 +163,18 @@ def list_hosts(
         return [view(row) for row in session.scalars(query)]
 
 
+def architectures(broker: Broker, actor: Actor) -> Sequence[str]:
+    """The values of ``arch`` that hosts of ours report, each once; no cloud counts."""
+    access.require(actor, "host.list")
+    arch = HostRow.attributes["arch"].as_string()
+    with broker.store.reading() as session:
+        return [
+            each
+            for each in session.scalars(select(arch).where(HostRow.elastic.is_(False)).distinct())
+            if each
+        ]
+
+
 def find(session: Session, ref: str) -> HostRow:
     """A host by id, by ``site/name``, or by a name that is the only one of its kind. Raises NotFound, InvalidRequest."""
     rows = list(session.scalars(select(HostRow).where((HostRow.id == ref) | (HostRow.name == ref)).limit(2)))

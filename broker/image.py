@@ -13,14 +13,14 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from sqlalchemy import ColumnElement, Select, and_, false, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload, subqueryload
 from sqlalchemy.sql.base import ExecutableOption
 
-from broker import access, event, label, project, site
+from broker import access, event, label, listing, project, site
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Unavailable
@@ -182,18 +182,18 @@ def get(broker: Broker, actor: Actor, ref: str, *, here: bool = False) -> ImageR
 
 
 def list_images(
-    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None, here: bool = False
+    broker: Broker, actor: Actor, *, here: bool = False, **which: Unpack[listing.Which]
 ) -> Sequence[ImageRow]:
-    """All versions of all images that the caller sees and that carry these labels, in ``order``; ``here`` as in ``find``."""
+    """The versions of images that the caller sees, in ``order``, or so many by their ids; ``here`` as in ``find``."""
     access.require(actor, "image.list")
     query = access.offered(_living(select(ImageRow)), actor, ImageRow, "image.list", here=here)
     with broker.store.reading() as session:
-        found = session.scalars(label.filter(query.options(*_SHOWN), ImageRow, labels))
-        return sorted(found, key=order)
+        found = session.scalars(listing.narrowed(query.options(*_SHOWN), ImageRow, which)).all()
+    return found if which.get("limit") else sorted(found, key=order)
 
 
 def order(row: ImageRow) -> tuple[str, str, int]:
-    """What lists are ordered by: the family, then the owner (the broker first), then the version."""
+    """What whole lists are ordered by: the family, then the owner (the broker first), then the version."""
     return row.family, row.project_id or "", row.version
 
 

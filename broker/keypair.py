@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from broker import access, event, label
+from broker import access, event, label, listing
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InvalidRequest, NotFound
@@ -80,15 +81,14 @@ def get(broker: Broker, actor: Actor, name: str) -> KeyPairRow:
         return find(session, actor, name)
 
 
-def list_key_pairs(
-    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None
-) -> Sequence[KeyPairRow]:
-    """The project's key pairs that carry these labels, by name."""
+def list_key_pairs(broker: Broker, actor: Actor, **which: Unpack[listing.Which]) -> Sequence[KeyPairRow]:
+    """The project's key pairs, by name."""
     access.require(actor, "keypair.list", actor.project_id)
     query = select(KeyPairRow).order_by(KeyPairRow.name)
     query = access.visible(query, actor, KeyPairRow, "keypair.list", here=True)
     with broker.store.reading() as session:
-        return list(session.scalars(label.filter(query.options(LABELS), KeyPairRow, labels)))
+        found = listing.narrowed(query.options(LABELS), KeyPairRow, which, by=KeyPairRow.name)
+        return session.scalars(found).all()
 
 
 def delete(broker: Broker, actor: Actor, name: str) -> None:

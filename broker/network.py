@@ -5,19 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, ip_address
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from sqlalchemy import Select, func, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, joinedload, subqueryload
+from sqlalchemy.orm import Session, contains_eager, joinedload, lazyload, subqueryload
 
-from broker import access, event, label, overlap, project, site, sweep
+from broker import access, event, label, listing, overlap, project, site, sweep
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Overlap
 from broker.states import SubnetMode, Visibility
-from broker.store import LABELS, AddressRow, GatewayRow, NetworkRow, NICRow, SubnetRow, VMRow
+from broker.store import LABELS, AddressRow, GatewayRow, NetworkRow, NICRow, SiteRow, SubnetRow, VMRow
 from providers.port import Capability, NetworkSpec, supports
 from vpn import address as addresses
 from vpn.plan import ENROLMENT_POOL
@@ -111,19 +111,59 @@ def get(broker: Broker, actor: Actor, ref: str) -> NetworkRow:
 
 
 def list_networks(
-    broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None, here: bool = False
+    broker: Broker,
+    actor: Actor,
+    *,
+    here: bool = False,
+    elastic: bool | None = None,
+    **which: Unpack[listing.Which],
 ) -> Sequence[NetworkRow]:
-    """All networks that the caller sees and that carry these labels, in ``order``; ``here`` as in ``find``."""
+    """The networks that the caller sees, in ``order``, or so many by their ids; ``here`` as in ``find``.
+
+    ``elastic``: those that have a subnet at a site that is a cloud (True), or that is none (False).
+    """
     access.require(actor, "network.list")
     query = access.offered(select(NetworkRow), actor, NetworkRow, "network.list", here=here)
+    if elastic is not None:
+        there = SubnetRow.site.has(SiteRow.elastic.is_(elastic))
+        query = query.where(NetworkRow.subnets.any(there))
     with broker.store.reading() as session:
-        found = session.scalars(label.filter(query.options(*_SHOWN), NetworkRow, labels))
-        return sorted(found, key=order)
+        found = session.scalars(listing.narrowed(query.options(*_SHOWN), NetworkRow, which)).all()
+    return found if which.get("limit") else sorted(found, key=order)
 
 
 def order(row: NetworkRow) -> tuple[str, str]:
-    """What lists are ordered by: the name, then the owner (the broker first)."""
+    """What whole lists are ordered by: the name, then the owner (the broker first)."""
     return row.name, row.project_id or ""
+
+
+def list_subnets(
+    broker: Broker, actor: Actor, *, here: bool = False, **which: Unpack[listing.Which]
+) -> Sequence[SubnetRow]:
+    """The subnets of networks that the caller sees, by their ids; ``here`` as in ``find``.
+
+    A subnet's name is its network's and its site's, with a hyphen between them, and its owner its network's. ``only`` also
+    knows ``site`` (its name) and ``elastic`` (whether that is a cloud).
+    """
+    access.require(actor, "network.list")
+    at_sites = select(SubnetRow).join(SiteRow, SiteRow.id == SubnetRow.site_id).order_by(SubnetRow.id)
+    # The networks that are joined, without all of their subnets.
+    of_network = contains_eager(SubnetRow.network)
+    shown = (
+        of_network.options(lazyload(NetworkRow.subnets), joinedload(NetworkRow.project)),
+        contains_eager(SubnetRow.site),
+        LABELS,
+    )
+    query = listing.narrowed(
+        offered_subnets(at_sites, actor, "network.list", here=here).options(*shown),
+        SubnetRow,
+        which,
+        name=NetworkRow.name + "-" + SiteRow.name,
+        owned=NetworkRow,
+        beside={"site": SiteRow.name, "elastic": SiteRow.elastic},
+    )
+    with broker.store.reading() as session:
+        return session.scalars(query).all()
 
 
 def only(session: Session, actor: Actor) -> NetworkRow:
@@ -139,8 +179,8 @@ def only(session: Session, actor: Actor) -> NetworkRow:
     return every[0]
 
 
-def leased(broker: Broker, actor: Actor) -> dict[str, int]:
-    """Subnet id -> number of its leased addresses, of the networks that the caller sees."""
+def leased(broker: Broker, actor: Actor, *, ids: Sequence[str] | None = None) -> dict[str, int]:
+    """Subnet id -> number of its leased addresses, of the networks that the caller sees; ``ids``: of these subnets."""
     access.require(actor, "network.list")
     with broker.store.reading() as session:
         counted = (
@@ -149,6 +189,8 @@ def leased(broker: Broker, actor: Actor) -> dict[str, int]:
             .where(AddressRow.nic_id.is_not(None))
             .group_by(AddressRow.subnet_id)
         )
+        if ids is not None:
+            counted = counted.where(AddressRow.subnet_id.in_(ids))
         rows = session.execute(offered_subnets(counted, actor, "network.list")).all()
     return dict(rows)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from broker import access, event, host, label
+from broker import access, event, host, label, listing
 from broker.actor import Actor
 from broker.broker import Broker
 from broker.errors import Exists, InUse, InvalidRequest, NotFound, Unavailable
@@ -125,12 +125,12 @@ def get(broker: Broker, actor: Actor, ref: str) -> SiteRow:
         return find(session, ref)
 
 
-def list_sites(broker: Broker, actor: Actor, *, labels: Mapping[str, str] | None = None) -> Sequence[SiteRow]:
-    """All sites that carry these labels, by name."""
+def list_sites(broker: Broker, actor: Actor, **which: Unpack[listing.Which]) -> Sequence[SiteRow]:
+    """The sites, by name."""
     access.require(actor, "site.list")
     with broker.store.reading() as session:
         query = select(SiteRow).order_by(SiteRow.name).options(SITE_SETTINGS, LABELS)
-        return list(session.scalars(label.filter(query, SiteRow, labels)))
+        return session.scalars(listing.narrowed(query, SiteRow, which, by=SiteRow.name)).all()
 
 
 def host_counts(broker: Broker, actor: Actor) -> dict[str, int]:

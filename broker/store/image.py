@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Select, select, text
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Index, Select, String, case, cast, select, text
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, column_property, declared_attr, mapped_column, relationship
 
 from broker.states import ImageState, RealisationState, Visibility
@@ -104,10 +105,15 @@ class ImageRow(Labelled, Row):
         )
         return column_property(mine.correlate_except(RealisationRow).scalar_subquery(), expire_on_flush=False)
 
-    @property
+    @hybrid_property
     def name(self) -> str:
         """One word for it: the family for the first version, and ``family@version`` from the second on."""
         return image_name(self.family, self.version)
+
+    @name.inplace.expression
+    @classmethod
+    def _name(cls) -> ColumnElement[str]:
+        return case((cls.version == 1, cls.family), else_=cls.family + "@" + cast(cls.version, String))
 
 
 def image_name(family: str, version: int) -> str:

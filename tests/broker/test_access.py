@@ -77,10 +77,12 @@ def test_functions_share_a_permission_only_where_they_are_one_thing():
     for where, (first, *_) in FUNCTIONS.items():
         shared.setdefault(first, set()).add(".".join(where))
     assert {name: sorted(where) for name, where in shared.items() if len(where) > 1} == {
+        "flavor.list": ["flavor.list_flavors", "flavor.list_offers"],
         "gateway.document": ["gateway.document", "gateway.next_document"],
         "gateway.list": ["gateway.list_gateways", "gateway.peer_counts"],
+        "host.list": ["host.architectures", "host.list_hosts"],
         "network.get": ["network.get", "network.get_subnet"],
-        "network.list": ["network.leased", "network.list_networks"],
+        "network.list": ["network.leased", "network.list_networks", "network.list_subnets"],
         "operation.get": ["operation.get", "operation.wait"],
         "site.list": ["site.host_counts", "site.list_sites"],
         "vm.create": ["launch.create", "launch.create_many"],
