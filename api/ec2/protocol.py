@@ -148,6 +148,8 @@ def _parse_list(shape: ListShape, node: _Node, path: str) -> list[Any] | None:
 def _parse_scalar(shape: Shape, text: str, path: str) -> Any:
     kind = shape.type_name
     if kind == "string":
+        if "\x00" in text:  # neither XML nor every database has it
+            raise invalid(path, text.replace("\x00", " "), "It must not contain the character NUL.")
         return text
     if not text and kind != "blob":
         return None  # `Name=` of a hand-written request says nothing

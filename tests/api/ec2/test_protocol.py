@@ -188,6 +188,7 @@ def test_what_is_around_the_parameters_is_not_taken_for_one():
         ("DescribeInstances", "MaxResults", "99999999999", "InvalidParameterValue"),
         ("DescribeInstances", "DryRun", "yes", "InvalidParameterValue"),
         ("DescribeInstances", "Filter.1", "x", "InvalidParameterValue"),
+        ("DescribeInstances", "Filter.1.Value.1", "a\x00", "InvalidParameterValue"),
         ("TerminateInstances", "DryRun", "true", "MissingParameter"),
         ("CreateTags", "ResourceId.1", "i-1", "MissingParameter"),
         ("ImportKeyPair", "PublicKeyMaterial", "***", "InvalidParameterValue"),
