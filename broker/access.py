@@ -152,7 +152,6 @@ PERMISSIONS: Mapping[str, Permission] = {
     "vm.create": Permission(Scope.PROJECT, MEMBERS, "Launch VMs."),
     "vm.get": Permission(Scope.PROJECT, READERS, "See a VM."),
     "vm.list": Permission(Scope.PROJECT, READERS, "See VMs."),
-    "vm.names": Permission(Scope.PROJECT, READERS, "See the names of VMs."),
     "vm.label": Permission(Scope.PROJECT, MEMBERS, "Change a VM's labels."),
     "vm.start": Permission(Scope.PROJECT, MEMBERS, "Start a stopped VM."),
     "vm.stop": Permission(Scope.PROJECT, MEMBERS, "Stop a VM."),

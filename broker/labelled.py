@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import CompoundSelect, Select, literal, select, tuple_, union_all
 from sqlalchemy.orm import Session
 
 from broker import access, flavor, gateway, image, keypair, label, network, project, reservation, site, vm
@@ -24,6 +25,8 @@ from broker.store import (
     SubnetRow,
     VMRow,
 )
+
+Query = Select[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -84,26 +87,69 @@ def list_labels(
     actor: Actor,
     nouns: Sequence[str],
     *,
-    ids: Sequence[str] | None = None,
-    keys: Sequence[str] | None = None,
-    values: Sequence[str] | None = None,
+    titles: bool = False,
+    ended_after: datetime | None = None,
+    only: Mapping[str, Sequence[str]] | None = None,
+    after: tuple[str, str, str] | None = None,
+    limit: int | None = None,
 ) -> list[tuple[str, str, str, str]]:
-    """(noun, id, key, value) of the labels in the caller's project and on what all projects share, by id and key."""
+    """(noun, id, key, value) of the labels in the caller's project and on what all projects share: by noun, in the order of
+    ``nouns``, and by id and key.
+
+    ``titles``: also each VM's name as its label ``Name``, where it has no such label and somebody named it.
+    ``ended_after``: of VMs those that live, or ended since. ``only``: ``noun``, ``id``, ``key`` or ``value`` -> values,
+    of which it has one.
+    ``after``: the noun, id and key of the last one of the page before, which may be gone meanwhile.
+    """
     access.require(actor, "label.list")
-    query = select(LabelRow.noun, LabelRow.resource, LabelRow.key, LabelRow.value)
-    for column, wanted in ((LabelRow.resource, ids), (LabelRow.key, keys), (LabelRow.value, values)):
-        if wanted is not None:
-            query = query.where(column.in_(wanted))
-    of_noun = {noun: _seen(actor, noun) for noun in nouns}
-    seen = [
-        LabelRow.noun == noun
-        if ids_seen is None
-        else and_(LabelRow.noun == noun, LabelRow.resource.in_(ids_seen))
-        for noun, ids_seen in of_noun.items()
-    ]
+    found: list[tuple[str, str, str, str]] = []
     with broker.store.reading() as session:
-        rows = session.execute(query.where(or_(*seen)).order_by(LabelRow.resource, LabelRow.key))
-        return [(noun, resource, key, value) for noun, resource, key, value in rows]
+        # One after the other: each is in the order of an index, so that a page does not sort all there are.
+        for noun in nouns[nouns.index(after[0]) if after else 0 :]:
+            last = after[1:] if after and after[0] == noun else None
+            query = _labels(actor, noun, titles, ended_after, only or {}, last)
+            rows = session.execute(query.limit(None if limit is None else limit - len(found)))
+            found += [(noun, id, key, value) for id, key, value in rows]
+            if len(found) == limit:
+                break
+    return found
+
+
+def _labels(
+    actor: Actor,
+    noun: str,
+    titles: bool,
+    ended_after: datetime | None,
+    only: Mapping[str, Sequence[str]],
+    last: tuple[str, str] | None,
+) -> CompoundSelect[*tuple[Any, ...]]:
+    """(id, key, value) of one noun's, in order; the arguments are those of ``list_labels``."""
+    seen = _seen(actor, noun)
+    if noun == "vm" and seen is not None and ended_after is not None:
+        seen = seen.where(vm.lately(ended_after))
+    queries = [_chosen(noun, select(LabelRow.resource, LabelRow.key, LabelRow.value), only, last)]
+    queries[0] = queries[0].where(LabelRow.noun == noun)
+    if seen is not None:
+        # Row by row: an IN would first list all that are seen.
+        queries[0] = queries[0].where(seen.where(seen.selected_columns[0] == LabelRow.resource).exists())
+    if noun == "vm" and seen is not None and titles:
+        title = select(LabelRow.key).where(LabelRow.resource == VMRow.id, LabelRow.key == "Name")
+        named = seen.where(VMRow.name != VMRow.id, ~title.exists())
+        columns = VMRow.id, literal("Name"), VMRow.name
+        queries.append(_chosen(noun, named.with_only_columns(*columns), only, last))
+    return union_all(*queries).order_by("id", "key")
+
+
+def _chosen(
+    noun: str, query: Query, only: Mapping[str, Sequence[str]], last: tuple[str, str] | None
+) -> Query:
+    id, key, value = query.selected_columns
+    for name, column in (("noun", literal(noun)), ("id", id), ("key", key), ("value", value)):
+        if name in only:
+            query = query.where(column.in_(only[name]))
+    if last is not None:
+        query = query.where(id >= last[0], tuple_(id, key) > tuple_(*last))
+    return query.with_only_columns(id.label("id"), key.label("key"), value.label("value"))
 
 
 _OWNED: dict[str, Any] = {"vm": VMRow, "keypair": KeyPairRow, "reservation": ReservationRow}

@@ -70,18 +70,17 @@ def list_vms(
     labels: label.Wanted | None = None,
     titles: Sequence[str] | None = None,
     only: Mapping[str, Sequence[str]] | None = None,
-    created_from: datetime | None = None,
     include_terminated: bool = False,
     ended_after: datetime | None = None,
     all_projects: bool = False,
-    after: str | None = None,
+    after: str | tuple[datetime, str] | None = None,
     limit: int = 1000,
 ) -> Sequence[VMRow]:
-    """VMs of the caller's project by age, oldest first; ``after`` is the last id of the page before.
+    """VMs of the caller's project by age, oldest first; ``after`` is the last id of the page before, or when that was
+    created and its id: then it may be gone meanwhile.
 
-    Labels must all match. ``titles``: of which one is its name or its label ``Name``. ``only``:
-    column -> values of which it has one.
-    ``ended_after``: also those that terminated since. Raises NotFound when ``after`` is no VM.
+    ``ids``, ``titles``, ``labels`` and ``only`` as in ``listing.Which``.
+    ``ended_after``: also those that terminated since. Raises NotFound when ``after`` is the id of no VM.
     """
     access.require(actor, "vm.list")
     # What hosts report of themselves is large, and in a list of VMs nobody reads it.
@@ -98,7 +97,6 @@ def list_vms(
             labels=labels,
             titles=titles,
             only=only,
-            created_from=created_from,
             include_terminated=include_terminated,
             ended_after=ended_after,
             all_projects=all_projects,
@@ -187,18 +185,17 @@ def _listed(
     labels: label.Wanted | None = None,
     titles: Sequence[str] | None = None,
     only: Mapping[str, Sequence[str]] | None = None,
-    created_from: datetime | None = None,
     include_terminated: bool = False,
     ended_after: datetime | None = None,
     all_projects: bool = False,
-    after: str | None = None,
+    after: str | tuple[datetime, str] | None = None,
 ) -> Q:
     query = access.visible(query, actor, VMRow, "vm.list", here=not all_projects)
     query = query.order_by(VMRow.created_at, VMRow.id)
     if ids is not None:
         query = query.where(VMRow.id.in_(ids))
     if ended_after is not None:
-        query = query.where(_lately(ended_after))
+        query = query.where(lately(ended_after))
     elif not include_terminated and state != VMState.TERMINATED:
         query = query.where(VMRow.state != VMState.TERMINATED)
     if name:
@@ -207,38 +204,24 @@ def _listed(
         query = query.where(VMRow.state == state)
     for column, values in (only or {}).items():
         query = query.where(getattr(VMRow, column).in_(values))
-    if created_from is not None:
-        query = query.where(VMRow.created_at >= created_from)
     if titles is not None:
         labelled = select(LabelRow.resource).where(LabelRow.key == "Name", LabelRow.value.in_(titles))
         query = query.where(VMRow.name.in_(titles) | VMRow.id.in_(labelled))
     if site_ref:
         query = query.where(VMRow.site_id == site.find(session, site_ref).id)
-    if after:
-        last = session.execute(select(VMRow.created_at, VMRow.id).where(VMRow.id == after)).one_or_none()
-        if last is None:
+    if isinstance(after, str):
+        made = session.scalar(select(VMRow.created_at).where(VMRow.id == after))
+        if made is None:
             raise NotFound("vm", after)
-        query = query.where(
-            (VMRow.created_at > last.created_at)
-            | ((VMRow.created_at == last.created_at) & (VMRow.id > last.id))
-        )
+        after = made, after
+    if after is not None:
+        made, last = after
+        query = query.where((VMRow.created_at > made) | ((VMRow.created_at == made) & (VMRow.id > last)))
     return label.filter(query, VMRow, labels)
 
 
-def names(
-    broker: Broker, actor: Actor, *, ended_after: datetime, ids: Sequence[str] | None = None
-) -> dict[str, str]:
-    """Id -> name of the VMs of the caller's project that live, or ended since."""
-    access.require(actor, "vm.names", actor.project_id)
-    query = select(VMRow.id, VMRow.name).where(_lately(ended_after))
-    query = access.visible(query, actor, VMRow, "vm.names", here=True)
-    if ids is not None:
-        query = query.where(VMRow.id.in_(ids))
-    with broker.store.reading() as session:
-        return {row.id: row.name for row in session.execute(query)}
-
-
-def _lately(since: datetime) -> ColumnElement[bool]:
+def lately(since: datetime) -> ColumnElement[bool]:
+    """A condition for a query: the VM lives, or ended since."""
     return (VMRow.state != VMState.TERMINATED) | (VMRow.terminated_at >= since)
 
 

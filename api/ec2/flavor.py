@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from api.ec2 import filters
 from api.ec2.call import Call, boolean
+from api.ec2.describe import Described, Named, describe
 from api.ec2.fault import Fault, invalid
-from api.ec2.paging import page
-from api.ec2.site import hosts_of_zones
-from broker import flavor, site
+from broker import flavor, host
+from broker.listing import Which
 from broker.store import FlavorRow
 
 _ARCHITECTURES = {"aarch64": "arm64", "i686": "i386"}
@@ -17,74 +18,25 @@ _ARCHITECTURES = {"aarch64": "arm64", "i686": "i386"}
 
 def describe_instance_types(call: Call) -> dict[str, Any]:
     """DescribeInstanceTypes."""
-    rows = {row.name: row for row in flavor.list_flavors(call.broker, call.actor)}
-    wanted = call.params.get("InstanceTypes")
-    if unknown := sorted(set(wanted or ()) - set(rows)):
-        raise Fault(
-            "InvalidInstanceType",
-            f"The following supplied instance types do not exist: [{', '.join(unknown)}]",
-        )
-    architectures = _architectures(call)
-    admits = filters.matcher(call.params.get("Filters", ()), _TYPE_FIELDS)
-    types = [
-        _instance_type(rows[name], architectures) for name in sorted(rows) if not wanted or name in wanted
-    ]
-    some, token = page(
-        filter(admits, types),
-        lambda item: str(item["InstanceType"]),
-        call.params,
-        ids="InstanceTypes",
-        most=100,
-    )
-    call.proceed()
-    return {"InstanceTypes": some, "NextToken": token}
+    return describe(call, _TYPES)
 
 
 def describe_instance_type_offerings(call: Call) -> dict[str, Any]:
     """DescribeInstanceTypeOfferings: a type is offered where at least one host is as large as it."""
-    kind = call.params.get("LocationType", "region")
+    kind = _location_type(call)
     if kind not in ("region", "availability-zone", "availability-zone-id", "outpost"):
         raise invalid("LocationType", kind)
-    ids = {row.name: row.id for row in site.list_sites(call.broker, call.actor)}
-    places = hosts_of_zones(call)
-    offers: set[tuple[str, str]] = set()
-    for row in flavor.list_flavors(call.broker, call.actor):
-        for zone, hosts in places.items():
-            fits = any(
-                not view.row.elastic
-                and view.row.vcpus_total >= row.vcpus
-                and view.row.mem_total_mb >= row.mem_mb
-                for view in hosts
-            )
-            if fits and kind == "region":
-                offers.add((row.name, call.region))
-            elif fits and kind != "outpost":
-                offers.add((row.name, zone if kind == "availability-zone" else ids[zone]))
-    fields: filters.Fields[dict[str, str]] = {
-        "instance-type": lambda offer: (offer["InstanceType"],),
-        "location": lambda offer: (offer["Location"],),
-    }
-    admits = filters.matcher(call.params.get("Filters", ()), fields)
-    answer = [
-        {"InstanceType": name, "LocationType": kind, "Location": location}
-        for name, location in sorted(offers)
-    ]
-    some, token = page(
-        filter(admits, answer), lambda offer: f"{offer['InstanceType']} {offer['Location']}", call.params
-    )
-    call.proceed()
-    return {"InstanceTypeOfferings": some, "NextToken": token}
+    return describe(call, _OFFERS)
+
+
+def _location_type(call: Call) -> str:
+    return str(call.params.get("LocationType", "region"))
 
 
 def _architectures(call: Call) -> list[str]:
     """What the hosts of the zones can run."""
-    found = {
-        str(view.row.attributes["arch"])
-        for hosts in hosts_of_zones(call).values()
-        for view in hosts
-        if not view.row.elastic and view.row.attributes.get("arch")
-    }
-    return sorted(_ARCHITECTURES.get(arch, arch) for arch in found) or ["x86_64"]
+    found = {_ARCHITECTURES.get(arch, arch) for arch in host.architectures(call.broker, call.actor)}
+    return sorted(found) or ["x86_64"]
 
 
 def _instance_type(row: FlavorRow, architectures: list[str]) -> dict[str, Any]:
@@ -118,6 +70,11 @@ def _instance_type(row: FlavorRow, architectures: list[str]) -> dict[str, Any]:
     }
 
 
+def _types(call: Call, rows: Sequence[FlavorRow]) -> list[dict[str, Any]]:
+    architectures = _architectures(call)
+    return [_instance_type(row, architectures) for row in rows]
+
+
 _TYPE_FIELDS: filters.Fields[dict[str, Any]] = {
     "bare-metal": lambda item: boolean(False),
     "burstable-performance-supported": lambda item: boolean(False),
@@ -136,3 +93,60 @@ _TYPE_FIELDS: filters.Fields[dict[str, Any]] = {
     "vcpu-info.default-cores": lambda item: (str(item["VCpuInfo"]["DefaultCores"]),),
     "vcpu-info.default-vcpus": lambda item: (str(item["VCpuInfo"]["DefaultVCpus"]),),
 }
+
+_TYPES: Described[FlavorRow, dict[str, Any]] = Described(
+    answer="InstanceTypes",
+    named=[
+        Named(
+            "InstanceTypes",
+            "names",
+            lambda _call, absent: Fault(
+                "InvalidInstanceType",
+                f"The following supplied instance types do not exist: [{', '.join(absent)}]",
+            ),
+        )
+    ],
+    fields=_TYPE_FIELDS,
+    columns={"instance-type": ("name", list)},
+    find=lambda call, which: flavor.list_flavors(call.broker, call.actor, **which),
+    items=_types,
+    key=lambda row: row.name,
+    most=100,
+)
+
+
+def _offers(call: Call, which: Which) -> Sequence[tuple[str, str]]:
+    kind, only = _location_type(call), which.get("only") or {}
+    if kind == "outpost":
+        return []
+    flavor_name, _, site_ref = (which.get("after") or "").partition(" ")
+    return flavor.list_offers(
+        call.broker,
+        call.actor,
+        by_site=_PLACES[kind],
+        names=only.get("name"),
+        sites=only.get("site") if kind != "region" else None,
+        after=(flavor_name, site_ref) if flavor_name else None,
+        limit=which.get("limit"),
+    )
+
+
+_PLACES: dict[str, Literal["id", "name"] | None] = {
+    "region": None,
+    "availability-zone": "name",
+    "availability-zone-id": "id",
+}
+_OFFERS: Described[tuple[str, str], dict[str, str]] = Described(
+    answer="InstanceTypeOfferings",
+    fields={
+        "instance-type": lambda offer: (offer["InstanceType"],),
+        "location": lambda offer: (offer["Location"],),
+    },
+    columns={"instance-type": ("name", list), "location": ("site", list)},
+    find=_offers,
+    items=lambda call, rows: [
+        {"InstanceType": name, "LocationType": _location_type(call), "Location": site or call.region}
+        for name, site in rows
+    ],
+    key=" ".join,
+)

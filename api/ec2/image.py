@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from api.ec2 import filters, ids
 from api.ec2.call import Call, boolean, tag_list
-from api.ec2.describe import Listed, describe
+from api.ec2.describe import Described, describe, ids_of, named_by_id
+from api.ec2.owner import account_of, owners
 from api.ec2.protocol import format_time
-from api.ec2.tag import tags_of
+from api.ec2.tag import tags_in, tags_of
 from broker import image
-from broker.states import Visibility
+from broker.listing import Which
+from broker.states import ImageState, Visibility
 from broker.store import ImageRow
 
 ROOT_DEVICE = "/dev/vda"
@@ -29,14 +32,10 @@ def describe_images(call: Call) -> dict[str, Any]:
     return describe(call, _IMAGES)
 
 
-def _owner(call: Call, row: ImageRow) -> str:
-    return row.project.account if row.project is not None else call.account
-
-
 def _shown(call: Call, row: ImageRow) -> bool:
     """Whether the image is of one of those owners, may be launched by one of those users, and is not too old to be shown."""
     params = call.params
-    owner = _owner(call, row)
+    owner = account_of(call, row.project)
     owned_by = {owner, "self"} if owner == call.account else {owner}
     used_by = {"self", call.account} | ({"all"} if row.visibility == Visibility.SHARED else set())
     owners, users = params.get("Owners"), params.get("ExecutableUsers")
@@ -51,9 +50,9 @@ def _shown(call: Call, row: ImageRow) -> bool:
 def _image(call: Call, row: ImageRow) -> dict[str, Any]:
     return {
         "ImageId": ids.to_ec2(row.id),
-        "ImageLocation": f"{_owner(call, row)}/{row.name}",
+        "ImageLocation": f"{account_of(call, row.project)}/{row.name}",
         "State": _STATES.get(row.state, "pending"),
-        "OwnerId": _owner(call, row),
+        "OwnerId": account_of(call, row.project),
         "CreationDate": format_time(row.created_at),
         "DeprecationTime": format_time(row.deprecated_at) if row.deprecated_at else None,
         "Public": row.visibility == Visibility.SHARED,
@@ -91,13 +90,24 @@ _FIELDS: filters.Fields[dict[str, Any]] = {
     "virtualization-type": lambda item: (item["VirtualizationType"],),
 }
 
-_IMAGES: Listed[ImageRow] = Listed(
-    kind=ids.KINDS["ami"],
-    ids_param="ImageIds",
+
+def _states(wanted: Sequence[str]) -> list[str]:
+    return [state for state in ImageState if _STATES.get(state, "pending") in wanted]
+
+
+def _owned(call: Call) -> Which:
+    """``Owners`` say what the filter says."""
+    return {"owners": owners(call, call.params.get("Owners"))}
+
+
+_IMAGES: Described[ImageRow, dict[str, Any]] = Described(
     answer="Images",
-    id_member="ImageId",
+    named=[named_by_id("ImageIds", "ami")],
     fields=_FIELDS,
-    rows=lambda call: image.list_images(call.broker, call.actor, here=True),
-    items=lambda call, _rows: lambda row: _image(call, row),
+    tags=tags_in,
+    columns={"image-id": ("id", ids_of), "name": ("name", list), "state": ("state", _states)},
+    also=_owned,
+    find=lambda call, which: image.list_images(call.broker, call.actor, here=True, **which),
+    items=lambda call, rows: [_image(call, row) for row in rows],
     shown=_shown,
 )

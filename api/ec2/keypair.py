@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from api.ec2 import filters, ids
+from api.ec2 import ids
 from api.ec2.call import Call, tag_list
+from api.ec2.describe import Described, Named, describe
 from api.ec2.fault import Fault, missing
 from api.ec2.tag import of_specifications, tags_in
 from broker import access, keypair
@@ -16,30 +17,7 @@ from broker.store import KeyPairRow
 
 def describe_key_pairs(call: Call) -> dict[str, Any]:
     """DescribeKeyPairs."""
-    rows = list(keypair.list_key_pairs(call.broker, call.actor))
-    wanted = call.params.get("KeyNames")
-    if unknown := sorted(set(wanted or ()) - {row.name for row in rows}):
-        raise Fault("InvalidKeyPair.NotFound", f"The key pair '{unknown[0]}' does not exist")
-    wanted_ids = call.params.get("KeyPairIds")
-    if unknown := sorted(set(wanted_ids or ()) - {row.id for row in rows}):
-        raise ids.KINDS["key"].not_found(unknown)
-    fields: filters.Fields[dict[str, Any]] = {
-        "fingerprint": lambda item: (item["KeyFingerprint"],),
-        "key-name": lambda item: (item["KeyName"],),
-        "key-pair-id": lambda item: (item["KeyPairId"],),
-    }
-    admits = filters.matcher(call.params.get("Filters", ()), fields, tags_in)
-    call.proceed()
-    pairs = [_key_pair(row, bool(call.params.get("IncludePublicKey"))) for row in rows]
-    return {
-        "KeyPairs": [
-            item
-            for item in pairs
-            if admits(item)
-            and (not wanted or item["KeyName"] in wanted)
-            and (not wanted_ids or item["KeyPairId"] in wanted_ids)
-        ]
-    }
+    return describe(call, _KEY_PAIRS)
 
 
 def import_key_pair(call: Call) -> dict[str, Any]:
@@ -98,3 +76,29 @@ def _key_pair(row: KeyPairRow, with_key: bool) -> dict[str, Any]:
 def _fingerprint(row: KeyPairRow) -> str:
     """EC2 writes the SHA-256 of a key in base64, without the scheme that OpenSSH puts before it."""
     return row.fingerprint.removeprefix("SHA256:")
+
+
+_KEY_PAIRS: Described[KeyPairRow, dict[str, Any]] = Described(
+    answer="KeyPairs",
+    named=[
+        Named(
+            "KeyNames",
+            "names",
+            lambda _call, absent: Fault(
+                "InvalidKeyPair.NotFound", f"The key pair '{absent[0]}' does not exist"
+            ),
+        ),
+        # Whatever is no id is not there: EC2 has no other word for it.
+        Named("KeyPairIds", "ids", lambda _call, absent: ids.KINDS["key"].not_found(absent)),
+    ],
+    fields={
+        "fingerprint": lambda item: (item["KeyFingerprint"],),
+        "key-name": lambda item: (item["KeyName"],),
+        "key-pair-id": lambda item: (item["KeyPairId"],),
+    },
+    tags=tags_in,
+    columns={"key-name": ("name", list), "key-pair-id": ("id", list)},
+    find=lambda call, which: keypair.list_key_pairs(call.broker, call.actor, **which),
+    items=lambda call, rows: [_key_pair(row, bool(call.params.get("IncludePublicKey"))) for row in rows],
+    key=lambda row: row.name,
+)

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import Any
 
 from api.ec2 import filters, ids
 from api.ec2.call import Call, boolean, tag_list
-from api.ec2.describe import Listed, describe
+from api.ec2.describe import Described, Named, describe, ids_of, named_by_id
 from api.ec2.fault import Fault
-from api.ec2.tag import tags_of
+from api.ec2.owner import account_of, owners
+from api.ec2.tag import tags_in, tags_of
 from broker import network
 from broker.errors import NotFound
+from broker.listing import Which
 from broker.store import NetworkRow, SubnetRow
 
 _NEVER_LEASED = 3
 """A subnet's own address, its gateway's and its broadcast address."""
 
 
-def networks(call: Call) -> list[NetworkRow]:
-    """The project's networks and those that are shared, in the order of their ids."""
-    return sorted(network.list_networks(call.broker, call.actor, here=True), key=lambda row: row.id)
-
-
-def subnets(call: Call) -> list[SubnetRow]:
-    """The subnets at zones, in the order of their ids."""
-    return sorted(
-        (subnet for row in networks(call) for subnet in row.subnets if not subnet.site.elastic),
-        key=lambda subnet: subnet.id,
-    )
+def subnets(call: Call, which: Which) -> Sequence[SubnetRow]:
+    """Those of the subnets at zones that are asked for, by their ids."""
+    which = {**which, "only": {**(which.get("only") or {}), "elastic": [False]}}
+    return network.list_subnets(call.broker, call.actor, here=True, **which)
 
 
 def subnet_of(call: Call, ec2_id: str) -> SubnetRow:
@@ -55,23 +50,13 @@ def describe_subnets(call: Call) -> dict[str, Any]:
 
 def describe_addresses(call: Call) -> dict[str, Any]:
     """DescribeAddresses: there are no Elastic IP addresses (libcloud asks for them whenever it lists nodes)."""
-    for given in call.params.get("PublicIps", ()):
-        raise Fault("InvalidAddress.NotFound", f"Address '{given}' not found.")
-    for given in call.params.get("AllocationIds", ()):
-        raise Fault("InvalidAllocationID.NotFound", f"The allocation ID '{given}' does not exist")
-    filters.matcher(call.params.get("Filters", ()), _ADDRESS_FIELDS, lambda _: {})
-    call.proceed()
-    return {"Addresses": []}
-
-
-def _owner(call: Call, row: NetworkRow) -> str:
-    return row.project.account if row.project is not None else call.account
+    return describe(call, _ADDRESSES)
 
 
 def _vpc(call: Call, row: NetworkRow, *, default: bool) -> dict[str, Any]:
     digits = row.id.partition("-")[2]
     return {
-        "OwnerId": _owner(call, row),
+        "OwnerId": account_of(call, row.project),
         "InstanceTenancy": "default",
         "Ipv6CidrBlockAssociationSet": [],
         "CidrBlockAssociationSet": [
@@ -93,7 +78,7 @@ def _vpc(call: Call, row: NetworkRow, *, default: bool) -> dict[str, Any]:
 def _subnet(call: Call, row: SubnetRow, leased: int, *, default: bool) -> dict[str, Any]:
     reserved = sum(1 for text in row.reserved for _ in network.expand(text))
     room = ip_network(row.cidr).num_addresses - _NEVER_LEASED - reserved - leased
-    ec2_id, owner = ids.to_ec2(row.id), _owner(call, row.network)
+    ec2_id, owner = ids.to_ec2(row.id), account_of(call, row.network.project)
     return {
         "AvailabilityZoneId": row.site_id,
         "OwnerId": owner,
@@ -140,47 +125,89 @@ _SUBNET_FIELDS: filters.Fields[dict[str, Any]] = {
     "vpc-id": lambda item: (item["VpcId"],),
 }
 
-_ADDRESS_FIELDS: filters.Fields[dict[str, Any]] = {
-    name: lambda item: ()
-    for name in (
-        "allocation-id",
-        "association-id",
-        "domain",
-        "instance-id",
-        "network-border-group",
-        "network-interface-id",
-        "network-interface-owner-id",
-        "private-ip-address",
-        "public-ip",
-    )
-}
+
+def _networks(call: Call, which: Which) -> Sequence[NetworkRow]:
+    return network.list_networks(call.broker, call.actor, here=True, **which)
 
 
-def _vpcs(call: Call, rows: Sequence[NetworkRow]) -> Callable[[NetworkRow], dict[str, Any]]:
-    return lambda row: _vpc(call, row, default=len(rows) == 1)
+def _vpcs(call: Call, rows: Sequence[NetworkRow]) -> list[dict[str, Any]]:
+    default = len(_networks(call, {"limit": 2})) == 1
+    return [_vpc(call, row, default=default) for row in rows]
 
 
-def _subnets(call: Call, rows: Sequence[SubnetRow]) -> Callable[[SubnetRow], dict[str, Any]]:
-    leased = network.leased(call.broker, call.actor)
-    default = len({row.network_id for row in rows}) == 1
-    return lambda row: _subnet(call, row, leased.get(row.id, 0), default=default)
+def _subnets(call: Call, rows: Sequence[SubnetRow]) -> list[dict[str, Any]]:
+    leased = network.leased(call.broker, call.actor, ids=[row.id for row in rows])
+    at_zones = network.list_networks(call.broker, call.actor, here=True, elastic=False, limit=2)
+    return [_subnet(call, row, leased.get(row.id, 0), default=len(at_zones) == 1) for row in rows]
 
 
-_VPCS: Listed[NetworkRow] = Listed(
-    kind=ids.KINDS["vpc"],
-    ids_param="VpcIds",
+def _owned(call: Call) -> Which:
+    return {"owners": owners(call)}
+
+
+_VPCS: Described[NetworkRow, dict[str, Any]] = Described(
     answer="Vpcs",
-    id_member="VpcId",
+    named=[named_by_id("VpcIds", "vpc")],
     fields=_VPC_FIELDS,
-    rows=networks,
+    tags=tags_in,
+    columns={
+        "cidr": ("cidr", list),
+        "cidr-block-association.cidr-block": ("cidr", list),
+        "vpc-id": ("id", ids_of),
+    },
+    also=_owned,
+    find=_networks,
     items=_vpcs,
 )
-_SUBNETS: Listed[SubnetRow] = Listed(
-    kind=ids.KINDS["subnet"],
-    ids_param="SubnetIds",
+_SUBNETS: Described[SubnetRow, dict[str, Any]] = Described(
     answer="Subnets",
-    id_member="SubnetId",
+    named=[named_by_id("SubnetIds", "subnet")],
     fields=_SUBNET_FIELDS,
-    rows=subnets,
+    tags=tags_in,
+    columns={
+        "availability-zone": ("site", list),
+        "availabilityZone": ("site", list),
+        "availability-zone-id": ("site_id", list),
+        "cidr": ("cidr", list),
+        "cidr-block": ("cidr", list),
+        "subnet-id": ("id", ids_of),
+        "vpc-id": ("network_id", ids_of),
+    },
+    also=_owned,
+    find=subnets,
     items=_subnets,
+)
+_ADDRESSES: Described[Any, dict[str, Any]] = Described(
+    answer="Addresses",
+    named=[
+        Named(
+            "PublicIps",
+            "names",
+            lambda _call, absent: Fault("InvalidAddress.NotFound", f"Address '{absent[0]}' not found."),
+        ),
+        Named(
+            "AllocationIds",
+            "ids",
+            lambda _call, absent: Fault(
+                "InvalidAllocationID.NotFound", f"The allocation ID '{absent[0]}' does not exist"
+            ),
+        ),
+    ],
+    fields={
+        name: lambda item: ()
+        for name in (
+            "allocation-id",
+            "association-id",
+            "domain",
+            "instance-id",
+            "network-border-group",
+            "network-interface-id",
+            "network-interface-owner-id",
+            "private-ip-address",
+            "public-ip",
+        )
+    },
+    tags=lambda _item: {},
+    find=lambda _call, _which: [],
+    items=lambda _call, _rows: [],
 )

@@ -18,29 +18,32 @@ LEAST, MOST = 5, 1000
 
 
 def page(
-    items: Iterable[T], key: Callable[[T], str], params: Mapping[str, Any], *, ids: str = "", most: int = MOST
+    items: Iterable[T],
+    key: Callable[[T], str],
+    params: Mapping[str, Any],
+    *,
+    ids: Iterable[str] = (),
+    most: int = MOST,
 ) -> tuple[list[T], str | None]:
-    """The page that ``MaxResults`` and ``NextToken`` ask for, and the token of the next; None on the last page.
+    """The page that ``MaxResults`` asks for, and the token of the next; None on the last page.
 
-    ``items`` come in the order of their keys, which are unique texts; of an iterator no more is taken than is needed.
-    ``ids`` is the parameter of ids that cannot be paged. Raises Fault.
+    ``items`` are those after ``position``, in the order of their keys, which are unique texts; no more is taken of them
+    than is needed. ``ids`` are parameters that name what is asked for, which cannot be paged. Raises Fault.
     """
     limit = params.get("MaxResults")
     if limit is not None:
         if not LEAST <= limit <= most:
             raise invalid("MaxResults", limit, f"Expecting a value from {LEAST} to {most}.")
-        if ids and params.get(ids):
+        for name in filter(params.get, ids):
             raise Fault(
                 "InvalidParameterCombination",
-                f"The parameter {ids} cannot be used with the parameter MaxResults",
+                f"The parameter {name} cannot be used with the parameter MaxResults",
             )
-    query, after = _query(params), position(params)
-    rest = (item for item in items if after is None or key(item) > after)
     # No more than shows whether there is another page.
-    some = list(rest if limit is None else islice(rest, limit + 1))
+    some = list(items if limit is None else islice(items, limit + 1))
     if limit is None or len(some) <= limit:
         return some, None
-    return some[:limit], _write(key(some[limit - 1]), query)
+    return some[:limit], _write(key(some[limit - 1]), _query(params))
 
 
 def position(params: Mapping[str, Any]) -> str | None:
@@ -66,8 +69,13 @@ def _read(token: str, query: str) -> str:
         after, made_for = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError, TypeError, RecursionError):
         raise invalid("NextToken", token, "It is no token of this broker.") from None
-    if made_for != query or not isinstance(after, str):
+    if made_for != query or not isinstance(after, str) or not _is_text(after):
         raise invalid(
             "NextToken", token, "It belongs to another request: repeat the filters it was made for."
         )
     return after
+
+
+def _is_text(after: str) -> bool:
+    """Whether a database takes it: a token that somebody made up may hold anything."""
+    return "\x00" not in after and not any("\ud800" <= character <= "\udfff" for character in after)

@@ -5,42 +5,90 @@ Sites that are clouds themselves are no zones: where a VM bursts to is the polic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
-from api.ec2 import filters
 from api.ec2.call import Call
+from api.ec2.describe import Described, Named, describe
 from api.ec2.fault import Fault
-from broker import host, site
-from broker.host import HostView
+from broker import site
+from broker.listing import Which
 from broker.states import SiteState
 from broker.store import SiteRow
 
 
-def hosts_of_zones(call: Call) -> dict[str, list[HostView]]:
-    """Zone name -> its hosts; a site without hosts yet is a zone too."""
-    views = host.list_hosts(call.broker, call.actor)
-    found: dict[str, list[HostView]] = {row.name: [] for row in site.list_sites(call.broker, call.actor)}
-    for view in views:
-        found[view.row.site.name].append(view)
-    return {
-        name: members
-        for name, members in found.items()
-        if not members or any(not view.row.elastic for view in members)
-    }
-
-
-def zones(call: Call) -> list[SiteRow]:
+def zones(call: Call) -> Sequence[SiteRow]:
     """The sites that are zones, by name."""
-    return [row for row in site.list_sites(call.broker, call.actor) if not row.elastic]
+    return _sites(call, {})
 
 
 def describe_availability_zones(call: Call) -> dict[str, Any]:
     """DescribeAvailabilityZones."""
-    found = zones(call)
-    _all_known("ZoneNames", call.params.get("ZoneNames"), [row.name for row in found], "availability zone")
-    _all_known("ZoneIds", call.params.get("ZoneIds"), [row.id for row in found], "availability zone id")
-    fields: filters.Fields[dict[str, Any]] = {
+    return describe(call, _ZONES)
+
+
+def describe_regions(call: Call) -> dict[str, Any]:
+    """DescribeRegions: there is one."""
+    return describe(call, _REGIONS)
+
+
+def _unknown(param: str, noun: str, absent: Sequence[str], known: Iterable[str]) -> Fault:
+    return Fault(
+        "InvalidParameterValue",
+        f"Invalid {noun}s in {param}: [{', '.join(absent)}]. There is: {', '.join(known)}",
+    )
+
+
+def _zone(call: Call, row: SiteRow) -> dict[str, Any]:
+    return {
+        "OptInStatus": "opt-in-not-required",
+        "Messages": [{"Message": row.status_reason}] if row.status_reason else [],
+        "RegionName": call.region,
+        "ZoneName": row.name,
+        "ZoneId": row.id,
+        "GroupName": call.region,
+        "NetworkBorderGroup": call.region,
+        "ZoneType": "availability-zone",
+        "State": _state(row.state),
+    }
+
+
+def _state(state: str) -> str:
+    return "unavailable" if state == SiteState.UNREACHABLE else "available"
+
+
+def _states(wanted: Sequence[str]) -> list[str]:
+    return [state for state in SiteState if _state(state) in wanted]
+
+
+def _sites(call: Call, which: Which) -> Sequence[SiteRow]:
+    which = {**which, "only": {**(which.get("only") or {}), "elastic": [False]}}
+    return site.list_sites(call.broker, call.actor, **which)
+
+
+class _Region(NamedTuple):
+    name: str
+
+
+_ZONES: Described[SiteRow, dict[str, Any]] = Described(
+    answer="AvailabilityZones",
+    named=[
+        Named(
+            "ZoneNames",
+            "names",
+            lambda call, absent: _unknown(
+                "ZoneNames", "availability zone", absent, [row.name for row in zones(call)]
+            ),
+        ),
+        Named(
+            "ZoneIds",
+            "ids",
+            lambda call, absent: _unknown(
+                "ZoneIds", "availability zone id", absent, [row.id for row in zones(call)]
+            ),
+        ),
+    ],
+    fields={
         "group-name": lambda zone: (zone["GroupName"],),
         "opt-in-status": lambda zone: (zone["OptInStatus"],),
         "region-name": lambda zone: (zone["RegionName"],),
@@ -48,45 +96,31 @@ def describe_availability_zones(call: Call) -> dict[str, Any]:
         "zone-id": lambda zone: (zone["ZoneId"],),
         "zone-name": lambda zone: (zone["ZoneName"],),
         "zone-type": lambda zone: (zone["ZoneType"],),
-    }
-    admits = filters.matcher(call.params.get("Filters", ()), fields)
-    call.proceed()
-    wanted_names, wanted_ids = call.params.get("ZoneNames"), call.params.get("ZoneIds")
-    answer = [
-        {
-            "OptInStatus": "opt-in-not-required",
-            "Messages": [{"Message": row.status_reason}] if row.status_reason else [],
-            "RegionName": call.region,
-            "ZoneName": row.name,
-            "ZoneId": row.id,
-            "GroupName": call.region,
-            "NetworkBorderGroup": call.region,
-            "ZoneType": "availability-zone",
-            "State": "unavailable" if row.state == SiteState.UNREACHABLE else "available",
-        }
-        for row in found
-        if (not wanted_names or row.name in wanted_names) and (not wanted_ids or row.id in wanted_ids)
-    ]
-    return {"AvailabilityZones": [zone for zone in answer if admits(zone)]}
+    },
+    columns={"state": ("state", _states), "zone-id": ("id", list), "zone-name": ("name", list)},
+    find=_sites,
+    items=lambda call, rows: [_zone(call, row) for row in rows],
+    key=lambda row: row.name,
+)
 
-
-def describe_regions(call: Call) -> dict[str, Any]:
-    """DescribeRegions: there is one."""
-    _all_known("RegionNames", call.params.get("RegionNames"), [call.region], "region")
-    region = {"OptInStatus": "opt-in-not-required", "RegionName": call.region, "Endpoint": call.endpoint}
-    fields: filters.Fields[dict[str, Any]] = {
+_REGIONS: Described[_Region, dict[str, Any]] = Described(
+    answer="Regions",
+    named=[
+        Named(
+            "RegionNames",
+            "names",
+            lambda call, absent: _unknown("RegionNames", "region", absent, [call.region]),
+        )
+    ],
+    fields={
         "endpoint": lambda region: (region["Endpoint"],),
         "opt-in-status": lambda region: (region["OptInStatus"],),
         "region-name": lambda region: (region["RegionName"],),
-    }
-    admits = filters.matcher(call.params.get("Filters", ()), fields)
-    call.proceed()
-    return {"Regions": [region] if admits(region) else []}
-
-
-def _all_known(name: str, wanted: Sequence[str] | None, known: Sequence[str], noun: str) -> None:
-    if unknown := sorted(set(wanted or ()) - set(known)):
-        raise Fault(
-            "InvalidParameterValue",
-            f"Invalid {noun}s in {name}: [{', '.join(unknown)}]. There is: {', '.join(known)}",
-        )
+    },
+    find=lambda call, _which: [_Region(call.region)],
+    items=lambda call, rows: [
+        {"OptInStatus": "opt-in-not-required", "RegionName": row.name, "Endpoint": call.endpoint}
+        for row in rows
+    ],
+    key=lambda row: row.name,
+)

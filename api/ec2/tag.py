@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from api.ec2 import filters, ids
+from api.ec2 import ids
 from api.ec2.call import Call
-from api.ec2.fault import Fault
-from api.ec2.paging import page
+from api.ec2.describe import Described, describe, ids_of
+from api.ec2.fault import Fault, invalid
 from broker import access, label, labelled, vm
 from broker.errors import NotFound
+from broker.listing import Which
 from broker.store import VMRow
 
 
@@ -122,93 +123,87 @@ def _change(call: Call, make: label.Change) -> None:
 
 def describe_tags(call: Call) -> dict[str, Any]:
     """DescribeTags: of all that may have any."""
-    fields: filters.Fields[dict[str, str]] = {
+    return describe(call, _TAGS)
+
+
+class _Tag(NamedTuple):
+    noun: str
+    broker_id: str
+    key: str
+    value: str
+
+
+_IN_ORDER = [ids.KINDS[prefix] for prefix in sorted(ids.KINDS)]
+"""Kinds by EC2's prefix, which is how tags are listed."""
+_TYPES = {kind.noun: kind.resource_type for kind in _IN_ORDER}
+
+
+def _nouns(types: Sequence[str]) -> list[str]:
+    return [noun for noun, resource_type in _TYPES.items() if resource_type in types]
+
+
+def _tags(call: Call, which: Which) -> list[_Tag]:
+    found = labelled.list_labels(
+        call.broker,
+        call.actor,
+        list(_TYPES),
+        titles=True,
+        ended_after=shown_since(call),
+        only=which.get("only"),
+        after=_last(which.get("after")),
+        limit=which.get("limit"),
+    )
+    return [_Tag(*one) for one in found]
+
+
+def _key(tag: _Tag) -> str:
+    return f"{ids.to_ec2(tag.broker_id)} {tag.key}"
+
+
+def _last(after: str | None) -> tuple[str, str, str] | None:
+    """The noun, id and key of the tag that a token names."""
+    if after is None:
+        return None
+    ec2_id, _, key = after.partition(" ")
+    for broker_id in ids.known([ec2_id]):
+        return ids.KINDS[ec2_id.partition("-")[0]].noun, broker_id, key
+    raise invalid("NextToken", after, "It is no token of this broker.")
+
+
+_TAGS: Described[_Tag, dict[str, str]] = Described(
+    answer="Tags",
+    fields={
         "key": lambda tag: (tag["Key"],),
         "resource-id": lambda tag: (tag["ResourceId"],),
         "resource-type": lambda tag: (tag["ResourceType"],),
         "value": lambda tag: (tag["Value"],),
-    }
-    given = call.params.get("Filters", ())
+    },
     # tag:KEY is a filter here as well, though tags have no tags.
-    admits = filters.matcher(given, fields, lambda tag: {tag["Key"]: tag["Value"]})
-    tags = [
-        {"ResourceId": ids.to_ec2(broker_id), "ResourceType": _TYPES[noun], "Key": key, "Value": value}
-        for noun, broker_id, key, value in _all_tags(call, given)
-    ]
-    tags.sort(key=_order)
-    some, token = page(filter(admits, tags), _order, call.params)
-    call.proceed()
-    return {"Tags": some, "NextToken": token}
+    tags=lambda tag: {tag["Key"]: tag["Value"]},
+    columns={
+        "key": ("key", list),
+        "resource-id": ("id", ids_of),
+        "resource-type": ("noun", _nouns),
+        "value": ("value", list),
+    },
+    find=_tags,
+    items=lambda _call, rows: [
+        {
+            "ResourceId": ids.to_ec2(tag.broker_id),
+            "ResourceType": _TYPES[tag.noun],
+            "Key": tag.key,
+            "Value": tag.value,
+        }
+        for tag in rows
+    ],
+    shown=lambda _call, tag: not tag.key.startswith("aws:"),
+    key=_key,
+)
 
 
-_TYPES = {kind.noun: kind.resource_type for kind in ids.KINDS.values()}
-
-
-def _all_tags(call: Call, given: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, str]]:
-    """(noun, id, key, value) of the tags that filters may admit; what they say exactly, the query looks up."""
-    keys, values = filters.exact(given, "key"), filters.exact(given, "value")
-    resources = filters.exact(given, "resource-id")
-    wanted = None if resources is None else list(ids.known(resources))
-    rows = labelled.list_labels(
-        call.broker,
-        call.actor,
-        [kind.noun for kind in ids.KINDS.values()],
-        ids=wanted,
-        keys=None if keys is None else [*keys, "Name"],
-        values=values,
-    )
-    names = vm.names(call.broker, call.actor, ids=wanted, ended_after=shown_since(call))
-    titled: set[str] = set()
-    for noun, broker_id, key, value in rows:
-        if not key.startswith("aws:") and (noun != "vm" or broker_id in names):
-            yield noun, broker_id, key, value
-            if key == "Name":
-                titled.add(broker_id)
-    if values is not None:
-        # A label Name that the query left out hides the name all the same.
-        every = labelled.list_labels(call.broker, call.actor, ["vm"], ids=wanted, keys=["Name"])
-        titled = {broker_id for _, broker_id, _, _ in every}
-    for vm_id, name in names.items():
-        if name != vm_id and vm_id not in titled:
-            yield "vm", vm_id, "Name", name
-
-
-def all_vms(call: Call, wanted: Sequence[str] | None = None) -> list[VMRow]:
-    """The project's VMs, those terminated in the last hour included, oldest first; ``wanted``: only these ids."""
-    return list(each_vm(call, wanted))
-
-
-def each_vm(
-    call: Call,
-    wanted: Sequence[str] | None = None,
-    *,
-    given: Sequence[Mapping[str, Any]] = (),
-    only: Mapping[str, Sequence[str]] | None = None,
-    created_from: datetime | None = None,
-    at_once: int = 1000,
-) -> Iterator[VMRow]:
-    """The same, read as they are gone through, ``at_once`` in a query.
-
-    Of the tags in filters that are ``given`` the query looks up what it can; the rest is left to ``filters.matcher``.
-    """
-    last: str | None = None
-    while True:
-        some = vm.list_vms(
-            call.broker,
-            call.actor,
-            ids=wanted,
-            labels=filters.labels(given),
-            titles=filters.exact(given, "tag:Name"),
-            only=only,
-            created_from=created_from,
-            ended_after=shown_since(call),
-            after=last,
-            limit=at_once,
-        )
-        yield from some
-        if len(some) < at_once:
-            return
-        last = some[-1].id
+def vms_of(call: Call, wanted: Sequence[str]) -> Sequence[VMRow]:
+    """Those of the project's VMs, oldest first, that are shown: also when terminated in the last hour."""
+    return vm.list_vms(call.broker, call.actor, ids=wanted, ended_after=shown_since(call), limit=len(wanted))
 
 
 def _tagged(call: Call) -> list[tuple[str, str]]:
@@ -221,7 +216,7 @@ def _tagged(call: Call) -> list[tuple[str, str]]:
             raise Fault("InvalidID", f"The ID '{name}' is not valid")
         things[kind.noun, ids.to_broker(kind.prefix, name)] = name
     wanted = [broker_id for noun, broker_id in things if noun == "vm"]
-    living = {row.id for row in all_vms(call, wanted)} if wanted else set()
+    living = {row.id for row in vms_of(call, wanted)} if wanted else set()
     for (noun, broker_id), name in things.items():
         try:
             if noun == "vm" and broker_id not in living:
@@ -230,10 +225,6 @@ def _tagged(call: Call) -> list[tuple[str, str]]:
         except NotFound:
             raise ids.KINDS[name.partition("-")[0]].not_found([name]) from None
     return list(things)
-
-
-def _order(tag: Mapping[str, str]) -> str:
-    return f"{tag['ResourceId']} {tag['Key']}"
 
 
 def _too_many() -> Fault:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
 from api.ec2 import filters, ids
 from api.ec2.call import Call, tag_list
+from api.ec2.describe import Described, describe, ids_of, looked_up, named_by_id
 from api.ec2.fault import Fault, invalid
 from api.ec2.image import ROOT_DEVICE, architecture
 from api.ec2.network import subnet_of, subnets
-from api.ec2.paging import page, position
+from api.ec2.paging import MOST, page, position
 from api.ec2.protocol import decode_user_data, format_time
 from api.ec2.site import zones
-from api.ec2.tag import all_vms, each_vm, of_specifications, tags_of_vm
+from api.ec2.tag import of_specifications, shown_since, tags_of_vm, vms_of
 from broker import access, flavor, image, keypair, launch, power, vm
 from broker.errors import Exists, TokenMismatch
 from broker.launch import Wishes
+from broker.listing import Which
 from broker.states import VMState
 from broker.store import NICRow, VMRow
 from isthmus.schema._base import NAME_PATTERN
@@ -214,34 +216,22 @@ def _refuse_groups(params: Mapping[str, Any]) -> None:
 def describe_instances(call: Call) -> dict[str, Any]:
     """DescribeInstances: by reservation, oldest first. One id that is not there fails the whole call.
 
-    What filters say exactly, the query looks up, and a page reads no further than it shows.
+    It is looked up as every kind is; but a page is one of reservations, and a reservation is whole when the next moment's
+    VMs have begun: so the rows are gone through here.
     """
-    wanted, given, limit = _named(call), call.params.get("Filters", ()), call.params.get("MaxResults")
-    admits = filters.matcher(given, _FIELDS, lambda view: view.tags)
-    places = _places(call)
+    admits, after, limit = _INSTANCES.matcher(call), position(call.params), call.params.get("MaxResults")
+    # One more shows that there is another page, and one more that the last launch is whole.
+    read = looked_up(call, _INSTANCES, after=after and after[:_TIME_LENGTH], at_first=(limit or MOST) + 2)
     reservations: dict[str, list[_View]] = {}
-    after = position(call.params)
-    if wanted:
-        rows: Iterable[VMRow] = all_vms(call, wanted)
-        _all_there(call, wanted, list(rows))
-    else:
-        rows = each_vm(
-            call,
-            given=given,
-            only=_looked_up(given),
-            created_from=_created(after) if after else None,
-            at_once=min(1002, max(100, limit + 2)) if limit else 1000,
-        )
-    for row in rows:
-        key = f"{row.created_at.astimezone(UTC):{_TIME}} {row.reservation}"
+    for row, view in read:
+        key = _key(row.created_at, row.reservation)
         if after and key <= after:
             continue
         if limit and len(reservations) > limit and key[:_TIME_LENGTH] > max(reservations):
             break  # the VMs of a reservation are of one moment, and there are more reservations than are shown
-        view = _View(call, row, places)
         if admits(view):
             reservations.setdefault(key, []).append(view)
-    some, token = page(sorted(reservations), lambda key: key, call.params, ids="InstanceIds")
+    some, token = page(sorted(reservations), lambda key: key, call.params, ids=["InstanceIds"])
     call.proceed()
     return {
         "Reservations": [_reservation_of(call, reservations[key]) for key in some],
@@ -249,66 +239,9 @@ def describe_instances(call: Call) -> dict[str, Any]:
     }
 
 
-_TIME = "%Y%m%dT%H%M%S.%f"
-_TIME_LENGTH = len("20260101T000000.000000")
-_COLUMNS = {
-    "client-token": "client_token",
-    "instance-type": "flavor",
-    "key-name": "key_pair",
-    "reservation-id": "reservation",
-}
-"""Filters that are columns of a VM."""
-
-
-def _looked_up(given: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Column -> values, of what filters say exactly."""
-    only = {
-        column: values
-        for name, column in _COLUMNS.items()
-        if (values := filters.exact(given, name)) is not None
-    }
-    states = filters.exact(given, "instance-state-name")
-    if states is not None:
-        only["state"] = [ours for ours, (_, theirs) in _STATES.items() if theirs in states]
-    for name, column in (("instance-id", "id"), ("image-id", "image_id")):
-        values = filters.exact(given, name)
-        if values is not None:
-            only[column] = list(ids.known(values))
-    return only
-
-
-def _created(key: str) -> datetime | None:
-    try:
-        return datetime.strptime(key[:_TIME_LENGTH], _TIME).replace(tzinfo=UTC)
-    except ValueError:
-        return None
-
-
 def describe_instance_status(call: Call) -> dict[str, Any]:
     """DescribeInstanceStatus: running instances, or all of them with IncludeAllInstances."""
-    admits = filters.matcher(call.params.get("Filters", ()), _STATUS_FIELDS)
-    places = _places(call)
-    everything = call.params.get("IncludeAllInstances")
-    views = (_View(call, row, places) for row in _asked(call))
-    shown = (view for view in views if (everything or view.state[1] == "running") and admits(view))
-    some, token = page(
-        shown, lambda view: _key(view.row.created_at, view.row.id), call.params, ids="InstanceIds"
-    )
-    call.proceed()
-    answer: list[dict[str, Any]] = []
-    for view in some:
-        summary = _status(view)
-        answer.append(
-            {
-                "AvailabilityZone": view.zone,
-                "Events": [],
-                "InstanceId": view.id,
-                "InstanceState": {"Code": view.state[0], "Name": view.state[1]},
-                "InstanceStatus": summary,
-                "SystemStatus": summary,
-            }
-        )
-    return {"InstanceStatuses": answer, "NextToken": token}
+    return describe(call, _STATUSES)
 
 
 def get_console_output(call: Call) -> dict[str, Any]:
@@ -426,47 +359,56 @@ def _change(
     return changes
 
 
+_TIME = "%Y%m%dT%H%M%S.%f"
+_TIME_LENGTH = len("20260101T000000.000000")
+
+
 def _key(made: datetime, name: str) -> str:
     """The place of something in a list by age, for its pages."""
     return f"{made.astimezone(UTC):{_TIME}} {name}"
 
 
-def _asked(call: Call) -> Iterator[VMRow]:
-    """The VMs that are named, all of them there; or else all, from the page on that is asked for, read as they are needed.
+def _last(after: str | None) -> tuple[datetime, str] | None:
+    """When the last one of the page before was made, and its id: what ``_key`` put together."""
+    if after is None:
+        return None
+    try:
+        made = datetime.strptime(after[:_TIME_LENGTH], _TIME).replace(tzinfo=UTC)
+    except ValueError:
+        raise invalid("NextToken", after, "It is no token of this broker.") from None
+    return made, after[_TIME_LENGTH + 1 :]
 
-    Raises Fault.
-    """
-    wanted = _named(call)
-    if wanted is not None:
-        rows = all_vms(call, wanted)
-        _all_there(call, wanted, rows)
-        return iter(rows)
-    after, limit = position(call.params), call.params.get("MaxResults")
-    # One more shows that there is another page, and one more that the last launch is whole.
-    return each_vm(
-        call,
-        created_from=_created(after) if after else None,
-        at_once=min(1002, max(100, limit + 2)) if limit else 1000,
+
+def _vms(call: Call, which: Which) -> Sequence[VMRow]:
+    """The project's VMs that are asked for, those terminated in the last hour included, oldest first."""
+    return vm.list_vms(
+        call.broker,
+        call.actor,
+        ids=which.get("ids"),
+        labels=which.get("labels"),
+        titles=which.get("titles"),
+        only=which.get("only"),
+        ended_after=shown_since(call),
+        after=_last(which.get("after")),
+        limit=which.get("limit") or MOST,
     )
 
 
-def _named(call: Call) -> list[str] | None:
-    given = call.params.get("InstanceIds")
-    return [ids.to_broker("i", name) for name in given] if given else None
+def _states(wanted: Sequence[str]) -> list[str]:
+    return [ours for ours, (_, theirs) in _STATES.items() if theirs in wanted]
+
+
+def _codes(wanted: Sequence[str]) -> list[str]:
+    return [ours for ours, (code, _) in _STATES.items() if str(code) in wanted]
 
 
 def _rows(call: Call, names: Sequence[str]) -> list[VMRow]:
     """The VMs with these ids, each once. Raises Fault when one is not there."""
     wanted = list(dict.fromkeys(ids.to_broker("i", name) for name in names))
-    rows = {row.id: row for row in all_vms(call, wanted)}
-    _all_there(call, wanted, list(rows.values()))
-    return [rows[broker_id] for broker_id in wanted]
-
-
-def _all_there(call: Call, wanted: Sequence[str] | None, rows: Sequence[VMRow]) -> None:
-    absent = sorted(set(wanted or ()) - {row.id for row in rows})
-    if absent:
+    rows = {row.id: row for row in vms_of(call, wanted)}
+    if absent := sorted(set(wanted) - set(rows)):
         raise ids.KINDS["i"].not_found([ids.to_ec2(name) for name in absent])
+    return [rows[broker_id] for broker_id in wanted]
 
 
 # -- how a VM looks as an instance -----------------------------------------------------------------------------
@@ -475,9 +417,21 @@ Places = Callable[[], Mapping[tuple[str, str], str]]
 """(network's id, site's name) -> the subnet's id."""
 
 
-def _places(call: Call) -> Places:
-    """Looked up at most once, and only for a VM without an address."""
-    return cache(lambda: {(row.network_id, row.site.name): row.id for row in subnets(call)})
+def _places(call: Call, rows: Sequence[VMRow]) -> Places:
+    """Of the networks of these VMs; looked up at most once, and only for a VM without an address."""
+
+    @cache
+    def look() -> Mapping[tuple[str, str], str]:
+        networks = {nic.network_id for row in rows for nic in row.nics if nic.subnet_id is None}
+        found = subnets(call, {"only": {"network_id": sorted(networks)}})
+        return {(row.network_id, row.site.name): row.id for row in found}
+
+    return look
+
+
+def _views(call: Call, rows: Sequence[VMRow]) -> list[_View]:
+    places = _places(call, rows)
+    return [_View(call, row, places) for row in rows]
 
 
 class _View:
@@ -619,8 +573,7 @@ class _View:
 
 
 def _reservation(call: Call, rows: Sequence[VMRow]) -> dict[str, Any]:
-    places = _places(call)
-    return _reservation_of(call, [_View(call, row, places) for row in rows])
+    return _reservation_of(call, _views(call, rows))
 
 
 def _reservation_of(call: Call, views: Sequence[_View]) -> dict[str, Any]:
@@ -635,7 +588,19 @@ def _reservation_of(call: Call, views: Sequence[_View]) -> dict[str, Any]:
 def _status(view: _View) -> dict[str, Any]:
     status = "ok" if view.state[1] == "running" else "not-applicable"
     details = [{"Name": "reachability", "Status": "passed"}] if status == "ok" else []
-    return {"Status": status, "Details": details}
+    summary = {"Status": status, "Details": details}
+    return {
+        "AvailabilityZone": view.zone,
+        "Events": [],
+        "InstanceId": view.id,
+        "InstanceState": {"Code": view.state[0], "Name": view.state[1]},
+        "InstanceStatus": summary,
+        "SystemStatus": summary,
+    }
+
+
+def _details(summary: Mapping[str, Any]) -> list[str]:
+    return [detail["Status"] for detail in summary["Details"]]
 
 
 def _addresses(nic: NICRow) -> Sequence[str]:
@@ -704,12 +669,52 @@ _FIELDS: filters.Fields[_View] = {
     },
 }
 
-_STATUS_FIELDS: filters.Fields[_View] = {
-    "availability-zone": lambda view: _some(view.zone),
-    "instance-state-code": lambda view: (str(view.state[0]),),
-    "instance-state-name": lambda view: (view.state[1],),
-    "instance-status.reachability": lambda view: [detail["Status"] for detail in _status(view)["Details"]],
-    "instance-status.status": lambda view: (_status(view)["Status"],),
-    "system-status.reachability": lambda view: [detail["Status"] for detail in _status(view)["Details"]],
-    "system-status.status": lambda view: (_status(view)["Status"],),
+_STATUS_FIELDS: filters.Fields[dict[str, Any]] = {
+    "availability-zone": lambda item: _some(item["AvailabilityZone"]),
+    "instance-state-code": lambda item: (str(item["InstanceState"]["Code"]),),
+    "instance-state-name": lambda item: (item["InstanceState"]["Name"],),
+    "instance-status.reachability": lambda item: _details(item["InstanceStatus"]),
+    "instance-status.status": lambda item: (item["InstanceStatus"]["Status"],),
+    "system-status.reachability": lambda item: _details(item["SystemStatus"]),
+    "system-status.status": lambda item: (item["SystemStatus"]["Status"],),
 }
+
+
+_RUNNING = _states(["running"])
+
+
+def _wanted(call: Call) -> Which:
+    """The running ones, unless all are asked for."""
+    return {} if call.params.get("IncludeAllInstances") else {"only": {"state": _RUNNING}}
+
+
+_INSTANCES: Described[VMRow, _View] = Described(
+    answer="Reservations",
+    named=[named_by_id("InstanceIds", "i")],
+    fields=_FIELDS,
+    tags=lambda view: view.tags,
+    columns={
+        "client-token": ("client_token", list),
+        "image-id": ("image_id", ids_of),
+        "instance-id": ("id", ids_of),
+        "instance-state-code": ("state", _codes),
+        "instance-state-name": ("state", _states),
+        "instance-type": ("flavor", list),
+        "key-name": ("key_pair", list),
+        "reservation-id": ("reservation", list),
+    },
+    find=_vms,
+    items=_views,
+    key=lambda row: _key(row.created_at, row.id),
+)
+_STATUSES: Described[VMRow, dict[str, Any]] = Described(
+    answer="InstanceStatuses",
+    named=[named_by_id("InstanceIds", "i")],
+    fields=_STATUS_FIELDS,
+    columns={"instance-state-code": ("state", _codes), "instance-state-name": ("state", _states)},
+    find=_vms,
+    items=lambda call, rows: [_status(view) for view in _views(call, rows)],
+    also=_wanted,
+    shown=lambda call, row: bool(call.params.get("IncludeAllInstances")) or row.state in _RUNNING,
+    key=lambda row: _key(row.created_at, row.id),
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker import flavor, host, image, keypair, network, site
+from broker import flavor, host, image, keypair, label, labelled, network, site, vm
 from broker.size import Size
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDMmqOD3D8j3yqXBEVAhcYSg4+sZaMS8uQd+pZ0Q0F0g me@example"
@@ -137,6 +137,51 @@ def test_an_offer_is_a_flavor_and_a_site_with_a_host_of_ours_that_is_as_large(st
     assert flavor.list_offers(*ask, by_site="id", names=["large"]) == [("large", stage.sites["campus"])]
     assert flavor.list_offers(*ask, after=("large", "")) == [("small", "")]
     assert host.architectures(*ask) == ["x86_64"]
+
+
+def test_vms_go_on_after_one_that_is_gone(stage):
+    made = []
+    for number in range(3):
+        made.append(stage.request(f"web-{number}")[0])
+        stage.wait(1)
+    last = made[0].created_at, "vm-none"
+    assert [row.id for row in vm.list_vms(*as_reader(stage), after=last)] == [made[1].id, made[2].id]
+    assert [row.id for row in vm.list_vms(*as_reader(stage), after=made[1].id)] == [made[2].id]
+    first = made[0].created_at, ""
+    assert len(vm.list_vms(*as_reader(stage), after=first)) == 3
+
+
+def test_the_name_of_a_vm_is_a_label_where_it_is_asked_for_and_has_no_other(stage):
+    named, titled = stage.request("web")[0], stage.request("db", labels={"Name": "Data", "a": "b"})[0]
+    unnamed = stage.request(None, labels={"a": "b"})[0]
+    labelled.change(stage.broker, stage.admin, [("image", "tiny")], label.merged({"a": "c"}))
+    img = image.get(*as_reader(stage), "tiny").id
+    whole = [
+        ("image", img, "a", "c"),
+        ("vm", named.id, "Name", "web"),
+        ("vm", titled.id, "Name", "Data"),
+        ("vm", titled.id, "a", "b"),
+        ("vm", unnamed.id, "a", "b"),
+    ]
+
+    def found(nouns=("image", "vm"), **which):
+        return labelled.list_labels(*as_reader(stage), nouns, titles=True, **which)
+
+    assert sorted(found()) == sorted(whole)
+    assert [noun for noun, *_ in found(["vm", "image"])] == ["vm"] * 4 + ["image"]
+    assert found(only={"value": ["web", "db"]}) == [whole[1]]
+    assert found(only={"id": [img]}) == found(only={"noun": ["image"]}) == [whole[0]]
+    assert ("vm", named.id, "Name", "web") not in labelled.list_labels(*as_reader(stage), ["vm"])
+    paged = []
+    while some := found(after=paged[-1][:3] if paged else None, limit=2):
+        paged += some
+    assert paged == found()
+    vm.delete(stage.broker, stage.member, named.id)
+    with stage.broker.store.transaction() as session:
+        vm.set_state(stage.broker, vm.find(session, stage.member, named.id), "terminated")
+    assert whole[1] in found(ended_after=stage.clock.now())
+    stage.wait(1)
+    assert whole[1] not in found(ended_after=stage.clock.now())
 
 
 def as_reader(stage):

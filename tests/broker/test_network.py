@@ -249,7 +249,9 @@ def test_private_network_is_not_there_for_others(stage):
     assert not told & {row.id, subnet.id}
     assert {row.id, subnet.id} <= {one.target for one in event.list_events(broker, stage.member)}
     for actor, seen in ((outsider, []), (stage.member, [row.id])):
-        found = labelled.list_labels(broker, actor, ["network", "subnet", "gateway"], keys=["secret"])
+        found = labelled.list_labels(
+            broker, actor, ["network", "subnet", "gateway"], only={"key": ["secret"]}
+        )
         assert [resource for _, resource, _, _ in found] == seen
     assert can("network.get", "own", stage.member).allowed
     assert can("network.get", "offered").allowed

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import pytest
 from botocore.exceptions import ClientError
 
 from api.ec2 import ids
+from api.ec2.paging import _query
 from broker import accesskey, flavor, image, network, project, site, vm
 from broker.actor import SYSTEM
 from broker.size import Size
@@ -287,6 +291,35 @@ def test_a_public_key_is_imported_shown_and_forgotten(ec2):
     ec2.delete_key_pair(KeyName="new")
     assert refusal(ec2.describe_key_pairs, KeyNames=["new"]) == "InvalidKeyPair.NotFound"
     assert refusal(ec2.import_key_pair, KeyName="new", PublicKeyMaterial=b"no key") == "InvalidKey.Format"
+
+
+def test_what_two_parameters_name_is_what_both_do(ec2):
+    (me,) = ec2.describe_key_pairs(KeyNames=["me"])["KeyPairs"]
+    you = ec2.import_key_pair(KeyName="you", PublicKeyMaterial=PUBLIC_KEY)["KeyPairId"]
+    ask = ec2.describe_key_pairs
+    assert ask(KeyNames=["me", "you"], KeyPairIds=[me["KeyPairId"]])["KeyPairs"] == [me]
+    assert ask(KeyNames=["me"], KeyPairIds=[you])["KeyPairs"] == []
+    assert ask(KeyNames=["me"], Filters=only("key-name", "y*"))["KeyPairs"] == []
+    assert ask(Filters=only("key-pair-id", me["KeyPairId"]))["KeyPairs"] == [me]
+    for absent in ("key-00000000000000000", "nonsense"):
+        with pytest.raises(ClientError, match=f"The key pair ID '{absent}' does not exist") as caught:
+            ask(KeyNames=["me"], KeyPairIds=[absent, you])
+        assert caught.value.response["Error"]["Code"] == "InvalidKeyPair.NotFound"
+    with pytest.raises(ClientError, match="The key pair 'a' does not exist"):
+        ask(KeyNames=["me", "b", "a"])
+    ec2.delete_key_pair(KeyPairId=you)
+    zone, other = ec2.describe_availability_zones()["AvailabilityZones"]
+    ask = ec2.describe_availability_zones
+    assert ask(ZoneNames=[zone["ZoneName"]], ZoneIds=[other["ZoneId"]])["AvailabilityZones"] == []
+    assert ask(Filters=only("state", "available"))["AvailabilityZones"] == [zone, other]
+    with pytest.raises(ClientError, match=r"Invalid availability zone ids in ZoneIds: \[mars\]\. There is: "):
+        ask(ZoneIds=[zone["ZoneId"], "mars"])
+
+
+@pytest.mark.parametrize("action", ["describe_tags", "describe_instance_status", "describe_instances"])
+def test_a_token_that_was_made_up_is_refused(ec2, action):
+    token = base64.urlsafe_b64encode(json.dumps(["nonsense", _query({})]).encode()).decode()
+    assert refusal(getattr(ec2, action), NextToken=token) == "InvalidParameterValue"
 
 
 # -- tags ------------------------------------------------------------------------------------------------------

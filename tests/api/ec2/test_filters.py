@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from api.ec2 import filters
 from api.ec2.fault import Fault
-from api.ec2.paging import page
+from api.ec2.paging import _query, page, position
 
 FIELDS = {"name": lambda item: (item["name"],), "size": lambda item: item.get("sizes", ())}
 ITEMS = [
@@ -76,10 +78,16 @@ def test_a_pattern_of_many_stars_is_quick():
     assert time.perf_counter() - began < 0.5
 
 
+def page_of(items, **params):
+    """The page of those after the token's position, as a query would give them."""
+    after = position(params)
+    return page((item for item in items if after is None or item > after), str, params, ids=["Ids"])
+
+
 def pages(items, limit):
     token, found = None, []
     while True:
-        some, token = page(items, str, {"MaxResults": limit, **({"NextToken": token} if token else {})})
+        some, token = page_of(items, MaxResults=limit, **({"NextToken": token} if token else {}))
         found.append(list(some))
         if token is None:
             return found
@@ -94,10 +102,15 @@ def test_pages_hold_everything_once_and_the_last_has_no_token():
 
 def test_nothing_is_skipped_when_something_goes_between_two_pages():
     items = [f"{n:02d}" for n in range(12)]
-    some, token = page(items, str, {"MaxResults": 5})
+    some, token = page_of(items, MaxResults=5)
     assert some == items[:5]
-    rest, _ = page(items[3:], str, {"MaxResults": 5, "NextToken": token})
+    rest, _ = page_of(items[3:], MaxResults=5, NextToken=token)
     assert rest == items[5:10]
+
+
+def made_up(after):
+    """A token with anything in it, for a request without parameters."""
+    return base64.urlsafe_b64encode(json.dumps([after, _query({})]).encode()).decode()
 
 
 @pytest.mark.parametrize(
@@ -108,11 +121,14 @@ def test_nothing_is_skipped_when_something_goes_between_two_pages():
         ({"MaxResults": 5, "Ids": ["x"]}, "InvalidParameterCombination"),
         ({"NextToken": "nonsense"}, "InvalidParameterValue"),
         ({"NextToken": "Wzdd"}, "InvalidParameterValue"),
+        ({"NextToken": made_up("a\x00")}, "InvalidParameterValue"),
+        ({"NextToken": made_up("\ud800")}, "InvalidParameterValue"),
+        ({"NextToken": made_up(5)}, "InvalidParameterValue"),
     ],
 )
 def test_wrong_paging_is_refused(params, code):
     with pytest.raises(Fault) as caught:
-        page(["a"], str, params, ids="Ids")
+        page_of(["a"], **params)
     assert caught.value.code == code
 
 
@@ -120,4 +136,4 @@ def test_a_token_belongs_to_the_filters_it_was_made_for():
     items = [f"{n:02d}" for n in range(12)]
     _, token = page(items, str, {"MaxResults": 5, "Filters": [{"Name": "a", "Values": ["b"]}]})
     with pytest.raises(Fault, match="belongs to another request"):
-        page(items, str, {"MaxResults": 5, "NextToken": token})
+        page_of(items, MaxResults=5, NextToken=token)
