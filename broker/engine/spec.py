@@ -36,8 +36,8 @@ def tunnels(row: VMRow) -> list[NICRow]:
 
 
 def copying(step: Step[VMRow], what: str) -> port.Progress:
-    """Says on the operation how far a copy is, once a second at most."""
-    said = 0.0
+    """Says on the operation how far a copy is, once a second at most: nothing of one that is over sooner."""
+    said = time.monotonic()
 
     def progress(done: int, total: int) -> None:
         nonlocal said
