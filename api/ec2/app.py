@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -24,6 +25,7 @@ from api.ec2.call import Call
 from api.ec2.fault import Fault, invalid, of_broker
 from broker import accesskey
 from broker.broker import Broker
+from broker.dry_run import nothing_stays
 from broker.errors import BrokerError, Unauthenticated
 
 log = structlog.get_logger()
@@ -159,8 +161,12 @@ def _answer(broker: Broker, signed: sigv4.Request, fields: list[tuple[str, str]]
         params=protocol.parse(operation, fields),
         now=now,
     )
+    dry = bool(call.params.get("DryRun"))
     try:
-        result = ACTIONS[action](call)
+        with nothing_stays() if dry else nullcontext():
+            result = ACTIONS[action](call)
     except BrokerError as error:
         raise of_broker(error) from error
+    if dry:
+        raise Fault("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
     return protocol.serialise(operation, result, version, request_id)

@@ -24,11 +24,6 @@ class Call:
     params: Mapping[str, Any]
     now: datetime
 
-    def proceed(self) -> None:
-        """End a dry run: everything is checked and allowed, nothing has changed. Raises Fault."""
-        if self.params.get("DryRun"):
-            raise Fault("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
-
     def refuse(self, names: Iterable[str]) -> None:
         """Raise Fault for a parameter that is not served: doing less than was asked must not look like success."""
         for name in names:

@@ -90,7 +90,6 @@ def describe(call: Call, kind: Described[R, Item]) -> dict[str, Any]:
     found = ((kind.key(row), item) for row, item in read if admits(item))
     params = [named.param for named in kind.named]
     some, token = page(found, lambda one: one[0], call.params, ids=params, most=kind.most)
-    call.proceed()
     return {kind.answer: [item for _, item in some], "NextToken": token}
 
 

@@ -31,7 +31,6 @@ def import_key_pair(call: Call) -> dict[str, Any]:
         raise Fault("InvalidKey.Format", "Key is not in valid OpenSSH public key format") from None
     tags = of_specifications(call.params.get("TagSpecifications", ()), "key-pair")
     access.require(call.actor, "keypair.create", call.actor.project_id)
-    call.proceed()
     try:
         row = keypair.create(
             call.broker, call.actor, name=call.params["KeyName"], public_key=text, labels=tags
@@ -54,7 +53,6 @@ def delete_key_pair(call: Call) -> dict[str, Any]:
     if not name:
         raise missing("KeyName")
     access.require(call.actor, "keypair.delete", call.actor.project_id)
-    call.proceed()
     with suppress(NotFound):
         keypair.delete(call.broker, call.actor, name)
     return {"Return": True}

@@ -117,7 +117,6 @@ def _change(call: Call, make: label.Change) -> None:
         labels = make(labelled.get(call.broker, call.actor, noun, broker_id))
         if len([key for key in labels if not key.startswith("aws:")]) > MOST:
             raise _too_many()
-    call.proceed()
     labelled.change(call.broker, call.actor, things, make)
 
 

@@ -108,7 +108,6 @@ def run_instances(call: Call) -> dict[str, Any]:
     flavor.get(call.broker, call.actor, params["InstanceType"])
     if params.get("KeyName"):
         keypair.get(call.broker, call.actor, params["KeyName"])
-    call.proceed()
 
     def create(name: str | None) -> list[VMRow]:
         made = launch.create_many(
@@ -232,7 +231,6 @@ def describe_instances(call: Call) -> dict[str, Any]:
         if admits(view):
             reservations.setdefault(key, []).append(view)
     some, token = page(sorted(reservations), lambda key: key, call.params, ids=["InstanceIds"])
-    call.proceed()
     return {
         "Reservations": [_reservation_of(call, reservations[key]) for key in some],
         "NextToken": token,
@@ -247,7 +245,6 @@ def describe_instance_status(call: Call) -> dict[str, Any]:
 def get_console_output(call: Call) -> dict[str, Any]:
     """GetConsoleOutput: the newest 64 KiB of the serial console, in base64."""
     (row,) = _rows(call, [call.params["InstanceId"]])
-    call.proceed()
     text = vm.console(call.broker, call.actor, row.id) if row.host_id else ""
     return {
         "InstanceId": ids.to_ec2(row.id),
@@ -345,7 +342,6 @@ def _change(
                 "IncorrectInstanceState",
                 f"This instance '{ids.to_ec2(row.id)}' is not in a state from which it can be {verb}. It is {row.state}.",
             )
-    call.proceed()
     changes = []
     for row in rows:
         before, after = _STATES[row.state], _STATES[act(row).state]

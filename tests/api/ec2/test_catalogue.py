@@ -286,7 +286,9 @@ def test_a_public_key_is_imported_shown_and_forgotten(ec2):
     assert shown["KeyFingerprint"] == made["KeyFingerprint"]
     assert shown["KeyType"] == "ed25519"
     assert shown["PublicKey"] == line.decode()
-    assert refusal(ec2.import_key_pair, KeyName="new", PublicKeyMaterial=line) == "InvalidKeyPair.Duplicate"
+    again = {"KeyName": "new", "PublicKeyMaterial": line}
+    assert refusal(ec2.import_key_pair, **again) == "InvalidKeyPair.Duplicate"
+    assert refusal(ec2.import_key_pair, **again, DryRun=True) == "InvalidKeyPair.Duplicate"
     ec2.delete_key_pair(KeyName="new")
     ec2.delete_key_pair(KeyName="new")
     assert refusal(ec2.describe_key_pairs, KeyNames=["new"]) == "InvalidKeyPair.NotFound"
