@@ -28,7 +28,7 @@ from broker.engine import registry
 from broker.engine.declaration import Declaration, Done, Next, Outcome, Phase, Step
 from broker.engine.lease import LeaseEngine
 from broker.sealing import Sealer
-from broker.settings import Settings
+from broker.settings import Database, Settings
 from broker.states import OperationState
 from broker.store import OperationRow, ProjectRow, Store
 from lab.postgresql import SOUND, PostgreSQL
@@ -129,7 +129,7 @@ def drive(name: str, folder: Path, url: str) -> dict[str, float]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     registry.OPERATIONS[BENCH.kind] = BENCH
     Sealer.create_file(folder / "key")
-    settings = Settings(data_dir=folder, database={"url": url})  # type: ignore[arg-type,call-arg]
+    settings = Settings(data_dir=folder, database=Database(url=url))
     store = Store(settings.database_url)
     store.upgrade()
     broker = Broker(settings, store=store)

@@ -25,68 +25,74 @@ class _Section(BaseModel):
 class Listen(_Section):
     """Where the faces listen. An address that is not loopback needs ``tls``."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    native_port: int = Field(8770, ge=0, le=65535, description="Port of the native API.")
-    ec2_port: int = Field(8773, ge=0, le=65535, description="Port of the EC2 Query face.")
-    tls_cert: str = Field("", description="PEM certificate chain; with `tls_key` turns TLS on.")
-    tls_key: str = Field("", description="PEM private key of the certificate.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    native_port: int = Field(default=8770, ge=0, le=65535, description="Port of the native API.")
+    ec2_port: int = Field(default=8773, ge=0, le=65535, description="Port of the EC2 Query face.")
+    tls_cert: str = Field(default="", description="PEM certificate chain; with `tls_key` turns TLS on.")
+    tls_key: str = Field(default="", description="PEM private key of the certificate.")
 
 
 class Database(_Section):
     """Where rows live."""
 
-    url: str = Field("", description="SQLAlchemy URL; empty is SQLite in the data directory.")
+    url: str = Field(default="", description="SQLAlchemy URL; empty is SQLite in the data directory.")
 
 
 class Ec2(_Section):
     """The EC2 Query face."""
 
-    region: str = Field("isthmus-1", description="The region's name in the EC2 face.")
+    region: str = Field(default="isthmus-1", description="The region's name in the EC2 face.")
 
 
 class Timing(_Section):
     """Intervals and deadlines, in seconds."""
 
     reconcile_s: float = Field(
-        15, gt=0, description="How often every site is compared with what it should be."
+        default=15, gt=0, description="How often every site is compared with what it should be."
     )
-    policy_s: float = Field(2, gt=0, description="How often the burst policy is evaluated.")
+    policy_s: float = Field(default=2, gt=0, description="How often the burst policy is evaluated.")
     sweep_s: float = Field(
-        1, gt=0, description="How often operations are looked for that are due and that nobody drives."
+        default=1,
+        gt=0,
+        description="How often operations are looked for that are due and that nobody drives.",
     )
-    provider_call_s: float = Field(30, gt=0, description="Deadline of one call to a host or cloud.")
+    provider_call_s: float = Field(default=30, gt=0, description="Deadline of one call to a host or cloud.")
     stop_grace_s: float = Field(
-        60, gt=0, description="How long a guest may take to shut down before it is forced."
+        default=60, gt=0, description="How long a guest may take to shut down before it is forced."
     )
     suspend_s: float = Field(
-        60, gt=0, description="How long before a reservation begins its room is made free, by suspending VMs."
+        default=60,
+        gt=0,
+        description="How long before a reservation begins its room is made free, by suspending VMs.",
     )
-    boot_s: float = Field(600, gt=0, description="How long a VM may take from launch to running.")
-    enrol_s: float = Field(900, gt=0, description="How long a bootstrap key is good for.")
+    boot_s: float = Field(default=600, gt=0, description="How long a VM may take from launch to running.")
+    enrol_s: float = Field(default=900, gt=0, description="How long a bootstrap key is good for.")
     gateway_s: float = Field(
-        30, gt=0, description="How long a removal waits for a gateway that does not answer."
+        default=30, gt=0, description="How long a removal waits for a gateway that does not answer."
     )
     quarantine_s: float = Field(
-        180, ge=0, description="How long a returned address rests before it is leased again."
+        default=180, ge=0, description="How long a returned address rests before it is leased again."
     )
 
 
 class Retention(_Section):
     """How long what is over is kept, in days; 0 keeps it for ever."""
 
-    events_days: int = Field(90, ge=0, description="Events.")
-    operations_days: int = Field(30, ge=0, description="Operations that are over.")
-    vms_days: int = Field(30, ge=0, description="Terminated VMs, with their ends of tunnels.")
+    events_days: int = Field(default=90, ge=0, description="Events.")
+    operations_days: int = Field(default=30, ge=0, description="Operations that are over.")
+    vms_days: int = Field(default=30, ge=0, description="Terminated VMs, with their ends of tunnels.")
     peers_days: int = Field(
-        30, ge=0, description="Ends of tunnels of living VMs that expired or were removed."
+        default=30, ge=0, description="Ends of tunnels of living VMs that expired or were removed."
     )
-    reservations_days: int = Field(90, ge=0, description="Reservations that have ended.")
-    keys_days: int = Field(7, ge=0, description="Idempotency keys and EC2's client tokens.")
+    reservations_days: int = Field(default=90, ge=0, description="Reservations that have ended.")
+    keys_days: int = Field(default=7, ge=0, description="Idempotency keys and EC2's client tokens.")
     usage_days: int = Field(
-        100, ge=0, description="Each single stay in the usage records; before that, their sums by month."
+        default=100,
+        ge=0,
+        description="Each single stay in the usage records; before that, their sums by month.",
     )
     shown_s: float = Field(
-        3600,
+        default=3600,
         ge=0,
         description="Seconds that the EC2 API shows a terminated instance; at most as long as it is kept.",
     )
@@ -96,10 +102,10 @@ class Log(_Section):
     """What is logged."""
 
     level: str = Field(
-        "info", pattern="^(debug|info|warning|error)$", description="Least level that is logged."
+        default="info", pattern="^(debug|info|warning|error)$", description="Least level that is logged."
     )
     format: str = Field(
-        "auto", pattern="^(auto|json|text)$", description="`auto` is text on a terminal, else JSON."
+        default="auto", pattern="^(auto|json|text)$", description="`auto` is text on a terminal, else JSON."
     )
 
 
@@ -109,13 +115,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="forbid", env_prefix="ISTHMUS_", env_nested_delimiter="__")
 
     data_dir: Path = Field(description="Directory of the database, the key file and the images.")
-    policy_file: str = Field("", description="A policy file to watch and apply when it changes.")
-    listen: Listen = Field(default_factory=Listen)  # type: ignore[arg-type]
-    database: Database = Field(default_factory=Database)  # type: ignore[arg-type]
-    ec2: Ec2 = Field(default_factory=Ec2)  # type: ignore[arg-type]
-    timing: Timing = Field(default_factory=Timing)  # type: ignore[arg-type]
-    retention: Retention = Field(default_factory=Retention)  # type: ignore[arg-type]
-    log: Log = Field(default_factory=Log)  # type: ignore[arg-type]
+    policy_file: str = Field(default="", description="A policy file to watch and apply when it changes.")
+    listen: Listen = Field(default_factory=Listen)
+    database: Database = Field(default_factory=Database)
+    ec2: Ec2 = Field(default_factory=Ec2)
+    timing: Timing = Field(default_factory=Timing)
+    retention: Retention = Field(default_factory=Retention)
+    log: Log = Field(default_factory=Log)
 
     @classmethod
     def settings_customise_sources(
