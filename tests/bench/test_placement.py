@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ def test_vm_whose_expression_cannot_be_read_is_left_and_named(capsys: pytest.Cap
     assert document["vms"][1]["id"] in capsys.readouterr().err
 
 
-def faulty_pool() -> dict:
+def faulty_pool() -> dict[str, Any]:
     host = {
         "kind": "kvm",
         "cpu_free": 4,

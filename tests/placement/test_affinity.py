@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,8 +96,8 @@ def test_spread_is_never_wider_than_its_skew_and_leaves_nobody_without_need(
 ) -> None:
     rule = Rule("spread", "web", scope, skew=skew)
     found = placed(hosts(*racks, cpu=3), *[vm(f"{i:02}", rule) for i in range(count)])
-    values = racks if scope == "rack" else list(range(len(racks)))
-    inside = dict.fromkeys((value for value in values if value is not None), 0)
+    values = racks if scope == "rack" else [str(host) for host in range(len(racks))]
+    inside: dict[str | None, int] = {value: 0 for value in values if value is not None}
     room = [0 if value is None else 3 for value in values]
     for host in found:
         open_to = [
@@ -129,7 +131,7 @@ RULES = st.builds(
 def test_no_hard_rule_is_ever_broken(racks: list[str | None], wishes: list[list[Rule]]) -> None:
     queue = [vm(f"{i:02}", *rules) for i, rules in enumerate(wishes)]
     found = placed(hosts(*racks), *queue)
-    scope_of = {"host": list(range(len(racks))), "rack": racks}
+    scope_of: dict[str, Sequence[str | int | None]] = {"host": range(len(racks)), "rack": racks}
     for at, (waiting, host) in enumerate(zip(queue, found, strict=True)):
         if host is None:
             continue

@@ -134,14 +134,14 @@ def test_hard_limit_is_never_passed(data: st.DataObject) -> None:
         now += data.draw(st.floats(1, tick_s))
         for month in (START, END + HOUR):
             start, end = month_of(month)
-            for project in (None, "web", "db"):
+            for whose in (None, "web", "db"):
                 spent = sum(
                     replace(
                         charge,
                         ended=min(leaves[charge.vm_id], now) if charge.vm_id in leaves else charge.ended,
                     ).cost(start, end, now, billing_s)
                     for charge in charges.values()
-                    if project in (None, charge.project)
+                    if whose in (None, charge.project)
                 )
-                cap = hard if project is None else budget.project_cap(project)
+                cap = hard if whose is None else budget.project_cap(whose)
                 assert cap is None or spent <= cap + 1e-6

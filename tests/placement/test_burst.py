@@ -114,7 +114,9 @@ metrics = st.fixed_dictionaries(
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 1000.0), metrics), max_size=60))
-def test_policy_never_opens_and_closes_at_once_nor_closes_before_its_time(steps: list) -> None:
+def test_policy_never_opens_and_closes_at_once_nor_closes_before_its_time(
+    steps: list[tuple[float, dict[str, float]]],
+) -> None:
     state, now, quiet_since = CLOSED, 0.0, None
     for pause, values in steps:
         now += pause
@@ -180,7 +182,7 @@ def test_vm_may_burst_when_the_policy_is_open() -> None:
     ],
 )
 def test_vm_may_not_burst_and_is_told_why(
-    policy: Policy, state: BurstState, vm: dict, usage: CloudUse, site: str, reason: str
+    policy: Policy, state: BurstState, vm: dict[str, object], usage: CloudUse, site: str, reason: str
 ) -> None:
     verdict = may_burst(policy, state, vm, usage, site)
     assert (verdict.ok, verdict.reason) == (False, reason)
@@ -237,12 +239,15 @@ def test_recreate_brings_back_no_more_than_fits() -> None:
     st.floats(0, 2e5),
     st.floats(0, 30),
 )
-def test_dwell_and_room_are_never_overstepped(vms: list, now: float, room: float) -> None:
+def test_dwell_and_room_are_never_overstepped(
+    vms: list[tuple[float, int, float]], now: float, room: float
+) -> None:
     policy = variant(**{"return": "recreate"})
     burst_vms = [BurstVM(str(index), *vm) for index, vm in enumerate(vms)]
     found = leavers(policy, CLOSED, burst_vms, now, room)
+    launched_at = {str(index): at for index, (at, _, _) in enumerate(vms)}
     by_id = {vm.id: vm for vm in burst_vms}
-    assert all(now - by_id[leaver.id].launched_at >= 1200.0 for leaver in found)
+    assert all(now - launched_at[leaver.id] >= 1200.0 for leaver in found)
     assert sum(by_id[leaver.id].vcpus for leaver in found) <= room
 
 

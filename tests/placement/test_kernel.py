@@ -12,6 +12,7 @@ from placement.language import parse
 from placement.match import Matcher, match
 from placement.request import Request
 from placement.table import HostTable
+from placement.value import AttributeValue
 
 HOSTS = 700
 """Two whole blocks of the kernel and a part of one."""
@@ -49,7 +50,7 @@ def test_what_the_kernel_has_no_code_for_is_left_to_numpy(text: str) -> None:
     assert match(table, [Request("a", 1, 1, requirement=text)])[0].host == 0
 
 
-def _pool(chance: random.Random) -> list[dict[str, object]]:
+def _pool(chance: random.Random) -> list[dict[str, AttributeValue]]:
     return [
         {
             "cpu_free": chance.randint(0, 8),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +15,17 @@ from placement import language
 from placement.grammar import FUNCTIONS
 from placement.language import Expression, ExpressionError, parse, unknown_names
 from placement.match import match
-from placement.program import Program
+from placement.program import Meaning, Program
 from placement.reader import MAX_LENGTH
 from placement.request import Request
 from placement.show import show
 from placement.table import HostTable
-from placement.value import truth_of
+from placement.value import AttributeValue, truth_of
 
-HOST = {
+Row = dict[str, AttributeValue]
+VMAttributes = Mapping[str, Any]
+
+HOST: Row = {
     "name": "kvm-7",
     "site": "campus",
     "hypervisor": "kvm",
@@ -118,7 +123,7 @@ def test_expression_has_the_documented_value_on_one_host_and_on_a_table(text: st
     assert score == value if isinstance(value, float) else math.isnan(score)
 
 
-MANY = [
+MANY: list[Row] = [
     {"name": "a", "site": "x", "n": 0, "m": 2, "l": ["a", "x"], "x": "a", "flag": True},
     {"name": "b", "site": "b", "n": 3, "m": 0, "l": [], "x": 3, "flag": False},
     {"name": "x", "n": -1.5, "m": 7, "l": ["b"], "x": ["x"]},
@@ -168,7 +173,7 @@ def test_table_of_different_hosts_says_of_each_what_the_interpreter_says(text: s
     assert_agree(text, MANY, vm)
 
 
-def assert_agree(text: str, rows: list, vm: dict) -> None:
+def assert_agree(text: str, rows: Sequence[Row], vm: VMAttributes) -> None:
     expression = parse(text)
     table = HostTable.from_rows(rows)
     for _ in range(2):  # the second time from what was kept
@@ -185,12 +190,17 @@ def assert_agree(text: str, rows: list, vm: dict) -> None:
 
 
 def assert_programs_agree(
-    expression: Expression, table: HostTable, vm: dict, truths: list, scores: list
+    expression: Expression,
+    table: HostTable,
+    vm: VMAttributes,
+    truths: Sequence[bool | None],
+    scores: Sequence[float],
 ) -> None:
     """What decisions use says the same: for all hosts, for some, and for some of those."""
     rows = np.arange(len(table))[::2]
     with np.errstate(all="ignore"):
-        for wanted, meaning in ((True, "true"), (False, "false")):
+        meanings: list[tuple[bool, Meaning]] = [(True, "true"), (False, "false")]
+        for wanted, meaning in meanings:
             program = Program(expression.root, meaning)
             expected = np.array([truth is wanted for truth in truths])
             for _ in range(2):
@@ -228,7 +238,7 @@ def assert_programs_agree(
     ],
 )
 def test_texts_that_differ_in_literals_only_do_not_take_each_others_values(first: str, second: str) -> None:
-    rows = [
+    rows: list[Row] = [
         {"n": number, "s": text, "l": [text]}
         for number, text in ((1, "a"), (2, "b"), (3, "1 && 2"), (8, 'a"b'))
     ]
@@ -415,14 +425,14 @@ def expressions(draw: st.DrawFn, kind: str, depth: int) -> str:
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=st.one_of(expressions(TRUTH, 4), expressions(NUMBER, 4)), rows=hosts, vm=vms)
 def test_columns_and_interpreter_agree_on_random_expressions_and_hosts(
-    text: str, rows: list, vm: dict
+    text: str, rows: list[Row], vm: VMAttributes
 ) -> None:
     assert_agree(text, rows, vm)
 
 
 @settings(max_examples=150, deadline=None)
 @given(text=expressions(TRUTH, 3), rows=hosts, vm=vms)
-def test_conjuncts_together_say_what_the_whole_says(text: str, rows: list, vm: dict) -> None:
+def test_conjuncts_together_say_what_the_whole_says(text: str, rows: list[Row], vm: VMAttributes) -> None:
     whole = parse(f"{text} && n > 0 && ({text} || defined(s))")
     table = HostTable.from_rows(rows)
     together = np.ones(len(rows), dtype=bool)
@@ -434,7 +444,7 @@ def test_conjuncts_together_say_what_the_whole_says(text: str, rows: list, vm: d
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=st.one_of(expressions(TRUTH, 4), expressions(NUMBER, 4)), rows=hosts, vm=vms)
-def test_a_tree_that_is_shown_means_the_same(text: str, rows: list, vm: dict) -> None:
+def test_a_tree_that_is_shown_means_the_same(text: str, rows: list[Row], vm: VMAttributes) -> None:
     expression = parse(text)
     again = parse(show(expression.root))
     for row in rows:

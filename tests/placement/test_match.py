@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,12 +14,12 @@ from placement.language import parse
 from placement.match import Matcher, feasible, match
 from placement.request import Decision, Request
 from placement.table import HostTable
-from placement.value import truth_of
+from placement.value import AttributeValue, truth_of
 
 CAPACITY = ("cpu_free", "mem_free_mb", "disk_free_gb", "gpu_free")
 
 
-def greedy(rows: list[dict], requests: list[Request], eligible: list[bool]) -> list[Decision]:
+def greedy(rows: list[dict[str, Any]], requests: list[Request], eligible: list[bool]) -> list[Decision]:
     """The definition of the match, in plain Python over plain dictionaries, with the interpreter for expressions."""
     rows = [dict(row) for row in rows]
     decisions = []
@@ -115,7 +117,7 @@ engines = pytest.mark.parametrize("kernel", [None, KERNEL], ids=["numpy", "kerne
     eligible=st.lists(st.booleans() | st.just(True), min_size=8, max_size=8),
 )
 def test_match_equals_the_plain_greedy(
-    kernel: Kernel | None, rows: list, requests: list, eligible: list
+    kernel: Kernel | None, rows: list[dict[str, Any]], requests: list[Request], eligible: list[bool]
 ) -> None:
     mask = np.array(eligible[: len(rows)], dtype=bool)
     table = HostTable.from_rows(rows)
@@ -167,7 +169,7 @@ repeated = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(rows=rows_strategy, requests=repeated, masked=st.booleans())
 def test_kinds_that_come_again_are_placed_as_if_they_were_new(
-    kernel: Kernel | None, rows: list, requests: list, masked: bool
+    kernel: Kernel | None, rows: list[dict[str, Any]], requests: list[Request], masked: bool
 ) -> None:
     mask = np.arange(len(rows)) % 3 != 1 if masked else None
     eligible = [not masked or index % 3 != 1 for index in range(len(rows))]
@@ -190,7 +192,7 @@ def test_kind_keeps_its_order_while_hosts_fill_up_and_rows_are_dropped(kernel: K
     assert match(HostTable.from_rows(rows), requests, kernel=kernel) == greedy(rows, requests, [True] * 60)
 
 
-def hosts(*free: float, **more: object) -> HostTable:
+def hosts(*free: float, **more: AttributeValue) -> HostTable:
     return HostTable.from_rows([{"cpu_free": cpu, "mem_free_mb": 1000, **more} for cpu in free])
 
 
@@ -198,7 +200,9 @@ def test_each_placement_sees_the_ones_before_it() -> None:
     table = hosts(4, 3)
     requests = [Request(str(number), cpu=1, mem_mb=1, rank="cpu_free") for number in range(8)]
     assert [decision.host for decision in match(table, requests)] == [0, 0, 1, 0, 1, 0, 1, None]
-    assert table.numbers("cpu_free").tolist() == [0.0, 0.0]
+    left = table.numbers("cpu_free")
+    assert left is not None
+    assert left.tolist() == [0.0, 0.0]
 
 
 def test_requirement_on_what_is_consumed_sees_the_placements_before() -> None:

@@ -8,9 +8,9 @@ from placement.language import ExpressionError, parse
 from placement.opennebula import warnings
 from placement.show import show
 from placement.table import HostTable
-from placement.value import truth_of
+from placement.value import AttributeValue, truth_of
 
-HOST = {
+HOST: dict[str, AttributeValue] = {
     "name": "kvm-7",
     "hypervisor": "kvm",
     "cpu_total": 8,

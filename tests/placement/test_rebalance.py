@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from placement.pool import Pool, Reserved, Resident, Rule
-from placement.rebalance import Limits, balance, drain, pack
+from placement.rebalance import Limits, Plan, balance, drain, pack
 from placement.request import Request
 from placement.table import HostTable
 
@@ -37,11 +40,11 @@ def pool(hosts: int, residents: list[Resident], **more: object) -> Pool:
     return Pool(HostTable.from_rows(rows), residents, **more)  # type: ignore[arg-type]
 
 
-def anywhere(hosts: int):
+def anywhere(hosts: int) -> Callable[[Resident], NDArray[np.bool_]]:
     return lambda _: np.ones(hosts, dtype=np.bool_)
 
 
-def moves(plan):
+def moves(plan: Plan) -> list[tuple[str, int, int]]:
     return [(move.id, move.source, move.target) for move in plan.moves]
 
 

@@ -254,8 +254,8 @@ def test_no_reservation_is_ever_late(data: st.DataObject) -> None:
                 )
             )
         free = capacity.copy()
-        for one in residents:
-            free[one.host] -= one.cpu
+        for resident in residents:
+            free[resident.host] -= resident.cpu
         decided = run(pool(*free, residents=tuple(residents), reserved=tuple(kept)), queue, now, policy=rules)
         gone = {one.id for one in decided.suspensions}
         residents = [one for one in residents if one.id not in gone]
@@ -277,8 +277,8 @@ def test_no_reservation_is_ever_late(data: st.DataObject) -> None:
             ends[request.id] = now + (waiting.runtime_s or 3600.0) * truth
         queue = left
         used = np.zeros(many)
-        for one in residents:
-            used[one.host] += one.cpu
+        for resident in residents:
+            used[resident.host] += resident.cpu
         assert (used <= capacity).all()
         for reservation in kept:
             if reservation.start <= now < reservation.end:

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from placement.language import parse
 from placement.request import Request
 from placement.table import HostTable
+from placement.value import AttributeValue
+
+Row = dict[str, AttributeValue]
 
 
 def test_table_gives_back_what_it_was_made_of() -> None:
-    rows = [
+    rows: list[Row] = [
         {"name": "a", "cpu_free": 2, "elastic": True, "flags": ["x", "y"], "mixed": 1},
         {"name": "b", "cpu_free": None, "flags": ("x",), "mixed": "text", "big": 10**400},
         {"name": "c", "cpu_free": math.nan, "flags": None, "mixed": ["z"]},
@@ -81,7 +84,7 @@ ASKED = ['site == "x"', '"x" in flags && n >= 1', "cpu_free > n", "n / running_v
 
 @settings(max_examples=300, deadline=None)
 @given(moments)
-def test_table_that_follows_another_is_as_if_it_were_new(times: list[list[dict]]) -> None:
+def test_table_that_follows_another_is_as_if_it_were_new(times: list[list[Row]]) -> None:
     before, table = times[0], HostTable.from_rows(times[0])
     for now in times[1:]:
         table, old = table.following(before, now), list(table)
@@ -96,15 +99,18 @@ def test_table_that_follows_another_is_as_if_it_were_new(times: list[list[dict]]
 
 
 def test_what_is_kept_stays_while_only_capacity_changes() -> None:
-    first = [{"site": "a", "cpu_free": 4, "running_vms": 0}, {"site": "b", "cpu_free": 4, "running_vms": 0}]
+    first: list[Row] = [
+        {"site": "a", "cpu_free": 4, "running_vms": 0},
+        {"site": "b", "cpu_free": 4, "running_vms": 0},
+    ]
     table = HostTable.from_rows(first)
     parse('site == "a"').truth(table, {})
-    second = [{**first[0], "cpu_free": 1}, first[1]]
+    second: list[Row] = [{**first[0], "cpu_free": 1}, first[1]]
     later = table.following(first, second)
     assert later.kept is table.kept
     assert later.column("site") is table.column("site")
     later.take(1, Request("a", 1, 0))
     assert table.row(1)["cpu_free"] == 4, "nobody else's is consumed"
     assert table.row(1)["running_vms"] == 0
-    moved = [{**second[0], "site": "b"}, second[1]]
+    moved: list[Row] = [{**second[0], "site": "b"}, second[1]]
     assert later.following(second, moved).kept is not table.kept

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from placement.match import feasible, match
 from placement.request import Request
 from placement.table import HostTable
+from placement.value import AttributeValue
 from placement.why import Explanation, SiteExplanation, Term, explain
 
 TABLE = HostTable.from_rows(
@@ -162,7 +163,9 @@ attribute = st.integers(0, 5) | st.none()
     st.integers(0, 4),
     st.sampled_from([None, "a > 2", 'a > 2 && s == "x"', 'cpu_free < 3 && (a == 1 || s ~ "y")']),
 )
-def test_explanation_counts_agree_with_the_match(rows: list, cpu: int, requirement: str | None) -> None:
+def test_explanation_counts_agree_with_the_match(
+    rows: list[dict[str, AttributeValue]], cpu: int, requirement: str | None
+) -> None:
     table = HostTable.from_rows(rows)
     request = Request("vm", cpu, 1, requirement=requirement)
     found = explain(table, request)
