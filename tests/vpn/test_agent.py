@@ -15,7 +15,7 @@ import pytest
 from vpn import keys
 from vpn.agent import Agent
 from vpn.client import Enrolled, Refused, Unavailable, Unreadable
-from vpn.document import GatewayDocument, PeerEntry
+from vpn.document import Enrolment, GatewayDocument, PeerEntry
 from vpn.plan import GatewaySpec, PeerSpec, plan
 from vpn.run import CommandError
 from vpn.state import State
@@ -185,7 +185,7 @@ def test_of_a_newer_document_what_is_known_is_applied_and_the_broker_is_told_the
     )
     world.hold(_document(3, NODE))
     world.agent.report()
-    assert world.broker.problems[-1] == ()
+    assert not world.broker.problems[-1]
 
 
 def test_the_broker_is_told_why_a_document_was_refused(world: World) -> None:
@@ -305,9 +305,8 @@ def test_a_running_agent_registers_applies_reports_and_survives_the_brokers_abse
 ) -> None:
     monkeypatch.setattr("vpn.agent.BACKOFF_S", (0.01, 0.05))
     # 127.0.0.0/8 in place of the pool, so that the enrolment port can be opened here.
-    enrolment = {"address": "127.0.0.1", "port": _free_port(), "pool": "127.0.0.0/8"}
-    base = _document(2, NODE)
-    here = replace(base, enrolment=type(base.enrolment)(**enrolment))
+    enrolment = Enrolment(address="127.0.0.1", port=_free_port(), pool="127.0.0.0/8")
+    here = replace(_document(2, NODE), enrolment=enrolment)
     world.broker.error = Unavailable("away")
     thread = threading.Thread(target=world.agent.run)
     thread.start()

@@ -189,7 +189,12 @@ def test_a_redirect_is_not_followed_with_the_token() -> None:
 
     with HTTPServer(("127.0.0.1", 0), Redirect) as server:
         server.timeout = 5
-        thread = threading.Thread(target=lambda: [server.handle_request(), server.handle_request()])
+
+        def serve() -> None:
+            for _ in range(2):
+                server.handle_request()
+
+        thread = threading.Thread(target=serve)
         thread.start()
         client = Client(f"http://127.0.0.1:{server.server_port}", "t", UrllibTransport())
         for _ in range(2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import NoReturn
 
 import pytest
 from pyroute2.netlink.exceptions import NetlinkError
@@ -16,25 +17,25 @@ class Kernel:
     def __init__(self, code: int) -> None:
         self.code = code
 
-    def __enter__(self):
+    def __enter__(self) -> Kernel:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         return None
 
-    def link_lookup(self, **_):
+    def link_lookup(self, **_: object) -> list[int]:
         return [7]
 
-    def get_links(self, *_, **__):
+    def get_links(self, *_: object, **__: object) -> NoReturn:
         raise NetlinkError(self.code)
 
 
-def test_interface_that_goes_while_it_is_looked_at_is_not_there(monkeypatch):
+def test_interface_that_goes_while_it_is_looked_at_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "IPRoute", lambda: Kernel(errno.ENODEV))
     assert link.Links().look("wg-isthmus") is None
 
 
-def test_other_refusals_of_the_kernel_are_not_swallowed(monkeypatch):
+def test_other_refusals_of_the_kernel_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "IPRoute", lambda: Kernel(errno.EPERM))
     with pytest.raises(NetlinkError):
         link.Links().look("wg-isthmus")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -154,7 +155,12 @@ def test_a_gateway_that_moved_keeps_its_place_when_its_prefixes_change() -> None
 
 def test_a_gateway_is_set_with_its_endpoint_and_a_vm_without() -> None:
     asked: list[list[str]] = []
-    WireGuard(lambda argv, _: asked.append(list(argv)) or "").set_peers("wg0", [_peer(1, 1), _gateway()])
+
+    def run(argv: Sequence[str], _: str) -> str:
+        asked.append(list(argv))
+        return ""
+
+    WireGuard(run).set_peers("wg0", [_peer(1, 1), _gateway()])
     (argv,) = asked
     assert argv.count("endpoint") == 1
     assert argv[argv.index(_gateway().public_key) :][1:5] == [
