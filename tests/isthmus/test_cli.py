@@ -17,7 +17,7 @@ from isthmus import schema
 from isthmus.cli._session import Session
 from isthmus.cli.main import main
 
-NOW = "2026-11-20T12:00:00Z"
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SITE = schema.Site(id="site-1", name="campus", kind="kvm", state="up", hosts=2, created_at=NOW)
 IMAGE = schema.Image(
     id="img-1",

@@ -15,14 +15,16 @@ import isthmus
 from isthmus import nouns
 
 PACKAGE = Path(isthmus.__file__).parent
+PUBLIC: list[str] = vars(isthmus)["__all__"]
+"""Type checkers are not shown it."""
 
 
 def test_every_public_name_is_there_and_listed_once() -> None:
-    assert len(isthmus.__all__) == len(set(isthmus.__all__))
-    for name in isthmus.__all__:
+    assert len(PUBLIC) == len(set(PUBLIC))
+    for name in PUBLIC:
         assert getattr(isthmus, name) is not None
-    assert set(isthmus._HOME) | set(nouns.EXPORTS) == set(isthmus.__all__)
-    assert set(isthmus.__all__) <= set(dir(isthmus))
+    assert set(isthmus._HOME) | set(nouns.EXPORTS) == set(PUBLIC)
+    assert set(PUBLIC) <= set(dir(isthmus))
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         _ = isthmus.Nonsense
 
@@ -75,7 +77,7 @@ PROMISED = {
 
 
 def test_no_name_that_was_ever_public_is_gone() -> None:
-    assert PROMISED - set(isthmus.__all__) == set()
+    assert PROMISED - set(PUBLIC) == set()
 
 
 def test_type_checkers_see_the_names_that_there_are() -> None:
@@ -92,7 +94,7 @@ def reexported(module: Any) -> set[str]:
 
 
 def test_every_error_is_an_isthmus_error() -> None:
-    errors = [getattr(isthmus, n) for n in isthmus.__all__ if isinstance(getattr(isthmus, n), type)]
+    errors = [getattr(isthmus, n) for n in PUBLIC if isinstance(getattr(isthmus, n), type)]
     errors = [e for e in errors if issubclass(e, Exception)]
     assert len(errors) == 14
     assert all(issubclass(e, isthmus.IsthmusError) for e in errors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from importlib import import_module
 from typing import Any, Union, get_args, get_origin
@@ -17,7 +17,7 @@ from isthmus import nouns, schema
 from isthmus.client._resource import Resource
 from isthmus.nouns import NOUNS, Noun
 
-NOW = "2026-11-20T12:00:00Z"
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SITE = schema.Site(id="site-1", name="campus", kind="kvm", state="up", created_at=NOW)
 HOST = schema.Host(id="host-1", name="a", site="campus", state="up")
 FLAVOR = schema.Flavor(name="small", vcpus=1, mem_mb=256, disk_gb=1)
@@ -44,14 +44,14 @@ RESERVATION = schema.Reservation(
     id="res-1",
     name="exam",
     project="default",
-    state="scheduled",
+    state=schema.ReservationState.SCHEDULED,
     flavor="small",
     vcpus=1,
     mem_mb=256,
     disk_gb=1,
     count=2,
     start_at=NOW,
-    end_at="2026-11-20T13:00:00Z",
+    end_at=NOW + timedelta(hours=1),
     hosts={"campus/a": 2},
     created_at=NOW,
 )
@@ -59,8 +59,8 @@ PLAN = schema.MigrationPlan(
     goal="pack", moves=[schema.Move(vm="web", source="campus/a", target="campus/b", cost_s=2)]
 )
 PROJECT = schema.Project(id="prj-1", name="lab", account="123456789012", created_at=NOW)
-TOKEN = schema.Token(id="tok-1", name="ci", project="lab", role="member", created_at=NOW)
-KEY = schema.AccessKey(id="AKIA1", project="lab", role="member", created_at=NOW)
+TOKEN = schema.Token(id="tok-1", name="ci", project="lab", role=schema.Role.MEMBER, created_at=NOW)
+KEY = schema.AccessKey(id="AKIA1", project="lab", role=schema.Role.MEMBER, created_at=NOW)
 GRANT = schema.Grant(project="lab", role="reader")
 CAN = schema.Can(
     allowed=False,
@@ -516,7 +516,7 @@ def model_of(row: Noun[Any]) -> Any:
     return getattr(import_module(f"isthmus.client.{row.name}"), row.calls)._model
 
 
-def with_call(name: str) -> Any:
+def with_call(name: str) -> pytest.MarkDecorator:
     """The nouns whose collection has that call."""
     rows = [row for row in NOUNS if row.name != "policy"]  # there is one policy, and it has no name
     has = [r for r in rows if hasattr(getattr(import_module(f"isthmus.client.{r.name}"), r.calls), name)]

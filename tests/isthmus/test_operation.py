@@ -25,6 +25,7 @@ def test_a_failure_says_why_and_keeps_the_operation(client: Any, broker: Any, ma
     broker.on("GET", "/v1/operations/op-1", make["operation"](state="failed", error="no room anywhere"))
     with pytest.raises(isthmus.OperationFailed, match="no room anywhere") as caught:
         client.operations.get("op-1").wait()
+    assert caught.value.operation is not None
     assert caught.value.operation.id == "op-1"
 
 

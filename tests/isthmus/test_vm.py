@@ -17,7 +17,8 @@ def vm(client: Any, broker: Any, make: Any) -> isthmus.VM:
         "/v1/vms/web",
         make["vm"](nics=[schema.NIC(network="lan", subnet="s", address="10.0.0.5", mac="m")]),
     )
-    return client.vms.get("web")
+    found: isthmus.VM = client.vms.get("web")
+    return found
 
 
 def test_a_vm_has_the_attributes_of_the_schema(vm: isthmus.VM) -> None:
