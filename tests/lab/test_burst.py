@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -17,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from api.ec2.ids import to_ec2
-from isthmus import schema
+from isthmus import VM, schema
 from lab import process
 from lab.broker import ISTHMUS
 from lab.demo import BURST, POOL, Burst, Demo
@@ -200,7 +201,7 @@ def test_a_broker_killed_in_the_middle_of_a_burst_finishes_it_once(
 def test_boto3_drives_a_real_guest_of_the_cloud(lab: Lab) -> None:
     made = lab.cloud.client.accesskeys.create(role="member")
 
-    def connect(secret: str):
+    def connect(secret: str) -> Any:
         return boto3.client(
             "ec2",
             endpoint_url=lab.cloud.ec2_url,
@@ -215,7 +216,7 @@ def test_boto3_drives_a_real_guest_of_the_cloud(lab: Lab) -> None:
 
     def state(id: str) -> str:
         (reservation,) = ec2.describe_instances(InstanceIds=[id])["Reservations"]
-        return reservation["Instances"][0]["State"]["Name"]
+        return str(reservation["Instances"][0]["State"]["Name"])
 
     (image,) = ec2.describe_images(Filters=[{"Name": "name", "Values": [IMAGE]}])["Images"]
     (run,) = ec2.run_instances(
@@ -243,7 +244,7 @@ def test_boto3_drives_a_real_guest_of_the_cloud(lab: Lab) -> None:
     ec2.terminate_instances(InstanceIds=[id])
     until(lambda: state(id) == "terminated", 60, "a terminated instance")
 
-    for call, code, status in (
+    refused: list[tuple[Callable[[], object], str, int]] = [
         (lambda: connect("x" * 40).describe_instances(), "SignatureDoesNotMatch", 403),
         (
             lambda: ec2.describe_instances(InstanceIds=["i-0123456789abcdef0"]),
@@ -251,7 +252,8 @@ def test_boto3_drives_a_real_guest_of_the_cloud(lab: Lab) -> None:
             400,
         ),
         (lambda: ec2.describe_instances(InstanceIds=["i-nonsense"]), "InvalidInstanceID.Malformed", 400),
-    ):
+    ]
+    for call, code, status in refused:
         with pytest.raises(ClientError) as caught:
             call()
         assert caught.value.response["Error"]["Code"] == code
@@ -435,7 +437,7 @@ budget: {hourly: HOURLY}
     prices = [host.attributes["price_hour"] for host in client.hosts.list(site="cloud")]
     client.policy.apply(always.replace("HOURLY", f"{1.5 * min(prices)}"))
 
-    def ask(name: str):
+    def ask(name: str) -> VM:
         return client.vms.create(
             name, IMAGE, FLAVOR, networks=[NETWORK], requirements="elastic", rank="-price_hour"
         )

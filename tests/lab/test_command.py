@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from lab import command
 from lab.lab import Lab, LabError
 from lab.lock import only_one
 from lab.node import NodeError
+
+Run = Callable[..., Result]
 
 
 @pytest.fixture
@@ -24,25 +26,25 @@ def tmp_path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs ``lab WORDS --dir TMP``, as if by root."""
     monkeypatch.setattr(command, "require_root", lambda: None)
     return lambda *words: CliRunner().invoke(command.lab, [*words, f"--dir={tmp_path / 'lab'}"])
 
 
-def test_status_of_no_lab_is_down_and_no_success(run) -> None:
+def test_status_of_no_lab_is_down_and_no_success(run: Run) -> None:
     seen = run("status", "--json")
     assert seen.exit_code == 1
     assert json.loads(seen.stdout)["state"] == "down"
     assert run("status").stdout.startswith("lab       down, in ")
 
 
-def test_down_without_a_lab_is_fine(run) -> None:
+def test_down_without_a_lab_is_fine(run: Run) -> None:
     done = run("down")
     assert (done.exit_code, done.stdout) == (0, "leftovers: 0\n")
 
 
-def test_a_shell_without_a_lab_says_what_to_do(run) -> None:
+def test_a_shell_without_a_lab_says_what_to_do(run: Run) -> None:
     done = run("shell")
     assert done.exit_code == 1
     assert "`isthmus lab up` brings one up" in done.stderr
@@ -63,14 +65,14 @@ def test_commands_to_look_around_are_shown_as_they_can_be_typed(
         assert shown in capsys.readouterr().out
 
 
-def test_two_commands_on_one_lab_are_one_too_many(run, tmp_path: Path) -> None:
+def test_two_commands_on_one_lab_are_one_too_many(run: Run, tmp_path: Path) -> None:
     with only_one(tmp_path / "lab"):
         done = run("down")
     assert done.exit_code == 1
     assert "another command works on the lab" in done.stderr
 
 
-def test_a_directory_that_is_too_long_is_told_in_words(run, tmp_path: Path) -> None:
+def test_a_directory_that_is_too_long_is_told_in_words(run: Run, tmp_path: Path) -> None:
     done = CliRunner().invoke(command.lab, ["status", f"--dir={tmp_path / ('x' * 100)}"])
     assert done.exit_code == 1
     assert "longer than the 107 bytes" in done.stderr
@@ -85,7 +87,7 @@ def test_without_root_the_lab_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_a_demo_that_fails_says_what_failed_and_takes_everything_down(
-    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "lab").mkdir()
     (tmp_path / "lab" / "left-by-a-killed-run").touch()
@@ -105,7 +107,7 @@ def test_a_demo_that_fails_says_what_failed_and_takes_everything_down(
 
 
 def test_a_demo_that_fails_half_way_prints_the_logs_and_takes_everything_down(
-    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Show:
         def __init__(self, lab: Lab, timeline: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ ELF = b"\x7fELF" + bytes(range(256)) * 64
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress], ids=["gzip", "xz"])
-def test_the_kernel_inside_a_bzimage_is_found(pack, tmp_path: Path) -> None:
+def test_the_kernel_inside_a_bzimage_is_found(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
     assert image._decompressed(b"MZ boot code" + pack(ELF) + b"trailing bytes", tmp_path) == ELF
 
 

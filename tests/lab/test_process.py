@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from lab import process
 
 
 @pytest.fixture
-def sleeper(tmp_path: Path):
+def sleeper(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A marked process."""
     child = subprocess.Popen(["sleep", "600"], env=process.environment(tmp_path))
     yield child

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import libvirt
@@ -44,7 +44,7 @@ SCRIPT = "#!/bin/sh\necho boot >>/var/lib/boots\necho boots: $(wc -l </var/lib/b
 
 
 @pytest.fixture(scope="module")
-def topology(tmp_path_factory: pytest.TempPathFactory):
+def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     directory = Path("/var/tmp") / f"isl-{os.getpid()}"
     lab = Topology(directory)
     lab.up()
