@@ -214,7 +214,7 @@ def test_reference_has_every_error_code() -> None:
         for name, call in calls(folder):
             first = call.args[0] if call.args else None
             if name in ("NotFound", "Exists") and isinstance(first, ast.Constant):
-                codes.add(f"{first.value}_{'not_found' if name == 'NotFound' else 'exists'}")
+                codes.add(f"{first.value!s}_{'not_found' if name == 'NotFound' else 'exists'}")
             if name == "_answer" and len(call.args) > 1 and isinstance(call.args[1], ast.Constant):
                 codes.add(str(call.args[1].value))
     for _, call in calls("isthmus"):
@@ -436,7 +436,10 @@ def test_shown_rank_puts_own_hosts_before_clouds(where: str, text: str) -> None:
     own = {"elastic": False, "cpu_free": 1.0, "cpu_total": 64.0}
     cloud = {"elastic": True, "cpu_free": 1e9, "cpu_total": 2.0, "price_hour": 0.001}
     judged = parse_expression(rank.text)
-    assert judged.interpret(own, {}) > judged.interpret(cloud, {})
+    here, there = judged.interpret(own, {}), judged.interpret(cloud, {})
+    assert isinstance(here, float)
+    assert isinstance(there, float)
+    assert here > there
 
 
 @pytest.mark.parametrize(
