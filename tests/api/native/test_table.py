@@ -13,7 +13,7 @@ DOCUMENT = create_app(None).openapi()  # type: ignore[arg-type]  # the document 
 PATHS = DOCUMENT["paths"]
 
 
-def rows_with(method: str, path: str) -> Any:
+def rows_with(method: str, path: str) -> pytest.MarkDecorator:
     """The nouns that have such a route."""
     rows = [row for row in NOUNS if row.name != "policy"]  # one is in force, and its versions are listed
     has = [row for row in rows if method in PATHS.get(path.format(row.plural), {})]
