@@ -1,6 +1,6 @@
 """A broker on either database, with simulated sites, a clock that moves when told, and no engine.
 
-Everything is reached through the ``stage`` fixture, so that tests import nothing from here.
+Everything is reached through the ``stage`` fixture, so that tests import nothing from here but types, for their checker.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import structlog
@@ -37,15 +37,18 @@ from broker import (
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
 from broker.clock import ManualClock
+from broker.engine.advance import Pause
 from broker.engine.lease import LeaseEngine
 from broker.sealing import Sealer
-from broker.settings import Settings
+from broker.settings import Database, Settings, Timing
 from broker.size import Size
 from broker.states import OperationState
 from broker.store import AddressRow, HostRow, NICRow, OperationRow, PeerRow, Store, VMRow
 from lab.postgresql import PostgreSQL
-from providers.simulated import SimulatedProvider, World
+from providers.simulated import SimulatedProvider, SimulatedVM, World
 from vpn import keys
+
+Found = TypeVar("Found")
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -188,7 +191,7 @@ class Stage:
         Sealer.create_file(folder / "key")
         self.clock = ManualClock(START)
         self._numbers: defaultdict[str, Any] = defaultdict(lambda: itertools.count(1))
-        self.settings = Settings(data_dir=folder, database={"url": url}, timing=timing)
+        self.settings = Settings(data_dir=folder, database=Database(url=url), timing=Timing(**timing))
         self.worlds: dict[str, World] = {}
         self.sites: dict[str, str] = {}
         self.agents: list[Agent] = []
@@ -295,7 +298,7 @@ class Stage:
     # What people ask for
 
     def request(
-        self, name: str = "web", actor: Actor | None = None, **asked: Any
+        self, name: str | None = "web", actor: Actor | None = None, **asked: Any
     ) -> tuple[VMRow, OperationRow]:
         asked.setdefault("flavor_ref", "small")
         asked.setdefault("image_ref", "tiny")
@@ -315,7 +318,7 @@ class Stage:
 
     # How it goes on
 
-    def step(self, task: OperationRow | str, *, driver: LeaseEngine | None = None) -> Any:
+    def step(self, task: OperationRow | str, *, driver: LeaseEngine | None = None) -> Pause | None:
         queue.place_pending(self.broker)
         return (driver or self.driver).step(task if isinstance(task, str) else task.id)
 
@@ -385,7 +388,7 @@ class Stage:
             for row in event.list_events(self.broker, self.admin, kind=kind, target=target, limit=10_000)
         ]
 
-    def machines(self, vm_id: str) -> list[Any]:
+    def machines(self, vm_id: str) -> list[SimulatedVM]:
         """What exists of a VM in all the sites."""
         return [found for world in self.worlds.values() for found in world.live_vms() if found.vm_id == vm_id]
 
@@ -411,6 +414,12 @@ class Stage:
                 ),
                 "claims": int(row.host_id is not None and row.state != "terminated"),
             }
+
+    @staticmethod
+    def there(found: Found | None) -> Found:
+        """What is there, as it must be."""
+        assert found is not None
+        return found
 
     def nothing_left(self, vm_id: str) -> bool:
         return not any(self.holdings(vm_id).values())

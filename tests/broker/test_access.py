@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import select
@@ -14,11 +16,15 @@ import broker
 from broker import access, event, keypair, operation, power, project, token, usage, vm
 from broker.access import PERMISSIONS, ROLES, Scope
 from broker.actor import ADMIN, EVERY_PROJECT, GATEWAY, MEMBER, READER, SYSTEM, Actor
+from broker.broker import Broker
 from broker.errors import Forbidden, InvalidRequest, NotFound
 from broker.store import VMRow
 
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
-def functions_with_a_caller():
+
+def functions_with_a_caller() -> dict[tuple[str, str], list[str]]:
     """(module, function) -> the permissions that it names, for every public function that takes a caller."""
     found = {}
     for path in sorted(path for folder in broker.__path__ for path in Path(folder).glob("[a-z]*.py")):
@@ -30,11 +36,12 @@ def functions_with_a_caller():
     return found
 
 
-def asked_by(node):
+def asked_by(node: ast.AST) -> list[str]:
     """The permissions that a function asks the table for, in order."""
     calls = [inner for inner in ast.walk(node) if isinstance(inner, ast.Call)]
     asked = [call for call in calls if ast.unparse(call.func) == "access.require"]
-    return [call.args[1].value for call in sorted(asked, key=lambda call: call.lineno)]
+    names = [call.args[1] for call in sorted(asked, key=lambda call: call.lineno)]
+    return [ast.literal_eval(name) for name in names]
 
 
 FUNCTIONS = functions_with_a_caller()
@@ -43,7 +50,7 @@ CASES = [
 ]
 
 
-def call(stage, actor, module, name):
+def call(stage: Stage, actor: Actor, module: str, name: str) -> object:
     """With nothing of use in it: the permission is looked at before anything else."""
     function = getattr(importlib.import_module(f"broker.{module}"), name)
     wanted = [
@@ -53,7 +60,7 @@ def call(stage, actor, module, name):
     return function(stage.broker, actor, **{name: 1 if name in numbers else "none" for name in wanted})
 
 
-def refusal(stage, actor, module, name):
+def refusal(stage: Stage, actor: Actor, module: str, name: str) -> Forbidden | None:
     """What it says when it refuses; of "none" it may say what it likes, and that is tested elsewhere."""
     try:
         call(stage, actor, module, name)
@@ -64,7 +71,7 @@ def refusal(stage, actor, module, name):
     return None
 
 
-def test_every_function_with_a_caller_is_in_the_table():
+def test_every_function_with_a_caller_is_in_the_table() -> None:
     assert len(FUNCTIONS) > 80
     strangers = {".".join(where): asked for where, asked in FUNCTIONS.items() if len(set(asked)) != 1}
     assert strangers == {}, "a function asks for one permission, its own"
@@ -72,8 +79,8 @@ def test_every_function_with_a_caller_is_in_the_table():
     assert {asked[0] for asked in FUNCTIONS.values()} | {"label.change_shared"} == set(PERMISSIONS)
 
 
-def test_functions_share_a_permission_only_where_they_are_one_thing():
-    shared = {}
+def test_functions_share_a_permission_only_where_they_are_one_thing() -> None:
+    shared: dict[str, set[str]] = {}
     for where, (first, *_) in FUNCTIONS.items():
         shared.setdefault(first, set()).add(".".join(where))
     assert {name: sorted(where) for name, where in shared.items() if len(where) > 1} == {
@@ -93,7 +100,9 @@ def test_functions_share_a_permission_only_where_they_are_one_thing():
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("module", "name", "permission"), CASES)
-def test_who_lacks_a_permission_is_refused_before_anything_else(bare_stage, module, name, permission):
+def test_who_lacks_a_permission_is_refused_before_anything_else(
+    bare_stage: Stage, module: str, name: str, permission: str
+) -> None:
     people = {
         READER: bare_stage.reader,
         MEMBER: bare_stage.member,
@@ -111,7 +120,7 @@ def test_who_lacks_a_permission_is_refused_before_anything_else(bare_stage, modu
             assert refused.details == {"permission": permission, "role": needed.least}
 
 
-def test_nobody_else_decides_by_roles():
+def test_nobody_else_decides_by_roles() -> None:
     """No face knows a role, and no other file of the broker looks at what role or which grants a caller has."""
     root = Path(next(iter(broker.__path__))).parent
     found = []
@@ -128,14 +137,14 @@ def test_nobody_else_decides_by_roles():
 NAMES = {"ADMIN", "MEMBER", "READER", "GATEWAY"}
 
 
-def test_each_role_may_what_the_one_below_it_may():
+def test_each_role_may_what_the_one_below_it_may() -> None:
     reader, member, admin, agent = map(access.permissions_of, (READER, MEMBER, ADMIN, GATEWAY))
     assert reader < member < admin
     assert agent == set(PERMISSIONS) - admin
     assert all(needed.roles <= set(ROLES) and needed.line.endswith(".") for needed in PERMISSIONS.values())
 
 
-def test_what_concerns_the_whole_broker_needs_a_grant_in_every_project():
+def test_what_concerns_the_whole_broker_needs_a_grant_in_every_project() -> None:
     over_one = Actor("prj-a", MEMBER, "olga", grants={"prj-b": ADMIN})
     assert over_one.grants == {"prj-a": MEMBER, "prj-b": ADMIN}
     with pytest.raises(Forbidden):
@@ -147,13 +156,13 @@ def test_what_concerns_the_whole_broker_needs_a_grant_in_every_project():
     access.require_role(over_one, MEMBER, "prj-b")
 
 
-def test_nobody_gives_a_role_that_there_is_not():
+def test_nobody_gives_a_role_that_there_is_not() -> None:
     for role in (GATEWAY, "root"):
         with pytest.raises(InvalidRequest, match=f"there is no role '{role}'"):
             access.require_role(SYSTEM, role, "prj-a")
 
 
-def test_a_grant_counts_in_its_project_and_nowhere_else(stage):
+def test_a_grant_counts_in_its_project_and_nowhere_else(stage: Stage) -> None:
     """One actor, a member of one project and a reader of another."""
     made = stage.broker, stage.member
     theirs, _ = stage.request("theirs", actor=stage.member)
@@ -162,7 +171,12 @@ def test_a_grant_counts_in_its_project_and_nowhere_else(stage):
     assert [row.name for row in vm.list_vms(stage.broker, both)] == ["mine"]
     assert {row.name for row in vm.list_vms(stage.broker, both, all_projects=True)} == {"theirs", "mine"}
     assert vm.get(stage.broker, both, theirs.id).name == "theirs"
-    for change in (vm.delete, power.stop, power.suspend, lambda *asked: vm.set_labels(*asked, {"a": "b"})):
+
+    def label(broker: Broker, actor: Actor, ref: str) -> VMRow:
+        return vm.set_labels(broker, actor, ref, {"a": "b"})
+
+    changes: list[Callable[[Broker, Actor, str], object]] = [vm.delete, power.stop, power.suspend, label]
+    for change in changes:
         with pytest.raises(Forbidden, match="needs the role 'member', and 'bo' has 'reader'"):
             change(stage.broker, both, theirs.id)
     vm.delete(stage.broker, both, mine.id)
@@ -175,7 +189,7 @@ def test_a_grant_counts_in_its_project_and_nowhere_else(stage):
         token.create(stage.broker, both, name="too-much", project_ref="lab", role="reader")
 
 
-def test_lists_show_what_is_of_the_projects_that_a_grant_is_in(stage):
+def test_lists_show_what_is_of_the_projects_that_a_grant_is_in(stage: Stage) -> None:
     theirs, task = stage.request("theirs", actor=stage.member)
     keypair.create(stage.broker, stage.member, name="me", public_key=KEY)
     both = Actor(stage.stranger.id, MEMBER, "bo", grants={stage.owner.id: READER})
@@ -194,7 +208,7 @@ def test_lists_show_what_is_of_the_projects_that_a_grant_is_in(stage):
     assert usage.report(stage.broker, stage.outsider) == []
 
 
-def test_a_query_is_cut_in_sql_to_what_is_visible(stage):
+def test_a_query_is_cut_in_sql_to_what_is_visible(stage: Stage) -> None:
     query = select(VMRow.id)
     assert str(access.visible(query, SYSTEM, VMRow, "vm.list")) == str(query)
     one = Actor("prj-a", READER, "rita")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from broker import access, accesskey, gateway, peer, project, token
 from broker.actor import GATEWAY, MEMBER, Actor
 from broker.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
-def test_member_makes_no_token_above_its_own_role(bare_stage):
+
+def test_member_makes_no_token_above_its_own_role(bare_stage: Stage) -> None:
     broker = bare_stage.broker
     for make in (
         lambda **k: token.create(broker, bare_stage.member, name="t", **k),
@@ -26,7 +31,7 @@ def test_member_makes_no_token_above_its_own_role(bare_stage):
         assert row.role == "reader"
 
 
-def test_token_lets_its_owner_in_until_it_expires_or_is_revoked(bare_stage):
+def test_token_lets_its_owner_in_until_it_expires_or_is_revoked(bare_stage: Stage) -> None:
     row, secret = token.create(bare_stage.broker, bare_stage.member, name="ci", expires_in_s=60)
     actor = token.authenticate(bare_stage.broker, secret)
     assert (actor.project_id, actor.role, actor.name) == (bare_stage.owner.id, "member", "ci")
@@ -41,7 +46,7 @@ def test_token_lets_its_owner_in_until_it_expires_or_is_revoked(bare_stage):
         token.authenticate(bare_stage.broker, "ist_guess")
 
 
-def test_access_key_opens_until_it_is_revoked(bare_stage):
+def test_access_key_opens_until_it_is_revoked(bare_stage: Stage) -> None:
     row, secret = accesskey.create(bare_stage.broker, bare_stage.member)
     opened = accesskey.open_key(bare_stage.broker, row.id)
     assert (opened.secret, opened.account) == (secret, bare_stage.owner.account)
@@ -51,7 +56,7 @@ def test_access_key_opens_until_it_is_revoked(bare_stage):
         accesskey.open_key(bare_stage.broker, row.id)
 
 
-def test_tokens_and_keys_of_others_are_not_there(bare_stage):
+def test_tokens_and_keys_of_others_are_not_there(bare_stage: Stage) -> None:
     broker = bare_stage.broker
     row, _ = token.create(broker, bare_stage.member, name="ci")
     key, _ = accesskey.create(broker, bare_stage.member)
@@ -66,7 +71,7 @@ def test_tokens_and_keys_of_others_are_not_there(bare_stage):
     assert [row.name for row in project.list_projects(broker, bare_stage.outsider)] == ["elsewhere"]
 
 
-def test_member_revokes_neither_an_admins_nor_a_gateways_token(hybrid):
+def test_member_revokes_neither_an_admins_nor_a_gateways_token(hybrid: Stage) -> None:
     from sqlalchemy import select
 
     from broker.store import TokenRow
@@ -80,7 +85,7 @@ def test_member_revokes_neither_an_admins_nor_a_gateways_token(hybrid):
             token.delete(hybrid.broker, hybrid.member, row.id)
 
 
-def test_gateways_agent_reaches_its_own_document_and_nothing_else(hybrid):
+def test_gateways_agent_reaches_its_own_document_and_nothing_else(hybrid: Stage) -> None:
     agent = hybrid.agents[0].actor
     assert gateway.document(hybrid.broker, agent).gateway_id == agent.gateway_id
     with pytest.raises(Forbidden):
@@ -89,7 +94,7 @@ def test_gateways_agent_reaches_its_own_document_and_nothing_else(hybrid):
         gateway.document(hybrid.broker, Actor(agent.project_id, GATEWAY, "other", gateway_id="gw-0"))
 
 
-def test_the_role_that_is_missing_is_named_in_words():
+def test_the_role_that_is_missing_is_named_in_words() -> None:
     from isthmus.schema import Role
 
     with pytest.raises(Forbidden, match="needs the role 'admin', and 'ada' has 'member'"):

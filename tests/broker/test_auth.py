@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from broker import accesskey, auth, gateway, power, token, vm
 from broker.access import PERMISSIONS
-from broker.auth import GrantView
+from broker.actor import Actor
+from broker.auth import CanView, GrantView
 from broker.errors import Forbidden, InvalidRequest, NotFound
 
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
-def ask(stage, actor, action, what=None, who=auth.ME):
+
+def ask(stage: Stage, actor: Actor, action: str, what: str | None = None, who: str = auth.ME) -> CanView:
     return auth.can(stage.broker, actor, who=who, action=action, what=what)
 
 
-def test_yes_names_the_grant_that_decides(stage):
+def test_yes_names_the_grant_that_decides(stage: Stage) -> None:
     row, _ = stage.request("web", actor=stage.member)
     for ref in ("web", row.id, "vm:web", f"vm:{row.id}"):
         view = ask(stage, stage.member, "vm.delete", ref)
@@ -26,7 +32,7 @@ def test_yes_names_the_grant_that_decides(stage):
     assert view.reason == "ada is admin in every project, and that role has site.delete"
 
 
-def test_no_says_what_would_be_needed(stage):
+def test_no_says_what_would_be_needed(stage: Stage) -> None:
     stage.request("web", actor=stage.member)
     view = ask(stage, stage.reader, "vm.delete", "web")
     assert (view.allowed, view.grant, view.roles) == (False, None, ("member", "admin"))
@@ -44,13 +50,13 @@ def test_no_says_what_would_be_needed(stage):
 
 @pytest.mark.parametrize("action", sorted(PERMISSIONS))
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_it_may_be_asked_of_every_permission(bare_stage, action):
+def test_it_may_be_asked_of_every_permission(bare_stage: Stage, action: str) -> None:
     for actor in (bare_stage.reader, bare_stage.member, bare_stage.admin):
         assert ask(bare_stage, actor, action).allowed == (actor.role in PERMISSIONS[action].roles)
         assert ask(bare_stage, actor, action, "lab").allowed == (actor.role in PERMISSIONS[action].roles)
 
 
-def test_it_says_what_the_broker_does(stage):
+def test_it_says_what_the_broker_does(stage: Stage) -> None:
     acts = (("vm.stop", power.stop), ("vm.console", vm.console), ("vm.delete", vm.delete))
     for actor in (stage.reader, stage.member, stage.admin):
         row = stage.create("web")
@@ -66,7 +72,7 @@ def test_it_says_what_the_broker_does(stage):
         stage.finish(vm.delete(stage.broker, stage.admin, row.id)[1])
 
 
-def test_of_a_token_or_an_access_key_its_own_grant_is_told(stage):
+def test_of_a_token_or_an_access_key_its_own_grant_is_told(stage: Stage) -> None:
     made, _ = token.create(stage.broker, stage.member, name="ci", role="reader", expires_in_s=60)
     key, _ = accesskey.create(stage.broker, stage.member)
     for who in ("ci", made.id):
@@ -80,7 +86,7 @@ def test_of_a_token_or_an_access_key_its_own_grant_is_told(stage):
     assert ask(stage, stage.member, "vm.list", who="ci").reason == "token ci has expired"
 
 
-def test_of_others_one_may_ask_where_one_may_list_tokens(hybrid):
+def test_of_others_one_may_ask_where_one_may_list_tokens(hybrid: Stage) -> None:
     made, _ = token.create(hybrid.broker, hybrid.member, name="ci")
     token.create(hybrid.broker, hybrid.member, name="twin")
     token.create(hybrid.broker, hybrid.member, name="twin")
@@ -99,7 +105,7 @@ def test_of_others_one_may_ask_where_one_may_list_tokens(hybrid):
     assert not ask(hybrid, hybrid.admin, "vm.list", who=f"gateway-{gate.name}").allowed
 
 
-def test_things_of_others_are_not_there(stage):
+def test_things_of_others_are_not_there(stage: Stage) -> None:
     row, _ = stage.request("web", actor=stage.member)
     for what in ("web", row.id, f"vm:{row.id}", "lab", "project:lab"):
         with pytest.raises(NotFound):
@@ -112,7 +118,7 @@ def test_things_of_others_are_not_there(stage):
     )
 
 
-def test_a_name_is_first_one_of_the_project_that_is_asked_about(stage):
+def test_a_name_is_first_one_of_the_project_that_is_asked_about(stage: Stage) -> None:
     stage.request("web", actor=stage.member)
     stage.request("web", actor=stage.outsider)
     token.create(stage.broker, stage.outsider, name="far")
@@ -121,7 +127,7 @@ def test_a_name_is_first_one_of_the_project_that_is_asked_about(stage):
     assert ask(stage, stage.admin, "vm.delete", "web", who="far").allowed
 
 
-def test_a_token_above_ones_own_is_not_revoked(stage):
+def test_a_token_above_ones_own_is_not_revoked(stage: Stage) -> None:
     boss, _ = token.create(stage.broker, stage.admin, name="boss", role="admin")
     mine, _ = token.create(stage.broker, stage.member, name="mine")
     view = ask(stage, stage.member, "token.delete", "boss")
@@ -133,7 +139,7 @@ def test_a_token_above_ones_own_is_not_revoked(stage):
     assert ask(stage, stage.admin, "token.delete", boss.id).allowed
 
 
-def test_a_question_with_a_mistake_is_refused_in_words(stage):
+def test_a_question_with_a_mistake_is_refused_in_words(stage: Stage) -> None:
     with pytest.raises(InvalidRequest, match=r"no permission 'vm\.remove'") as caught:
         ask(stage, stage.member, "vm.remove")
     assert "did you mean vm.re" in caught.value.hint
@@ -147,7 +153,7 @@ def test_a_question_with_a_mistake_is_refused_in_words(stage):
     assert ask(stage, stage.admin, "host.drain", "campus/sim-01").what == "host campus/sim-01"
 
 
-def test_the_table_is_listed_whole_or_for_a_role(bare_stage):
+def test_the_table_is_listed_whole_or_for_a_role(bare_stage: Stage) -> None:
     everything = auth.permissions(bare_stage.broker, bare_stage.reader)
     assert [name for name, _ in everything] == sorted(PERMISSIONS)
     readers = auth.permissions(bare_stage.broker, bare_stage.reader, role="reader")
@@ -156,7 +162,7 @@ def test_the_table_is_listed_whole_or_for_a_role(bare_stage):
         auth.permissions(bare_stage.broker, bare_stage.reader, role="root")
 
 
-def test_every_noun_with_rows_may_be_asked_about():
+def test_every_noun_with_rows_may_be_asked_about() -> None:
     nouns = (
         "accesskey flavor gateway host image keypair network operation peer project reservation site token vm"
     )

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from broker import capability, event, image, launch, migration, power, reconcile, site, vm, why
 from broker.errors import WrongState
-from broker.store import OperationRow, SiteRow
-from providers.port import Capability
+from broker.store import OperationRow, SiteRow, VMRow
+from providers.port import Capability, Provider
 from providers.simulated import SimulatedProvider
+
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
 
 @pytest.fixture
-def lacking(bare_stage):
+def lacking(bare_stage: Stage) -> Callable[..., tuple[Stage, VMRow]]:
     """Makes a site that lacks capabilities, with a VM on it."""
 
-    def make(*lacks, **options):
+    def make(*lacks: Capability, **options: Any) -> tuple[Stage, VMRow]:
         bare_stage.catalogue()
         bare_stage.add_local(without=[str(each) for each in lacks], **options)
         return bare_stage, bare_stage.create("web")
@@ -25,7 +30,7 @@ def lacking(bare_stage):
     return make
 
 
-def operations(stage):
+def operations(stage: Stage) -> int:
     with stage.broker.store.reading() as session:
         return session.query(OperationRow).count()
 
@@ -43,7 +48,9 @@ def operations(stage):
     ],
     ids=lambda value: getattr(value, "__name__", None) or str(value)[:12],
 )
-def test_what_a_site_cannot_do_is_refused_before_an_operation_is_written(lacking, lacks, act, told):
+def test_what_a_site_cannot_do_is_refused_before_an_operation_is_written(
+    lacking: Callable[..., tuple[Stage, VMRow]], lacks: Capability, act: Callable[..., object], told: str
+) -> None:
     stage, row = lacking(lacks)
     before, calls = operations(stage), stage.worlds["campus"].calls()
     if lacks is Capability.MIGRATE:
@@ -59,18 +66,20 @@ def test_what_a_site_cannot_do_is_refused_before_an_operation_is_written(lacking
 
 
 @pytest.mark.parametrize("act", [power.stop, power.start, power.reboot, power.suspend])
-def test_what_a_site_can_do_is_not_refused_for_what_it_cannot(lacking, act):
+def test_what_a_site_can_do_is_not_refused_for_what_it_cannot(
+    lacking: Callable[..., tuple[Stage, VMRow]], act: Callable[..., tuple[VMRow, OperationRow]]
+) -> None:
     stage, row = lacking(Capability.MIGRATE, Capability.CONSOLE, Capability.EVENTS, Capability.DIRECT_KERNEL)
     stage.finish(act(stage.broker, stage.member, row.id)[1])
 
 
-def test_vm_that_no_site_has_yet_is_told_its_state(stage):
+def test_vm_that_no_site_has_yet_is_told_its_state(stage: Stage) -> None:
     row, _ = stage.request("web", requirements="cpu_total > 99")
     with pytest.raises(WrongState, match="create is under way"):
         power.stop(stage.broker, stage.member, row.id)
 
 
-def test_image_with_a_kernel_goes_only_where_kernels_are_booted(bare_stage):
+def test_image_with_a_kernel_goes_only_where_kernels_are_booted(bare_stage: Stage) -> None:
     stage = bare_stage
     stage.catalogue()
     stage.add_local(hosts=1, without=["direct-kernel"])
@@ -94,10 +103,10 @@ def test_image_with_a_kernel_goes_only_where_kernels_are_booted(bare_stage):
     assert told in str(why.why(stage.broker, stage.member, row.id))
     stage.add_local(hosts=1, name="annex", part=2)
     stage.finish(task)
-    assert stage.vm(row.id).site.name == "annex"
+    assert stage.there(stage.vm(row.id).site).name == "annex"
 
 
-def test_guest_that_cannot_be_asked_is_not_waited_for(lacking):
+def test_guest_that_cannot_be_asked_is_not_waited_for(lacking: Callable[..., tuple[Stage, VMRow]]) -> None:
     stage, row = lacking(Capability.STOP)
     with stage.broker.store.transaction() as session:
         target = vm.find(session, stage.member, row.id)
@@ -108,7 +117,9 @@ def test_guest_that_cannot_be_asked_is_not_waited_for(lacking):
     assert (stage.clock.now() - began).total_seconds() < stage.settings.timing.stop_grace_s
 
 
-def test_operation_that_finds_its_site_changed_fails_in_words(lacking):
+def test_operation_that_finds_its_site_changed_fails_in_words(
+    lacking: Callable[..., tuple[Stage, VMRow]],
+) -> None:
     stage, row = lacking(Capability.MIGRATE)
     task = power.stop(stage.broker, stage.member, row.id)[1]
     with stage.broker.store.transaction() as session:
@@ -120,9 +131,11 @@ def test_operation_that_finds_its_site_changed_fails_in_words(lacking):
     assert "the site cannot stop VMs: it does not have the capability stop" in stage.vm(row.id).status_reason
 
 
-def test_second_machine_of_a_vm_is_left_to_its_owner_where_nothing_is_stopped(lacking):
+def test_second_machine_of_a_vm_is_left_to_its_owner_where_nothing_is_stopped(
+    lacking: Callable[..., tuple[Stage, VMRow]],
+) -> None:
     stage, row = lacking(Capability.STOP)
-    other = next(name for name in ("sim-01", "sim-02") if name != row.host.name)
+    other = next(name for name in ("sim-01", "sim-02") if name != stage.there(row.host).name)
     stage.worlds["campus"].double_vm(row.id, other)
     reconcile.reconcile(stage.broker)
     (told,) = event.list_events(stage.broker, stage.admin, kind="vm.double", limit=10)
@@ -130,11 +143,11 @@ def test_second_machine_of_a_vm_is_left_to_its_owner_where_nothing_is_stopped(la
     assert len(stage.machines(row.id)) == 2
 
 
-def test_site_without_events_is_not_watched(bare_stage, monkeypatch):
+def test_site_without_events_is_not_watched(bare_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     watched: list[frozenset[Capability]] = []
     heard = threading.Event()
 
-    def watch(provider, notify):
+    def watch(provider: Provider, notify: Callable[[str, str], None]) -> None:
         watched.append(provider.capabilities)
         heard.set()
 
@@ -146,7 +159,9 @@ def test_site_without_events_is_not_watched(bare_stage, monkeypatch):
     assert [Capability.EVENTS in each for each in watched] == [True]
 
 
-def test_site_whose_provider_cannot_be_made_can_do_nothing(stage, monkeypatch):
+def test_site_whose_provider_cannot_be_made_can_do_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with stage.broker.store.reading() as session:
         row = session.query(SiteRow).one()
         assert capability.has(stage.broker, row, Capability.STOP)

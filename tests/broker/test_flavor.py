@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +11,10 @@ from broker import flavor, host, migration, network, power, queue, reservation, 
 from broker.errors import InvalidRequest, NoRoom, WrongState
 from broker.launch import Wishes
 from broker.size import Size
+from placement.value import AttributeValue
+
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
 HARDWARE = {
     "cpu_total": 4.0,
@@ -22,7 +27,7 @@ HARDWARE = {
 
 
 @pytest.fixture
-def equipped(bare_stage):
+def equipped(bare_stage: Stage) -> Stage:
     """One host with all of it, one with none."""
     stage = bare_stage
     stage.catalogue()
@@ -43,16 +48,16 @@ def equipped(bare_stage):
     return stage
 
 
-def free(stage, *names):
+def free(stage: Stage, *names: str) -> list[AttributeValue]:
     (view,) = host.list_hosts(stage.broker, stage.admin, site_ref="racks")
     return [view.attributes[name] for name in names]
 
 
-def test_each_kind_of_hardware_is_counted_apart(equipped):
+def test_each_kind_of_hardware_is_counted_apart(equipped: Stage) -> None:
     stage = equipped
     for name in ("pinned", "paged", "gpu"):
         row = stage.create(name, flavor_ref=name, requirements='site == "racks"' if name == "paged" else None)
-        assert stage.vm(row.id).site.name == "racks"
+        assert stage.there(stage.vm(row.id).site).name == "racks"
         if name == "pinned":
             # Its CPUs are its own, its memory is ordinary: nothing is left for the others but cores.
             assert free(stage, "cpu_free", "mem_free_mb", "dedicated_cpu_free") == [4, 0, 4]
@@ -63,7 +68,7 @@ def test_each_kind_of_hardware_is_counted_apart(equipped):
     assert free(stage, "gpu_free", "cpu_free", "mem_free_mb") == [1, 0, 0]
 
 
-def test_vm_waits_for_hardware_and_is_told_which(equipped):
+def test_vm_waits_for_hardware_and_is_told_which(equipped: Stage) -> None:
     stage = equipped
     flavor.create(
         stage.broker,
@@ -79,7 +84,7 @@ def test_vm_waits_for_hardware_and_is_told_which(equipped):
     assert stage.vm(row.id).host is None
 
 
-def test_two_vms_of_one_round_do_not_get_the_same_gpu(equipped):
+def test_two_vms_of_one_round_do_not_get_the_same_gpu(equipped: Stage) -> None:
     stage = equipped
     flavor.create(stage.broker, stage.admin, name="both", size=Size(vcpus=1, mem_mb=64, disk_gb=5, gpus=2))
     first, second = (stage.request(name, flavor_ref="both")[0] for name in ("a", "b"))
@@ -89,7 +94,7 @@ def test_two_vms_of_one_round_do_not_get_the_same_gpu(equipped):
 
 
 @pytest.mark.parametrize("name", ["gpu", "pinned", "paged"])
-def test_what_is_tied_to_its_host_is_neither_suspended_nor_moved(equipped, name):
+def test_what_is_tied_to_its_host_is_neither_suspended_nor_moved(equipped: Stage, name: str) -> None:
     stage = equipped
     row = stage.create("web", flavor_ref=name)
     with pytest.raises(WrongState, match="cannot suspend web: it has"):
@@ -98,11 +103,13 @@ def test_what_is_tied_to_its_host_is_neither_suspended_nor_moved(equipped, name)
         migration.migrate(stage.broker, stage.admin, row.id)
     with pytest.raises(InvalidRequest, match="cannot be preemptible"):
         stage.request("other", flavor_ref=name, wishes=Wishes(preemptible=True))
-    plan = migration.drain(stage.broker, stage.admin, f"{row.site.name}/{row.host.name}")
+    plan = migration.drain(
+        stage.broker, stage.admin, f"{stage.there(row.site).name}/{stage.there(row.host).name}"
+    )
     assert [vm_name for vm_name, _ in plan.stuck] == ["web"]
 
 
-def test_reservation_of_hardware_is_kept_for_vms_with_it(equipped):
+def test_reservation_of_hardware_is_kept_for_vms_with_it(equipped: Stage) -> None:
     stage = equipped
     end = stage.clock.now() + timedelta(hours=1)
     made = reservation.create(
@@ -133,7 +140,7 @@ def test_reservation_of_hardware_is_kept_for_vms_with_it(equipped):
     assert stage.vm(row.id).gpus == 1
 
 
-def test_instance_type_with_gpus_takes_vms_with_as_many_and_no_more(equipped):
+def test_instance_type_with_gpus_takes_vms_with_as_many_and_no_more(equipped: Stage) -> None:
     stage = equipped
     site.create(
         stage.broker,
@@ -152,7 +159,7 @@ def test_instance_type_with_gpus_takes_vms_with_as_many_and_no_more(equipped):
     assert view.attributes["gpu_free"] > 1000
 
 
-def test_reserved_hardware_is_not_kept_once_more_when_its_vm_has_come(equipped):
+def test_reserved_hardware_is_not_kept_once_more_when_its_vm_has_come(equipped: Stage) -> None:
     stage = equipped
     end = stage.clock.now() + timedelta(hours=1)
     flavor.create(
@@ -167,4 +174,4 @@ def test_reserved_hardware_is_not_kept_once_more_when_its_vm_has_come(equipped):
     stage.create("reserved", flavor_ref="half", wishes=Wishes(reservation=made.id))
     row, _ = stage.request("plain", flavor_ref="half")
     queue.place_pending(stage.broker)
-    assert stage.vm(row.id).site.name == "racks"
+    assert stage.there(stage.vm(row.id).site).name == "racks"

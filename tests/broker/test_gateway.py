@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 from sqlalchemy import select
 
@@ -15,15 +17,19 @@ from broker.errors import (
     InvalidRequest,
     Unauthenticated,
 )
-from broker.store import PeerRow
+from broker.store import GatewayRow, OperationRow, PeerRow, VMRow
 from vpn import keys
+from vpn.document import GatewayDocument
+
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
 
-def document(stage):
+def document(stage: Stage) -> GatewayDocument:
     return gateway.document(stage.broker, stage.agents[0].actor)
 
 
-def bootstrapping(stage, name="web"):
+def bootstrapping(stage: Stage, name: str = "web") -> tuple[VMRow, OperationRow, PeerRow]:
     """A launch whose bootstrap key the gateway knows, and whose guest has not posted its own."""
     stage.agents[0].guests_enrol = False
     row, task = stage.request(name, requirements="elastic")
@@ -32,20 +38,22 @@ def bootstrapping(stage, name="web"):
     return row, task, peer_of(stage, row.id)
 
 
-def peer_of(stage, vm_id):
+def peer_of(stage: Stage, vm_id: str) -> PeerRow:
+    """The newest."""
     with stage.broker.store.reading() as session:
-        return session.scalars(
+        found = session.scalars(
             select(PeerRow)
             .where(PeerRow.vm_id == vm_id)
             .order_by(PeerRow.created_at.desc(), PeerRow.id.desc())
-        ).first()
+        )
+        return stage.there(found.first())
 
 
-def enrol(stage, address, key=None):
+def enrol(stage: Stage, address: str, key: str | None = None) -> tuple[PeerRow, list[str]]:
     return peer.enrol(stage.broker, stage.agents[0].actor, address, key or keys.generate()[1])
 
 
-def test_each_change_of_peers_is_a_new_generation(hybrid):
+def test_each_change_of_peers_is_a_new_generation(hybrid: Stage) -> None:
     generations = [document(hybrid).generation]
     assert document(hybrid).generation == generations[0]
     _, task, entry = bootstrapping(hybrid)
@@ -66,7 +74,7 @@ def test_each_change_of_peers_is_a_new_generation(hybrid):
     assert generations == sorted(set(generations))
 
 
-def test_document_is_one_an_agent_may_apply(hybrid):
+def test_document_is_one_an_agent_may_apply(hybrid: Stage) -> None:
     for number in range(3):
         hybrid.burst(f"web-{number}")
     shown = document(hybrid)
@@ -75,23 +83,27 @@ def test_document_is_one_an_agent_may_apply(hybrid):
     assert len({ip for item in shown.peers for ip in item.allowed_ips}) == 3
 
 
-def test_agent_that_has_the_newest_document_waits_for_the_next(hybrid):
+def test_agent_that_has_the_newest_document_waits_for_the_next(hybrid: Stage) -> None:
     actor = hybrid.agents[0].actor
     newest = document(hybrid).generation
     assert gateway.next_document(hybrid.broker, actor, newest, 0) is None
-    assert gateway.next_document(hybrid.broker, actor, newest - 1, 60).generation == newest
+    following = gateway.next_document(hybrid.broker, actor, newest - 1, 60)
+    assert following is not None
+    assert following.generation == newest
     # Another database, a lower number: the agent must follow it.
-    assert gateway.next_document(hybrid.broker, actor, newest + 5, 60).generation == newest
+    following = gateway.next_document(hybrid.broker, actor, newest + 5, 60)
+    assert following is not None
+    assert following.generation == newest
 
 
-def test_enrolment_answers_with_the_routes_into_the_network(hybrid):
+def test_enrolment_answers_with_the_routes_into_the_network(hybrid: Stage) -> None:
     _, _, entry = bootstrapping(hybrid)
     row, prefixes = enrol(hybrid, entry.bootstrap_address)
     assert row.address == "10.20.128.2"
     assert "10.20.0.0/16" in prefixes
 
 
-def test_post_that_is_repeated_with_the_same_key_succeeds_again(hybrid):
+def test_post_that_is_repeated_with_the_same_key_succeeds_again(hybrid: Stage) -> None:
     _, _, entry = bootstrapping(hybrid)
     own = keys.generate()[1]
     first, _ = enrol(hybrid, entry.bootstrap_address, own)
@@ -102,7 +114,7 @@ def test_post_that_is_repeated_with_the_same_key_succeeds_again(hybrid):
     assert hybrid.events(kind="peer.enrolled") == ["peer.enrolled"]
 
 
-def test_used_bootstrap_key_is_refused(hybrid):
+def test_used_bootstrap_key_is_refused(hybrid: Stage) -> None:
     _, _, entry = bootstrapping(hybrid)
     enrol(hybrid, entry.bootstrap_address)
     with pytest.raises(EnrolmentRefused, match="used already"):
@@ -110,7 +122,7 @@ def test_used_bootstrap_key_is_refused(hybrid):
     assert hybrid.events(kind="peer.refused") == ["peer.refused"]
 
 
-def test_expired_bootstrap_key_is_refused(hybrid):
+def test_expired_bootstrap_key_is_refused(hybrid: Stage) -> None:
     _, _, entry = bootstrapping(hybrid)
     hybrid.wait(hybrid.settings.timing.enrol_s + 1)
     with pytest.raises(EnrolmentRefused, match="expired"):
@@ -118,20 +130,20 @@ def test_expired_bootstrap_key_is_refused(hybrid):
     assert peer_of(hybrid, entry.vm_id).state == "bootstrap"
 
 
-def test_unknown_bootstrap_address_is_refused(hybrid):
+def test_unknown_bootstrap_address_is_refused(hybrid: Stage) -> None:
     bootstrapping(hybrid)
     with pytest.raises(EnrolmentRefused, match="no launch"):
         enrol(hybrid, "169.254.127.1")
 
 
-def test_bootstrap_key_of_a_deleted_vm_is_refused(hybrid):
+def test_bootstrap_key_of_a_deleted_vm_is_refused(hybrid: Stage) -> None:
     row, _, entry = bootstrapping(hybrid)
     hybrid.finish(vm.delete(hybrid.broker, hybrid.member, row.id)[1])
     with pytest.raises(EnrolmentRefused):
         enrol(hybrid, entry.bootstrap_address)
 
 
-def test_key_that_was_seen_before_is_refused(hybrid):
+def test_key_that_was_seen_before_is_refused(hybrid: Stage) -> None:
     enrolled = hybrid.burst("first")
     _, _, entry = bootstrapping(hybrid, "second")
     for known in (peer_of(hybrid, enrolled.id).public_key, entry.bootstrap_public_key):
@@ -142,26 +154,26 @@ def test_key_that_was_seen_before_is_refused(hybrid):
     enrol(hybrid, entry.bootstrap_address)
 
 
-def test_gateways_own_key_is_refused(hybrid):
+def test_gateways_own_key_is_refused(hybrid: Stage) -> None:
     _, _, entry = bootstrapping(hybrid)
     with pytest.raises(EnrolmentRefused, match="seen before"):
         enrol(hybrid, entry.bootstrap_address, hybrid.agents[0].key)
 
 
-def test_bootstrap_address_is_given_to_one_launch_at_a_time(hybrid):
+def test_bootstrap_address_is_given_to_one_launch_at_a_time(hybrid: Stage) -> None:
     entries = [bootstrapping(hybrid, f"web-{number}")[2] for number in range(3)]
     assert len({entry.bootstrap_address for entry in entries}) == 3
     assert len({entry.bootstrap_public_key for entry in entries}) == 3
 
 
-def test_bootstrap_key_is_forgotten_once_it_is_used(hybrid):
+def test_bootstrap_key_is_forgotten_once_it_is_used(hybrid: Stage) -> None:
     _, _, entry = bootstrapping(hybrid)
     assert entry.sealed_bootstrap_key
     enrol(hybrid, entry.bootstrap_address)
     assert peer_of(hybrid, entry.vm_id).sealed_bootstrap_key == ""
 
 
-def test_agent_of_another_gateway_enrols_nobody_here(hybrid):
+def test_agent_of_another_gateway_enrols_nobody_here(hybrid: Stage) -> None:
     _, _, entry = bootstrapping(hybrid)
     network.create(hybrid.broker, hybrid.admin, name="second", cidr="10.50.0.0/16")
     network.add_subnet(hybrid.broker, hybrid.admin, "second", site_ref="campus", cidr="10.50.1.0/24")
@@ -179,7 +191,7 @@ def test_agent_of_another_gateway_enrols_nobody_here(hybrid):
     assert gateway.document(hybrid.broker, other).peers == ()
 
 
-def test_launch_waits_until_the_gateway_knows_its_key(hybrid):
+def test_launch_waits_until_the_gateway_knows_its_key(hybrid: Stage) -> None:
     hybrid.agents[0].awake = False
     row, task = hybrid.request("web", requirements="elastic")
     hybrid.drive(task, most_s=30)
@@ -189,7 +201,7 @@ def test_launch_waits_until_the_gateway_knows_its_key(hybrid):
     hybrid.finish(task)
 
 
-def test_bootstrap_key_that_expired_while_the_gateway_was_away_is_replaced(hybrid):
+def test_bootstrap_key_that_expired_while_the_gateway_was_away_is_replaced(hybrid: Stage) -> None:
     hybrid.agents[0].awake = False
     row, task = hybrid.request("web", requirements="elastic")
     hybrid.drive(task, most_s=10)
@@ -201,12 +213,12 @@ def test_bootstrap_key_that_expired_while_the_gateway_was_away_is_replaced(hybri
     assert hybrid.holdings(row.id)["peers"] == 1
 
 
-def test_report_keeps_what_peers_sent(hybrid):
+def test_report_keeps_what_peers_sent(hybrid: Stage) -> None:
     row = hybrid.burst("web")
     entry = peer_of(hybrid, row.id)
     actor = hybrid.agents[0].actor
     told = [
-        gateway.PeerReport(entry.public_key, hybrid.clock.now().timestamp(), 1000, 2**40),
+        gateway.PeerReport(hybrid.there(entry.public_key), hybrid.clock.now().timestamp(), 1000, 2**40),
         gateway.PeerReport(keys.generate()[1], 0, 7, 7),
     ]
     gateway.report(hybrid.broker, actor, document(hybrid).generation, told)
@@ -216,7 +228,7 @@ def test_report_keeps_what_peers_sent(hybrid):
     assert gateway.peer_counts(hybrid.broker, hybrid.reader) == {entry.gateway_id: 1}
 
 
-def test_gateway_is_new_then_up_then_unreachable(hybrid):
+def test_gateway_is_new_then_up_then_unreachable(hybrid: Stage) -> None:
     row = gateway.get(hybrid.broker, hybrid.reader, "gate")
     assert gateway.state(hybrid.broker, row) == "up"
     hybrid.wait(121)
@@ -228,17 +240,21 @@ def test_gateway_is_new_then_up_then_unreachable(hybrid):
 @pytest.mark.parametrize(
     ("reads", "written"), [(None, 1), ([1], 1), ([1, 2], 2), ([2, 1, 2], 2), ([2, 3], 2)], ids=str
 )
-def test_document_is_of_the_newest_version_that_agent_and_broker_know(hybrid, reads, written):
-    said = {} if reads is None else {"document_versions": reads}
+def test_document_is_of_the_newest_version_that_agent_and_broker_know(
+    hybrid: Stage, reads: list[int] | None, written: int
+) -> None:
+    said: dict[str, Any] = {} if reads is None else {"document_versions": reads}
     gateway.register(hybrid.broker, hybrid.agents[0].actor, hybrid.agents[0].key, **said)
     assert document(hybrid).version == written
 
 
-def test_agent_that_reads_no_version_of_the_brokers_gets_no_document_and_everybody_is_told(hybrid):
+def test_agent_that_reads_no_version_of_the_brokers_gets_no_document_and_everybody_is_told(
+    hybrid: Stage,
+) -> None:
     agent = hybrid.agents[0]
     hybrid.agents[0].awake = False
 
-    def says(versions):
+    def says(versions: list[int]) -> GatewayRow:
         gateway.register(hybrid.broker, agent.actor, agent.key, document_versions=versions, software="9.0")
         return gateway.get(hybrid.broker, hybrid.reader, "gate")
 
@@ -263,7 +279,7 @@ def test_agent_that_reads_no_version_of_the_brokers_gets_no_document_and_everybo
     hybrid.finish(task)
 
 
-def test_what_an_agent_can_is_kept_with_its_gateway(hybrid):
+def test_what_an_agent_can_is_kept_with_its_gateway(hybrid: Stage) -> None:
     agent = hybrid.agents[0]
     gateway.register(
         hybrid.broker,
@@ -277,7 +293,7 @@ def test_what_an_agent_can_is_kept_with_its_gateway(hybrid):
     assert (row.document_versions, row.features, row.software) == ([1, 2], ["gateway-peers"], "0.2.0")
 
 
-def test_what_an_agent_could_not_apply_is_shown_until_it_can(hybrid):
+def test_what_an_agent_could_not_apply_is_shown_until_it_can(hybrid: Stage) -> None:
     actor = hybrid.agents[0].actor
     for _ in range(2):
         gateway.report(hybrid.broker, actor, 1, [], ["no relays here", "no psk here"])
@@ -291,15 +307,15 @@ def test_what_an_agent_could_not_apply_is_shown_until_it_can(hybrid):
 @pytest.mark.parametrize(
     "endpoint", ["", "203.0.113.7", "203.0.113.7:0", "203.0.113.7:70000", "a b:1", ":51820"]
 )
-def test_endpoint_that_is_none_is_refused(stage, endpoint):
+def test_endpoint_that_is_none_is_refused(stage: Stage, endpoint: str) -> None:
     with pytest.raises(InvalidRequest):
         gateway.create(
             stage.broker, stage.admin, name="gate", site_ref="campus", network_ref="net", endpoint=endpoint
         )
 
 
-def test_network_has_one_gateway_at_a_site_of_its_own(hybrid):
-    def create(name):
+def test_network_has_one_gateway_at_a_site_of_its_own(hybrid: Stage) -> None:
+    def create(name: str) -> None:
         gateway.create(
             hybrid.broker,
             hybrid.admin,
@@ -315,7 +331,7 @@ def test_network_has_one_gateway_at_a_site_of_its_own(hybrid):
         create("second")
 
 
-def test_gateway_with_peers_is_kept_and_goes_with_its_token(hybrid):
+def test_gateway_with_peers_is_kept_and_goes_with_its_token(hybrid: Stage) -> None:
     row = hybrid.burst("web")
     with pytest.raises(InUse):
         gateway.delete(hybrid.broker, hybrid.admin, "gate")
@@ -325,7 +341,7 @@ def test_gateway_with_peers_is_kept_and_goes_with_its_token(hybrid):
         document(hybrid)
 
 
-def test_renewed_token_works_and_the_one_before_is_dead(hybrid):
+def test_renewed_token_works_and_the_one_before_is_dead(hybrid: Stage) -> None:
     broker, admin = hybrid.broker, hybrid.admin
     row, first = gateway.renew_token(broker, admin, "gate")
     _, second = gateway.renew_token(broker, admin, row.id)
@@ -334,7 +350,7 @@ def test_renewed_token_works_and_the_one_before_is_dead(hybrid):
     assert gateway.document(broker, token.authenticate(broker, second)).gateway_id == row.id
 
 
-def test_document_is_for_agents_only(hybrid):
+def test_document_is_for_agents_only(hybrid: Stage) -> None:
     for actor in (hybrid.admin, hybrid.member, hybrid.reader):
         with pytest.raises(Forbidden):
             gateway.document(hybrid.broker, actor)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
 from broker import host, image, network, queue, reconcile, site, vm, why
 from broker.errors import InvalidRequest
+from broker.host import HostView
+
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
 
-def view(stage, name):
+def view(stage: Stage, name: str) -> HostView:
     return host.get(stage.broker, stage.admin, name)
 
 
-def test_overcommitted_host_takes_more_vms_and_none_larger_than_itself(bare_stage):
+def test_overcommitted_host_takes_more_vms_and_none_larger_than_itself(bare_stage: Stage) -> None:
     stage = bare_stage
     stage.catalogue()
     stage.add_site("campus", hosts=1, attributes={"cpu_total": 4.0, "cpu_overcommit": 2.0})
@@ -35,7 +42,7 @@ def test_overcommitted_host_takes_more_vms_and_none_larger_than_itself(bare_stag
     assert view(stage, "sim-01").attributes["vm_cpu_max"] == 4
 
 
-def test_what_is_reserved_for_the_host_is_not_lent(bare_stage):
+def test_what_is_reserved_for_the_host_is_not_lent(bare_stage: Stage) -> None:
     stage = bare_stage
     site.create(
         stage.broker, stage.admin, name="campus", kind="simulated", options={"hosts": 2},
@@ -50,7 +57,7 @@ def test_what_is_reserved_for_the_host_is_not_lent(bare_stage):
 @pytest.mark.parametrize(
     "attributes", [{"cpu_overcommit": 0}, {"mem_overcommit": "4x"}, {"cpu_reserved": -1}]
 )
-def test_ratio_that_is_none_is_refused(bare_stage, attributes):
+def test_ratio_that_is_none_is_refused(bare_stage: Stage, attributes: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(attributes))):
         site.create(
             bare_stage.broker, bare_stage.admin, name="campus", kind="simulated", options={"hosts": 1},
@@ -58,16 +65,16 @@ def test_ratio_that_is_none_is_refused(bare_stage, attributes):
         )  # fmt: skip
 
 
-def test_rank_may_prefer_a_host_that_has_the_image(stage):
+def test_rank_may_prefer_a_host_that_has_the_image(stage: Stage) -> None:
     first = stage.create("first", rank='name == "sim-02"')
     reconcile.reconcile(stage.broker)
     assert view(stage, "sim-02").attributes["images"] == ["tiny"]
     assert view(stage, "sim-01").attributes["images"] == []
     second = stage.create("second", rank="vm.image in images ? 1 : 0")
-    assert {first.host.name, second.host.name} == {"sim-02"}
+    assert {stage.there(first.host).name, stage.there(second.host).name} == {"sim-02"}
 
 
-def test_host_does_not_name_the_private_images_that_it_has(stage, tmp_path):
+def test_host_does_not_name_the_private_images_that_it_has(stage: Stage, tmp_path: Path) -> None:
     source = tmp_path / "own.raw"
     source.write_bytes(b"of one project\n")
     image.create(
@@ -82,7 +89,7 @@ def test_host_does_not_name_the_private_images_that_it_has(stage, tmp_path):
     assert {name for images in hosts for name in images} == {"tiny"}
 
 
-def test_why_says_by_how_much_the_winner_won(stage):
+def test_why_says_by_how_much_the_winner_won(stage: Stage) -> None:
     row = stage.create("web", rank='name == "sim-02" ? 5 : 2')
     found = why.why(stage.broker, stage.member, row.id)
     assert (found.host, found.rank, found.runner_up_rank, found.gap) == ("campus/sim-02", 5, 2, 3)

@@ -5,31 +5,38 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from broker import flavor, image, keypair, labelled, launch, project, retention, site, vm
 from broker.errors import Exists, InUse, InvalidRequest, NotFound
 from broker.size import Size
+from broker.states import RealisationState
+from broker.store import ImageRow
+
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0K0C6CJTNCUvZ8ux8uhWkDJEMwFjPa8PWnHnYqVTyX ada@lab"
 
 
-def add(stage, source, **asked):
+def add(stage: Stage, source: Path, **asked: Any) -> ImageRow:
     return image.create(
         stage.broker, stage.admin, **{"name": "disk", "path": str(source), "format": "raw", **asked}
     )
 
 
 @pytest.fixture
-def disk(tmp_path):
+def disk(tmp_path: Path) -> Path:
     path = tmp_path / "source.raw"
     path.write_bytes(b"not qcow2\n" * 1000)
     return path
 
 
-def test_image_is_copied_with_its_kernel_and_its_digest(stage, disk, tmp_path):
+def test_image_is_copied_with_its_kernel_and_its_digest(stage: Stage, disk: Path, tmp_path: Path) -> None:
     kernel = tmp_path / "vmlinuz"
     kernel.write_bytes(b"kernel")
     row = add(stage, disk, kernel=str(kernel), cmdline="quiet")
@@ -45,7 +52,9 @@ def test_image_is_copied_with_its_kernel_and_its_digest(stage, disk, tmp_path):
 @pytest.mark.parametrize(
     "asked", [{"path": "relative.raw"}, {"path": "/nowhere/disk.raw"}, {"format": "qcow2"}], ids=str
 )
-def test_image_with_a_mistake_is_refused_and_leaves_no_file(stage, disk, asked):
+def test_image_with_a_mistake_is_refused_and_leaves_no_file(
+    stage: Stage, disk: Path, asked: dict[str, str]
+) -> None:
     before = sorted(stage.broker.images_dir.iterdir())
     with pytest.raises(InvalidRequest) as caught:
         add(stage, disk, **asked)
@@ -53,7 +62,7 @@ def test_image_with_a_mistake_is_refused_and_leaves_no_file(stage, disk, asked):
     assert sorted(stage.broker.images_dir.iterdir()) == before
 
 
-def test_image_that_cannot_be_copied_leaves_no_file(stage, disk):
+def test_image_that_cannot_be_copied_leaves_no_file(stage: Stage, disk: Path) -> None:
     before = sorted(stage.broker.images_dir.iterdir())
     with pytest.raises(InvalidRequest):
         add(stage, disk, kernel="/nowhere/vmlinuz")
@@ -65,7 +74,9 @@ def test_image_that_cannot_be_copied_leaves_no_file(stage, disk):
 )
 @pytest.mark.parametrize("installed", [True, False], ids=["qemu-img", "no qemu-img"])
 @pytest.mark.parametrize("how", ["backing file", "data file"])
-def test_qcow2_that_names_another_file_is_refused(stage, tmp_path, monkeypatch, how, installed):
+def test_qcow2_that_names_another_file_is_refused(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, installed: bool
+) -> None:
     """It would let an image read any file of a host (CVE-2024-32498), whether the broker has qemu-img or not."""
     secret, trap = tmp_path / "secret.raw", tmp_path / "trap.qcow2"
     secret.write_bytes(b"\0" * 65536)
@@ -78,11 +89,13 @@ def test_qcow2_that_names_another_file_is_refused(stage, tmp_path, monkeypatch, 
         add(stage, trap, format="qcow2")
 
 
-def test_image_that_is_exchanged_while_it_is_copied_is_refused(stage, disk, monkeypatch):
+def test_image_that_is_exchanged_while_it_is_copied_is_refused(
+    stage: Stage, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = sorted(stage.broker.images_dir.iterdir())
     readable = image._readable
 
-    def exchanged(path, noun):
+    def exchanged(path: str, noun: str) -> Path:
         file = readable(path, noun)
         monkeypatch.setattr(image, "_copy", lambda source, target: target.write_bytes(b"QFI\xfb" + bytes(76)))
         return file
@@ -93,13 +106,15 @@ def test_image_that_is_exchanged_while_it_is_copied_is_refused(stage, disk, monk
     assert sorted(stage.broker.images_dir.iterdir()) == before
 
 
-def another(disk):
+def another(disk: Path) -> Path:
     """The disk, with other bytes."""
     disk.write_bytes(disk.read_bytes() + b"more\n")
     return disk
 
 
-def test_another_import_of_a_family_is_its_next_version_and_its_name_means_the_newest(stage, disk):
+def test_another_import_of_a_family_is_its_next_version_and_its_name_means_the_newest(
+    stage: Stage, disk: Path
+) -> None:
     first, second = add(stage, disk), add(stage, another(disk))
     assert [(row.version, row.name) for row in (first, second)] == [(1, "disk"), (2, "disk@2")]
     found = {
@@ -113,7 +128,7 @@ def test_another_import_of_a_family_is_its_next_version_and_its_name_means_the_n
     assert row.image_id == first.id
 
 
-def test_careless_repeat_of_an_import_makes_no_copy(stage, disk, tmp_path):
+def test_careless_repeat_of_an_import_makes_no_copy(stage: Stage, disk: Path, tmp_path: Path) -> None:
     kernel = tmp_path / "vmlinuz"
     kernel.write_bytes(b"kernel")
     add(stage, disk, kernel=str(kernel))
@@ -127,15 +142,15 @@ def test_careless_repeat_of_an_import_makes_no_copy(stage, disk, tmp_path):
     assert add(stage, disk).version == 3
 
 
-def test_deprecated_version_is_not_what_the_name_means_and_can_be_used(stage, disk):
+def test_deprecated_version_is_not_what_the_name_means_and_can_be_used(stage: Stage, disk: Path) -> None:
     add(stage, disk)
     second = add(stage, another(disk))
     for _ in range(2):
         assert image.deprecate(stage.broker, stage.admin, "disk@2").deprecated_at == stage.clock.now()
     assert stage.events(target=second.id) == ["image.created", "image.deprecated"]
     assert image.get(stage.broker, stage.reader, "disk").version == 1
-    asked = {"name": "web", "flavor_ref": "small"}
-    assert launch.create(stage.broker, stage.member, image_ref="disk@2", **asked)[0].image_id == second.id
+    made, _ = stage.request("web", image_ref="disk@2")
+    assert made.image_id == second.id
     image.deprecate(stage.broker, stage.admin, "disk")
     with pytest.raises(NotFound) as caught:
         image.get(stage.broker, stage.reader, "disk")
@@ -144,7 +159,9 @@ def test_deprecated_version_is_not_what_the_name_means_and_can_be_used(stage, di
     assert image.get(stage.broker, stage.reader, "disk").version == 2
 
 
-def test_number_of_a_deleted_version_is_not_given_again_while_the_family_lives(stage, disk):
+def test_number_of_a_deleted_version_is_not_given_again_while_the_family_lives(
+    stage: Stage, disk: Path
+) -> None:
     add(stage, disk)
     add(stage, another(disk))
     with pytest.raises(InvalidRequest, match="other versions: 1") as caught:
@@ -163,13 +180,12 @@ def test_number_of_a_deleted_version_is_not_given_again_while_the_family_lives(s
     assert retention.prune(stage.broker)["images"] == 2
 
 
-def test_private_image_is_not_there_for_other_projects(stage, disk):
+def test_private_image_is_not_there_for_other_projects(stage: Stage, disk: Path) -> None:
     with pytest.raises(InvalidRequest, match="needs the project"):
         add(stage, disk, visibility="private")
     shared = add(stage, disk)
     own = add(stage, another(disk), project_ref="elsewhere", labels={"secret": "yes"})
-    assert (own.version, own.visibility, own.project.name) == (1, "private", "elsewhere")
-    asked = {"name": "web", "flavor_ref": "small"}
+    assert (own.version, own.visibility, stage.there(own.project).name) == (1, "private", "elsewhere")
     for actor in (stage.member, stage.reader):
         assert image.get(stage.broker, actor, "disk").id == shared.id
         with pytest.raises(NotFound):
@@ -183,16 +199,17 @@ def test_private_image_is_not_there_for_other_projects(stage, disk):
     assert own.id not in {row.id for row in image.list_images(stage.broker, stage.admin, here=True)}
     for actor in (stage.member, stage.admin):
         with pytest.raises(NotFound):
-            launch.create(stage.broker, actor, image_ref=own.id, **asked)
+            stage.request("web", actor=actor, image_ref=own.id)
     # Its project's comes before the broker's of the same name.
     assert image.get(stage.broker, stage.outsider, "disk").id == own.id
-    assert launch.create(stage.broker, stage.outsider, image_ref="disk", **asked)[0].image_id == own.id
+    made, _ = stage.request("web", actor=stage.outsider, image_ref="disk")
+    assert made.image_id == own.id
     assert labelled.list_labels(stage.broker, stage.outsider, ["image"]) == [
         ("image", own.id, "secret", "yes")
     ]
 
 
-def test_project_with_an_image_is_kept(stage, disk):
+def test_project_with_an_image_is_kept(stage: Stage, disk: Path) -> None:
     owner = project.create(stage.broker, stage.admin, name="guests")
     add(stage, disk, project_ref="guests", visibility="shared")
     assert image.get(stage.broker, stage.member, "disk").project_id == owner.id
@@ -203,7 +220,7 @@ def test_project_with_an_image_is_kept(stage, disk):
     project.delete(stage.broker, stage.admin, "guests")
 
 
-def test_vm_needs_a_disk_as_large_as_its_image(stage, tmp_path):
+def test_vm_needs_a_disk_as_large_as_its_image(stage: Stage, tmp_path: Path) -> None:
     source = tmp_path / "source.qcow2"
     header = b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(16) + (10 * 2**30 + 1).to_bytes(8, "big") + bytes(72)
     source.write_bytes(header)
@@ -219,7 +236,7 @@ def test_vm_needs_a_disk_as_large_as_its_image(stage, tmp_path):
     launch.create(stage.broker, stage.member, name="web", image_ref="disk", flavor_ref="large")
 
 
-def test_image_in_use_is_kept_and_one_with_a_history_gives_its_name_back(stage, disk):
+def test_image_in_use_is_kept_and_one_with_a_history_gives_its_name_back(stage: Stage, disk: Path) -> None:
     row = stage.create("web")
     with pytest.raises(InUse):
         image.delete(stage.broker, stage.admin, "tiny")
@@ -232,8 +249,8 @@ def test_image_in_use_is_kept_and_one_with_a_history_gives_its_name_back(stage, 
     assert stage.vm(row.id).state == "terminated"
 
 
-def test_image_is_mapped_to_sites_that_exist_and_forgets_those_that_go(stage):
-    def realised(row):
+def test_image_is_mapped_to_sites_that_exist_and_forgets_those_that_go(stage: Stage) -> None:
+    def realised(row: ImageRow) -> dict[str, tuple[str, RealisationState, datetime, datetime]]:
         return {
             one.site.name: (one.ref, one.state, one.created_at, one.updated_at) for one in row.realisations
         }
@@ -258,7 +275,7 @@ def test_image_is_mapped_to_sites_that_exist_and_forgets_those_that_go(stage):
     assert row.refs == {stage.sites["campus"]: "ami-1"}
 
 
-def test_flavor_goes_and_its_vms_keep_their_size(stage):
+def test_flavor_goes_and_its_vms_keep_their_size(stage: Stage) -> None:
     row = stage.create("web")
     with pytest.raises(Exists):
         flavor.create(stage.broker, stage.admin, name="small", size=Size(vcpus=9, mem_mb=9, disk_gb=9))
@@ -267,7 +284,7 @@ def test_flavor_goes_and_its_vms_keep_their_size(stage):
     assert stage.vm(row.id).vcpus == 2
 
 
-def test_key_pair_is_of_its_project(stage):
+def test_key_pair_is_of_its_project(stage: Stage) -> None:
     row = keypair.create(stage.broker, stage.member, name="ada", public_key=KEY)
     assert row.fingerprint.startswith("SHA256:")
     with pytest.raises(Exists):
@@ -288,7 +305,7 @@ def test_key_pair_is_of_its_project(stage):
         ("-----BEGIN OPENSSH PRIVATE KEY-----", "PRIVATE"),
     ],
 )
-def test_text_that_is_no_public_key_is_refused(stage, text, hint):
+def test_text_that_is_no_public_key_is_refused(stage: Stage, text: str, hint: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         keypair.create(stage.broker, stage.member, name="ada", public_key=text)
     assert hint in caught.value.hint

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,10 +15,13 @@ from sqlalchemy import event as database_event
 from broker import burst, host, launch, network, power, queue, reconcile, site, vm
 from broker.errors import BrokerError
 from broker.kept_pool import KeptPool
-from broker.store import HostRow
+from broker.store import HostRow, Store
+
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
 
-def contents(kept):
+def contents(kept: KeptPool) -> dict[str, Any]:
     """All that it hands out, in a form that can be compared."""
     return {
         "hosts": [
@@ -31,7 +37,7 @@ def contents(kept):
     }
 
 
-def assert_as_read_anew(stage):
+def assert_as_read_anew(stage: Stage) -> None:
     kept = stage.broker.part(KeptPool)
     kept.refresh(residents=True)
     stage.broker.store.changes.add({"all"})
@@ -41,7 +47,7 @@ def assert_as_read_anew(stage):
 
 
 @pytest.fixture
-def whole(hybrid):
+def whole(hybrid: Stage) -> Stage:
     """All changes come to this process, as in one that has its store for itself."""
     hybrid.broker.store.changes.whole = True
     return hybrid
@@ -71,7 +77,13 @@ ACTIONS = st.lists(
 )
 @given(actions=ACTIONS)
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_kept_pool_is_what_would_be_read(tmp_path_factory, sqlite_template, stage_class, database, actions):
+def test_kept_pool_is_what_would_be_read(
+    tmp_path_factory: pytest.TempPathFactory,
+    sqlite_template: Path,
+    stage_class: type[Stage],
+    database: str,
+    actions: list[tuple[Any, ...]],
+) -> None:
     import shutil
 
     folder = tmp_path_factory.mktemp("kept")
@@ -91,7 +103,7 @@ def test_kept_pool_is_what_would_be_read(tmp_path_factory, sqlite_template, stag
         stage.close()
 
 
-def act(stage, action, names):
+def act(stage: Stage, action: tuple[Any, ...], names: Iterator[int]) -> None:
     kind, *rest = action
     rows = vm.list_vms(stage.broker, stage.admin)
     row = rows[rest[0] % len(rows)] if rows and rest and isinstance(rest[0], int) else None
@@ -133,10 +145,10 @@ def act(stage, action, names):
 
 
 @contextlib.contextmanager
-def statements_of(store):
+def statements_of(store: Store) -> Iterator[list[str]]:
     said = []
 
-    def note(_connection, _cursor, text, *_):
+    def note(_connection: object, _cursor: object, text: str, *_: object) -> None:
         if not text.startswith("BEGIN"):
             said.append(text)
 
@@ -147,7 +159,7 @@ def statements_of(store):
         database_event.remove(store.engine, "before_cursor_execute", note)
 
 
-def test_pool_at_rest_is_not_read_again(whole):
+def test_pool_at_rest_is_not_read_again(whole: Stage) -> None:
     whole.create("web")
     kept = whole.broker.part(KeptPool)
     kept.refresh(residents=True)
@@ -156,7 +168,7 @@ def test_pool_at_rest_is_not_read_again(whole):
     assert said == []
 
 
-def test_change_of_one_vm_has_one_vm_and_its_host_read(whole):
+def test_change_of_one_vm_has_one_vm_and_its_host_read(whole: Stage) -> None:
     row = whole.create("web")
     kept = whole.broker.part(KeptPool)
     kept.refresh(residents=True)
@@ -168,7 +180,7 @@ def test_change_of_one_vm_has_one_vm_and_its_host_read(whole):
     assert kept.residents() == []
 
 
-def test_nothing_is_kept_where_others_write_unheard(hybrid):
+def test_nothing_is_kept_where_others_write_unheard(hybrid: Stage) -> None:
     """Another broker on the same store, of which this process hears nothing."""
     other = hybrid.another()
     kept = hybrid.broker.part(KeptPool)
@@ -178,7 +190,7 @@ def test_nothing_is_kept_where_others_write_unheard(hybrid):
     assert kept.hosts[kept.index[hybrid.host("sim-01").id]].maintenance
 
 
-def test_statement_in_bulk_that_says_nothing_has_everything_read_anew(whole):
+def test_statement_in_bulk_that_says_nothing_has_everything_read_anew(whole: Stage) -> None:
     from sqlalchemy import update
 
     kept = whole.broker.part(KeptPool)
@@ -189,11 +201,11 @@ def test_statement_in_bulk_that_says_nothing_has_everything_read_anew(whole):
     assert {row.status_reason for row in kept.hosts} == {"touched"}
 
 
-def test_change_that_is_not_committed_is_no_change(whole):
+def test_change_that_is_not_committed_is_no_change(whole: Stage) -> None:
     kept = whole.broker.part(KeptPool)
     kept.refresh()
 
-    def fail():
+    def fail() -> None:
         with whole.broker.store.transaction() as session:
             session.get_one(HostRow, kept.hosts[0].id).status_reason = "touched"
             session.flush()

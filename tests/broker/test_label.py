@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import event, select, text
@@ -12,26 +13,29 @@ from broker.errors import Forbidden, InvalidRequest, NotFound
 from broker.size import Size
 from broker.store import LabelRow, NetworkRow, VMRow
 
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
+
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDMmqOD3D8j3yqXBEVAhcYSg4+sZaMS8uQd+pZ0Q0F0g me@example"
 
 
-def make(stage, name, **labels):
+def make(stage: Stage, name: str | None, **labels: Any) -> VMRow:
     row, _ = launch.create(
         stage.broker, stage.member, name=name, image_ref="tiny", flavor_ref="small", labels=labels
     )
     return row
 
 
-def names(stage, **labels):
+def names(stage: Stage, **labels: Any) -> list[str]:
     return [row.name for row in vm.list_vms(stage.broker, stage.member, labels=labels)]
 
 
-def stored(stage):
+def stored(stage: Stage) -> set[tuple[str, str]]:
     with stage.broker.store.reading() as session:
         return {(row.resource, row.key) for row in session.scalars(select(LabelRow))}
 
 
-def test_a_vm_shows_the_labels_it_was_made_with(stage):
+def test_a_vm_shows_the_labels_it_was_made_with(stage: Stage) -> None:
     row = make(stage, "web", tier="web", env="prod")
     assert row.labels == {"env": "prod", "tier": "web"}
     assert vm.get(stage.broker, stage.member, "web").labels == row.labels
@@ -40,7 +44,7 @@ def test_a_vm_shows_the_labels_it_was_made_with(stage):
     assert vm.get(stage.broker, stage.member, "bare").labels == {}
 
 
-def test_a_list_has_what_carries_all_labels(stage):
+def test_a_list_has_what_carries_all_labels(stage: Stage) -> None:
     make(stage, "one", tier="web", env="prod")
     make(stage, "two", tier="web", env="test")
     make(stage, "three", tier="db")
@@ -51,7 +55,7 @@ def test_a_list_has_what_carries_all_labels(stage):
     assert names(stage, tier="w%") == []
 
 
-def test_changes_touch_what_they_name_and_nothing_else(stage):
+def test_changes_touch_what_they_name_and_nothing_else(stage: Stage) -> None:
     make(stage, "web", a="1", b="1")
     other = make(stage, "other", a="1")
     change = label.merged({"a": "2", "b": None, "c": "", "never": None})
@@ -62,11 +66,11 @@ def test_changes_touch_what_they_name_and_nothing_else(stage):
     assert vm.set_labels(stage.broker, stage.member, "web", {"z": "9"}).labels == {"z": "9"}
 
 
-def test_of_two_changes_at_once_both_count(stage):
+def test_of_two_changes_at_once_both_count(stage: Stage) -> None:
     make(stage, "web")
     failed = []
 
-    def change(key):
+    def change(key: str) -> None:
         try:
             for number in range(10):
                 labelled.change(stage.broker, stage.member, [("vm", "web")], label.merged({key: str(number)}))
@@ -94,7 +98,7 @@ def test_of_two_changes_at_once_both_count(stage):
     ],
     ids=["no key", "long key", "long value", "reserved", "reserved in capitals", "too many"],
 )
-def test_labels_that_nothing_may_have_are_refused(stage, labels):
+def test_labels_that_nothing_may_have_are_refused(stage: Stage, labels: dict[str, str]) -> None:
     with pytest.raises(InvalidRequest):
         launch.create(
             stage.broker, stage.member, name="web", image_ref="tiny", flavor_ref="small", labels=labels
@@ -107,13 +111,13 @@ def test_labels_that_nothing_may_have_are_refused(stage, labels):
     assert stored(stage) == set()
 
 
-def test_the_longest_labels_are_taken(stage):
+def test_the_longest_labels_are_taken(stage: Stage) -> None:
     labels = {f"{number:0128}": "v" * 256 for number in range(50)}
     make(stage, "web")
     assert vm.set_labels(stage.broker, stage.member, "web", labels).labels == labels
 
 
-def test_a_change_of_many_things_is_made_of_all_or_none(stage):
+def test_a_change_of_many_things_is_made_of_all_or_none(stage: Stage) -> None:
     make(stage, "web")
     with pytest.raises(NotFound):
         labelled.change(
@@ -126,7 +130,7 @@ def test_a_change_of_many_things_is_made_of_all_or_none(stage):
         labelled.get(stage.broker, stage.member, "token", "x")
 
 
-def test_every_noun_with_labels_shows_finds_and_forgets_them(stage):
+def test_every_noun_with_labels_shows_finds_and_forgets_them(stage: Stage) -> None:
     broker, admin = stage.broker, stage.admin
     wanted = {"team": "a"}
     network.create(broker, admin, name="lab", cidr="10.99.0.0/16", labels=wanted)
@@ -158,7 +162,7 @@ def test_every_noun_with_labels_shows_finds_and_forgets_them(stage):
     assert stored(stage) == set()
 
 
-def test_a_page_of_vms_is_read_with_as_many_statements_as_one_vm(stage):
+def test_a_page_of_vms_is_read_with_as_many_statements_as_one_vm(stage: Stage) -> None:
     statements = []
     event.listen(stage.broker.store.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     counts = []
@@ -172,7 +176,7 @@ def test_a_page_of_vms_is_read_with_as_many_statements_as_one_vm(stage):
     assert counts[0] == counts[1]
 
 
-def test_a_label_is_sought_by_index(stage):
+def test_a_label_is_sought_by_index(stage: Stage) -> None:
     query = label.filter(select(VMRow.id), VMRow, {"tier": "web"})
     with stage.broker.store.reading() as session:
         if not stage.broker.store.is_sqlite:
@@ -183,7 +187,7 @@ def test_a_label_is_sought_by_index(stage):
     assert "ix_label_key" in plan
 
 
-def test_rows_that_come_along_leave_their_labels_out(stage):
+def test_rows_that_come_along_leave_their_labels_out(stage: Stage) -> None:
     make(stage, "web")
     with stage.broker.store.reading() as session:
         row = session.scalar(select(NetworkRow))

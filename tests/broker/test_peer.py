@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import select
 
 from broker import gateway, network, peer, token, vm
 from broker.errors import InvalidRequest
-from broker.states import VMState
+from broker.states import PeerState, VMState
 from broker.store import GatewayRow, NetworkRow, PeerRow, SubnetRow, VMRow
+from providers.port import VMReport, VMSpec
 from providers.simulated import SimulatedProvider
 from vpn import keys
 from vpn.userdata import LIMIT_BYTES
 
-BOTH = {"networks": ["net", "far"], "requirements": "elastic"}
+if TYPE_CHECKING:
+    from tests.broker.conftest import Agent, Stage
+
+BOTH: dict[str, Any] = {"networks": ["net", "far"], "requirements": "elastic"}
 
 
-def add_network(stage, name="far", part=50, *, endpoint="198.51.100.7:51820", key=None, campus=True):
+def add_network(
+    stage: Stage,
+    name: str = "far",
+    part: int = 50,
+    *,
+    endpoint: str = "198.51.100.7:51820",
+    key: str | None = None,
+    campus: bool = True,
+) -> Agent:
     """Another network over the same sites, with a gateway and its agent."""
     broker, admin = stage.broker, stage.admin
     network.create(broker, admin, name=name, cidr=f"10.{part}.0.0/16")
@@ -38,19 +51,19 @@ def add_network(stage, name="far", part=50, *, endpoint="198.51.100.7:51820", ke
 
 
 @pytest.fixture
-def twofold(hybrid):
+def twofold(hybrid: Stage) -> Stage:
     """A cloud that two networks reach, each through a gateway of its own."""
     add_network(hybrid)
     return hybrid
 
 
 @pytest.fixture
-def sent(monkeypatch):
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The user data of all launches, in their order."""
-    found = []
+    found: list[str] = []
     ensure = SimulatedProvider.ensure_vm
 
-    def note(self, spec):
+    def note(self: SimulatedProvider, spec: VMSpec) -> VMReport:
         found.append(spec.user_data)
         return ensure(self, spec)
 
@@ -58,20 +71,20 @@ def sent(monkeypatch):
     return found
 
 
-def peers(stage, vm_id):
+def peers(stage: Stage, vm_id: str) -> list[tuple[str, PeerState, str]]:
     """All peers that a VM has or had: (gateway, state, address)."""
     with stage.broker.store.reading() as session:
         rows = session.scalars(select(PeerRow).where(PeerRow.vm_id == vm_id))
         return sorted((row.gateway.name, row.state, row.address) for row in rows)
 
 
-def documents(stage):
+def documents(stage: Stage) -> list[list[tuple[str, tuple[str, ...]]]]:
     """What each gateway's document has for peers: (kind, addresses)."""
     shown = [gateway.document(stage.broker, agent.actor) for agent in stage.agents]
     return [[(entry.kind, entry.allowed_ips) for entry in each.peers] for each in shown]
 
 
-def test_burst_vm_of_two_networks_is_a_peer_of_both_gateways(twofold, sent):
+def test_burst_vm_of_two_networks_is_a_peer_of_both_gateways(twofold: Stage, sent: list[str]) -> None:
     row = twofold.create("web", **BOTH)
     assert peers(twofold, row.id) == [
         ("gate", "enrolled", "10.20.128.2"),
@@ -93,21 +106,23 @@ def test_burst_vm_of_two_networks_is_a_peer_of_both_gateways(twofold, sent):
     assert sorted(entry.gateway.network.name for entry in listed) == ["far", "net"]
 
 
-def test_script_of_two_tunnels_travels_with_the_users_own_data_once(twofold, sent):
+def test_script_of_two_tunnels_travels_with_the_users_own_data_once(twofold: Stage, sent: list[str]) -> None:
     twofold.create("web", **BOTH, user_data="#!/bin/sh\necho hello\n")
     (text,) = sent
     assert text.count('filename="00-isthmus-join"') == 1
     assert text.count("echo hello") == 1
 
 
-def test_second_tunnel_of_a_vm_has_the_first_interface_when_its_network_is_named_first(twofold, sent):
+def test_second_tunnel_of_a_vm_has_the_first_interface_when_its_network_is_named_first(
+    twofold: Stage, sent: list[str]
+) -> None:
     twofold.create("web", networks=["far", "net"], requirements="elastic")
     (text,) = sent
     joins = [line.split()[2:5:2] for line in text.splitlines() if line.startswith("join /")]
     assert joins == [["isthmus0", "'198.51.100.7:51820'"], ["isthmus1", "'203.0.113.7:51820'"]]
 
 
-def test_launch_waits_until_every_gateway_knows_its_key(twofold):
+def test_launch_waits_until_every_gateway_knows_its_key(twofold: Stage) -> None:
     twofold.agents[1].awake = False
     row, task = twofold.request("web", **BOTH)
     twofold.drive(task, most_s=30)
@@ -118,7 +133,7 @@ def test_launch_waits_until_every_gateway_knows_its_key(twofold):
     twofold.finish(task)
 
 
-def test_vm_has_enrolled_when_it_has_at_every_gateway(twofold):
+def test_vm_has_enrolled_when_it_has_at_every_gateway(twofold: Stage) -> None:
     twofold.agents[1].guests_enrol = False
     row, task = twofold.request("web", **BOTH)
     twofold.drive(task, until=lambda: peers(twofold, row.id)[:1] == [("gate", "enrolled", "10.20.128.2")])
@@ -129,7 +144,7 @@ def test_vm_has_enrolled_when_it_has_at_every_gateway(twofold):
     assert twofold.vm(row.id).enrolled_at is not None
 
 
-def test_vm_that_enrols_at_one_gateway_only_is_given_up_with_all_that_it_had(twofold):
+def test_vm_that_enrols_at_one_gateway_only_is_given_up_with_all_that_it_had(twofold: Stage) -> None:
     twofold.agents[1].guests_enrol = False
     row, task = twofold.request("web", **BOTH)
     assert twofold.drive(task).state == "failed"
@@ -139,7 +154,7 @@ def test_vm_that_enrols_at_one_gateway_only_is_given_up_with_all_that_it_had(two
     assert documents(twofold) == [[], []]
 
 
-def test_peers_of_all_networks_go_before_the_vm_does(twofold):
+def test_peers_of_all_networks_go_before_the_vm_does(twofold: Stage) -> None:
     row = twofold.create("web", **BOTH)
     twofold.agents[1].awake = False
     _, task = vm.delete(twofold.broker, twofold.member, row.id)
@@ -154,9 +169,11 @@ def test_peers_of_all_networks_go_before_the_vm_does(twofold):
     assert twofold.nothing_left(row.id)
 
 
-def test_launch_that_is_taken_back_is_prepared_anew_at_both(twofold):
+def test_launch_that_is_taken_back_is_prepared_anew_at_both(twofold: Stage) -> None:
     with twofold.broker.store.reading() as session:
-        site = session.scalars(select(SubnetRow).where(SubnetRow.mode == "tunnel")).first().site
+        site = twofold.there(
+            session.scalars(select(SubnetRow).where(SubnetRow.mode == "tunnel")).first()
+        ).site
     twofold.agents[0].guests_enrol = twofold.agents[1].guests_enrol = False
     row, task = twofold.request("web", **BOTH)
     twofold.drive(task, until=lambda: twofold.operation(task.id).phase == "enrol")
@@ -167,7 +184,7 @@ def test_launch_that_is_taken_back_is_prepared_anew_at_both(twofold):
     assert [state for _, state, _ in peers(twofold, row.id)] == ["enrolled", "removed"] * 2
 
 
-def test_removing_and_preparing_again_change_nothing(twofold):
+def test_removing_and_preparing_again_change_nothing(twofold: Stage) -> None:
     row = twofold.create("web", **BOTH)
     broker = twofold.broker
     nics = {nic.network_id: nic for nic in row.nics}
@@ -181,7 +198,7 @@ def test_removing_and_preparing_again_change_nothing(twofold):
     assert sorted(id for id, _ in first) == sorted(entry.id for entry in have.values())
 
 
-def test_gateways_of_a_vm_are_locked_in_one_order(twofold):
+def test_gateways_of_a_vm_are_locked_in_one_order(twofold: Stage) -> None:
     for number in range(2):
         row = twofold.create(
             f"web-{number}", networks=["net", "far"][:: 1 - 2 * number], requirements="elastic"
@@ -206,7 +223,9 @@ def test_gateways_of_a_vm_are_locked_in_one_order(twofold):
     ],
     ids=["endpoint", "key", "inside"],
 )
-def test_networks_whose_tunnels_a_vm_cannot_have_are_refused_before_anything_is_made(hybrid, change, words):
+def test_networks_whose_tunnels_a_vm_cannot_have_are_refused_before_anything_is_made(
+    hybrid: Stage, change: dict[str, Any], words: str
+) -> None:
     if "key" in change:
         change = {"key": hybrid.agents[0].key}
     add_network(hybrid, **change)
@@ -222,7 +241,7 @@ def test_networks_whose_tunnels_a_vm_cannot_have_are_refused_before_anything_is_
     hybrid.burst("alone", networks=["far"])
 
 
-def test_networks_that_are_together_in_clouds_only_and_cannot_be_are_refused_at_once(hybrid):
+def test_networks_that_are_together_in_clouds_only_and_cannot_be_are_refused_at_once(hybrid: Stage) -> None:
     add_network(hybrid, endpoint="203.0.113.7:51820", campus=False)
     with pytest.raises(InvalidRequest, match="share one gateway") as caught:
         hybrid.request("web", networks=["net", "far"])
@@ -230,8 +249,8 @@ def test_networks_that_are_together_in_clouds_only_and_cannot_be_are_refused_at_
     assert vm.list_vms(hybrid.broker, hybrid.admin) == []
 
 
-def test_overlapping_networks_cannot_be_told_apart():
-    def at(name, cidr, endpoint):
+def test_overlapping_networks_cannot_be_told_apart() -> None:
+    def at(name: str, cidr: str, endpoint: str) -> GatewayRow:
         row = GatewayRow(name=f"gate-{name}", endpoint=endpoint, public_key=None)
         row.network = NetworkRow(name=name, cidr=cidr)
         return row
@@ -242,15 +261,17 @@ def test_overlapping_networks_cannot_be_told_apart():
     assert peer.clash([rows[0], at("c", "10.30.0.0/16", "[2001:db8::1]:1")]) == ""
 
 
-def test_user_data_that_leaves_room_for_one_tunnel_and_not_for_two_is_refused_with_two(twofold, sent):
+def test_user_data_that_leaves_room_for_one_tunnel_and_not_for_two_is_refused_with_two(
+    twofold: Stage, sent: list[str]
+) -> None:
     # The largest with which one script fits, found by the refusal itself.
     with twofold.broker.store.reading() as session:
         gates = list(session.scalars(select(GatewayRow).order_by(GatewayRow.id)))
 
-    def text(size):
+    def text(size: int) -> str:
         return "#!/bin/sh\n" + "#" * size
 
-    def refused(size, count):
+    def refused(size: int, count: int) -> str:
         row = VMRow(sealed_user_data=twofold.broker.sealer.seal(text(size)))
         return peer.refusal(twofold.broker, row, gates[:count])
 
@@ -273,12 +294,12 @@ def test_user_data_that_leaves_room_for_one_tunnel_and_not_for_two_is_refused_wi
     assert max(len(each.encode()) for each in sent) > LIMIT_BYTES - 50
 
 
-def test_networks_so_many_that_their_script_is_too_long_are_refused(hybrid):
+def test_networks_so_many_that_their_script_is_too_long_are_refused(hybrid: Stage) -> None:
     add_network(hybrid)
     with hybrid.broker.store.reading() as session:
         first = session.scalars(select(GatewayRow).where(GatewayRow.name == "gate")).one()
 
-    def another(number):
+    def another(number: int) -> GatewayRow:
         row = GatewayRow(name=f"g{number}", endpoint=f"{'x' * 200}-{number}.example.org:51820")
         row.network = NetworkRow(name=f"n{number}", cidr=f"10.{100 + number}.0.0/16")
         return row

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
 
 from broker import burst, load, operation, policy, queue, vm, why
 from broker.errors import Forbidden, InvalidPolicy, NotFound
+from broker.policy import PolicyView
+from broker.store import VMRow
+
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
 QUEUE = """\
 version: 1
@@ -22,7 +30,7 @@ NEVER = QUEUE.replace("RETURN", "never")
 
 
 @pytest.fixture
-def stage(bare_stage):
+def stage(bare_stage: Stage) -> Stage:
     """One local host of 16 cores and a cloud without a policy."""
     bare_stage.catalogue()
     bare_stage.add_local(hosts=1)
@@ -30,11 +38,11 @@ def stage(bare_stage):
     return bare_stage
 
 
-def apply(stage, text):
+def apply(stage: Stage, text: str) -> PolicyView:
     return policy.apply(stage.broker, stage.admin, text)
 
 
-def tick(stage, seconds=0.0):
+def tick(stage: Stage, seconds: float = 0.0) -> None:
     """Time passes, with the agent awake and the policy evaluated as often as a broker does."""
     while True:
         for agent in stage.agents:
@@ -46,17 +54,17 @@ def tick(stage, seconds=0.0):
         seconds -= 60.0
 
 
-def fill(stage):
+def fill(stage: Stage) -> list[VMRow]:
     return [
         stage.create(f"local-{number}", flavor_ref="large", requirements="!elastic") for number in range(2)
     ]
 
 
-def burst_word(stage):
+def burst_word(stage: Stage) -> str:
     return policy.show(stage.broker, stage.reader).burst
 
 
-def full_and_bursting(stage, text):
+def full_and_bursting(stage: Stage, text: str) -> tuple[list[VMRow], VMRow]:
     """The pool is full, the policy opened, and one VM is in the cloud."""
     apply(stage, text)
     local = fill(stage)
@@ -67,11 +75,11 @@ def full_and_bursting(stage, text):
     tick(stage, 61)
     assert burst_word(stage) == "open"
     stage.finish(task)
-    assert stage.vm(row.id).site.name == "cloud"
+    assert stage.there(stage.vm(row.id).site).name == "cloud"
     return local, row
 
 
-def empty(stage, local):
+def empty(stage: Stage, local: list[VMRow]) -> None:
     for row in local:
         stage.finish(vm.delete(stage.broker, stage.member, row.id)[1])
 
@@ -79,7 +87,7 @@ def empty(stage, local):
 # Versions
 
 
-def test_versions_are_kept_and_the_newest_is_in_force(stage):
+def test_versions_are_kept_and_the_newest_is_in_force(stage: Stage) -> None:
     apply(stage, DRAIN)
     apply(stage, NEVER)
     assert policy.show(stage.broker, stage.reader).row.text == NEVER
@@ -90,13 +98,13 @@ def test_versions_are_kept_and_the_newest_is_in_force(stage):
     assert [row.applied_by for row in policy.versions(stage.broker, stage.reader)] == ["ada", "ada"]
 
 
-def test_same_policy_applied_again_is_no_new_version(stage):
+def test_same_policy_applied_again_is_no_new_version(stage: Stage) -> None:
     apply(stage, DRAIN)
     apply(stage, DRAIN)
     assert len(policy.versions(stage.broker, stage.reader)) == 1
 
 
-def test_bad_policy_never_replaces_a_good_one(stage):
+def test_bad_policy_never_replaces_a_good_one(stage: Stage) -> None:
     apply(stage, DRAIN)
     with pytest.raises(InvalidPolicy) as caught:
         apply(stage, DRAIN.replace("dwell: 20m", "dwell: often"))
@@ -106,7 +114,7 @@ def test_bad_policy_never_replaces_a_good_one(stage):
     assert policy.show(stage.broker, stage.reader).row.text == DRAIN
 
 
-def test_site_that_does_not_exist_is_a_mistake_at_its_place(stage):
+def test_site_that_does_not_exist_is_a_mistake_at_its_place(stage: Stage) -> None:
     text = DRAIN.replace("[cloud]", "[clowd]")
     (problem,) = policy.check(stage.broker, stage.member, text)
     assert (problem.line, problem.column) == (3, 8)
@@ -116,7 +124,7 @@ def test_site_that_does_not_exist_is_a_mistake_at_its_place(stage):
     assert policy.check(stage.broker, stage.member, DRAIN) == []
 
 
-def test_only_an_admin_applies_a_policy(stage):
+def test_only_an_admin_applies_a_policy(stage: Stage) -> None:
     with pytest.raises(Forbidden):
         policy.apply(stage.broker, stage.member, DRAIN)
     with pytest.raises(NotFound):
@@ -126,7 +134,7 @@ def test_only_an_admin_applies_a_policy(stage):
 # The watched file
 
 
-def watch(stage, text=None):
+def watch(stage: Stage, text: str | None = None) -> Path:
     path = stage.folder / "policy.yaml"
     if text is not None:
         path.write_text(text)
@@ -134,7 +142,7 @@ def watch(stage, text=None):
     return path
 
 
-def test_watched_file_is_applied_when_it_changes(stage):
+def test_watched_file_is_applied_when_it_changes(stage: Stage) -> None:
     path = watch(stage, DRAIN)
     tick(stage)
     path.write_text(NEVER)
@@ -144,7 +152,7 @@ def test_watched_file_is_applied_when_it_changes(stage):
     assert policy.show(stage.broker, stage.reader).row.applied_by == "system"
 
 
-def test_watched_file_with_a_mistake_is_told_once_and_the_good_policy_stays(stage):
+def test_watched_file_with_a_mistake_is_told_once_and_the_good_policy_stays(stage: Stage) -> None:
     path = watch(stage, DRAIN)
     tick(stage)
     path.write_text("version: 7\n")
@@ -157,7 +165,7 @@ def test_watched_file_with_a_mistake_is_told_once_and_the_good_policy_stays(stag
     assert policy.show(stage.broker, stage.reader).row.text == NEVER
 
 
-def test_watched_file_that_is_missing_is_told_once(stage):
+def test_watched_file_that_is_missing_is_told_once(stage: Stage) -> None:
     path = watch(stage)
     tick(stage)
     tick(stage)
@@ -167,7 +175,7 @@ def test_watched_file_that_is_missing_is_told_once(stage):
     assert policy.show(stage.broker, stage.reader).row.text == DRAIN
 
 
-def test_watched_file_is_applied_once_the_site_it_names_is_there(bare_stage):
+def test_watched_file_is_applied_once_the_site_it_names_is_there(bare_stage: Stage) -> None:
     bare_stage.catalogue()
     bare_stage.add_local(hosts=1)
     watch(bare_stage, DRAIN)
@@ -179,7 +187,7 @@ def test_watched_file_is_applied_once_the_site_it_names_is_there(bare_stage):
     assert policy.show(bare_stage.broker, bare_stage.reader).row.text == DRAIN
 
 
-def test_watched_file_is_not_applied_again_after_a_restart(stage):
+def test_watched_file_is_not_applied_again_after_a_restart(stage: Stage) -> None:
     watch(stage, DRAIN)
     tick(stage)
     burst.tick(stage.another())
@@ -189,22 +197,23 @@ def test_watched_file_is_not_applied_again_after_a_restart(stage):
 # Open and closed
 
 
-def test_without_a_policy_nothing_bursts(stage):
+def test_without_a_policy_nothing_bursts(stage: Stage) -> None:
     row, task = stage.request("web", requirements="elastic")
     stage.drive(task, most_s=30)
     assert "no policy is in force" in stage.vm(row.id).status_reason
     assert policy.burst_word(stage.broker) == "off"
 
 
-def test_vm_waits_until_the_policy_opens_and_then_bursts(stage):
+def test_vm_waits_until_the_policy_opens_and_then_bursts(stage: Stage) -> None:
     _, row = full_and_bursting(stage, DRAIN)
     assert stage.events(kind="policy.opened") == ["policy.opened"]
     view = why.why(stage.broker, stage.member, row.id)
+    assert view.host is not None
     assert view.host.startswith("cloud/")
     assert any("local.cpu_used" in line for line in view.policy)
 
 
-def test_why_says_what_an_open_policy_closes_on(stage):
+def test_why_says_what_an_open_policy_closes_on(stage: Stage) -> None:
     apply(stage, NEVER.replace("> 60", ">= 0"))
     row = stage.create("web")
     assert why.why(stage.broker, stage.member, row.id).policy == [
@@ -213,7 +222,7 @@ def test_why_says_what_an_open_policy_closes_on(stage):
     ]
 
 
-def test_policy_stays_open_until_its_close_held_long_enough(stage):
+def test_policy_stays_open_until_its_close_held_long_enough(stage: Stage) -> None:
     local, _ = full_and_bursting(stage, NEVER)
     empty(stage, local)
     tick(stage, 14 * 60)
@@ -223,7 +232,7 @@ def test_policy_stays_open_until_its_close_held_long_enough(stage):
     assert stage.events(kind="policy.closed") == ["policy.closed"]
 
 
-def test_close_that_is_interrupted_begins_anew(stage):
+def test_close_that_is_interrupted_begins_anew(stage: Stage) -> None:
     local, _ = full_and_bursting(stage, NEVER)
     empty(stage, local)
     tick(stage, 10 * 60)
@@ -238,12 +247,12 @@ def test_close_that_is_interrupted_begins_anew(stage):
     assert burst_word(stage) == "closed"
 
 
-def test_state_of_the_burst_survives_a_restart(stage):
+def test_state_of_the_burst_survives_a_restart(stage: Stage) -> None:
     full_and_bursting(stage, DRAIN)
     assert policy.burst_word(stage.another()) == "open"
 
 
-def test_never_rule_keeps_a_vm_at_home_while_the_policy_is_open(stage, policy_open):
+def test_never_rule_keeps_a_vm_at_home_while_the_policy_is_open(stage: Stage, policy_open: str) -> None:
     apply(stage, policy_open + '  never: \'vm.labels["data"] == "restricted"\'\n')
     row, task = stage.request("secret", requirements="elastic", labels={"data": "restricted"})
     stage.drive(task, most_s=60)
@@ -252,7 +261,7 @@ def test_never_rule_keeps_a_vm_at_home_while_the_policy_is_open(stage, policy_op
     assert stage.burst("free", labels={"data": "public"}).elastic
 
 
-def test_limits_keep_the_next_vm_at_home(stage, policy_open):
+def test_limits_keep_the_next_vm_at_home(stage: Stage, policy_open: str) -> None:
     apply(stage, policy_open + "  limits: {vms: 1}\n")
     first = stage.burst("first")
     row, task = stage.request("second", requirements="elastic")
@@ -265,7 +274,7 @@ def test_limits_keep_the_next_vm_at_home(stage, policy_open):
 # Going home
 
 
-def test_burst_vm_leaves_when_its_dwell_is_over(stage):
+def test_burst_vm_leaves_when_its_dwell_is_over(stage: Stage) -> None:
     local, row = full_and_bursting(stage, DRAIN)
     empty(stage, local)
     tick(stage, 17 * 60)
@@ -279,7 +288,7 @@ def test_burst_vm_leaves_when_its_dwell_is_over(stage):
     assert stage.nothing_left(row.id)
 
 
-def test_burst_vm_is_made_anew_at_home(stage):
+def test_burst_vm_is_made_anew_at_home(stage: Stage) -> None:
     local, row = full_and_bursting(stage, RECREATE)
     empty(stage, local)
     tick(stage, 22 * 60)
@@ -288,21 +297,21 @@ def test_burst_vm_is_made_anew_at_home(stage):
     (there,), row = row.nics, stage.vm(row.id)
     (here,) = row.nics
     assert (here.id, here.mac) == (there.id, there.mac), "a VM keeps its NIC wherever it runs"
-    assert here.subnet.site.name == "campus"
-    assert (row.state, row.site.name, row.elastic) == ("running", "campus", False)
+    assert stage.there(here.subnet).site.name == "campus"
+    assert (row.state, stage.there(row.site).name, row.elastic) == ("running", "campus", False)
     assert stage.holdings(row.id) == {"machines": 1, "leases": 1, "peers": 0, "claims": 1}
 
 
-def test_burst_vm_stays_in_the_cloud_while_there_is_no_room_at_home(stage):
+def test_burst_vm_stays_in_the_cloud_while_there_is_no_room_at_home(stage: Stage) -> None:
     local, row = full_and_bursting(stage, RECREATE.replace("local.cpu_used < 0.60", "queue.length < 1"))
     assert local
     tick(stage, 40 * 60)
     assert burst_word(stage) == "closed"
     assert stage.task_of(row).kind == "vm.create"
-    assert stage.vm(row.id).site.name == "cloud"
+    assert stage.there(stage.vm(row.id).site).name == "cloud"
 
 
-def test_burst_vm_that_never_returns_stays(stage):
+def test_burst_vm_that_never_returns_stays(stage: Stage) -> None:
     local, row = full_and_bursting(stage, NEVER)
     empty(stage, local)
     tick(stage, 120 * 60)
@@ -310,7 +319,7 @@ def test_burst_vm_that_never_returns_stays(stage):
     assert operation.list_operations(stage.broker, stage.admin, state="running") == []
 
 
-def test_vm_that_no_host_could_take_does_not_count_until_one_could(stage):
+def test_vm_that_no_host_could_take_does_not_count_until_one_could(stage: Stage) -> None:
     row, _ = stage.request("odd", requirements='rack == "r9"')
     queue.place_pending(stage.broker)
     assert stage.vm(row.id).unplaceable

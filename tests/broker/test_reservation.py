@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,20 +12,33 @@ from broker.actor import Actor
 from broker.errors import Exists, InvalidRequest, NoRoom, NotFound, QuotaExceeded, WrongState
 from broker.launch import Wishes
 from broker.reconcile import reconcile
-from broker.states import OperationState, ReservationState
+from broker.states import OperationState, ReservationState, VMState
+from broker.store import ReservationRow, VMRow
+
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
 MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture
-def one_host(bare_stage):
+def one_host(bare_stage: Stage) -> Stage:
     """A host of 8 cores, which is full with one large VM, or four small ones."""
     bare_stage.catalogue()
     bare_stage.add_local(hosts=1, cpus=8)
     return bare_stage
 
 
-def reserve(stage, name="exam", *, flavor="large", count=1, start=10, length=60, **more):
+def reserve(
+    stage: Stage,
+    name: str = "exam",
+    *,
+    flavor: str = "large",
+    count: int = 1,
+    start: float | None = 10,
+    length: float = 60,
+    **more: Any,
+) -> ReservationRow:
     """``start`` and ``length`` in minutes."""
     begin = stage.clock.now() + start * MINUTE if start is not None else None
     return reservation.create(
@@ -33,7 +47,7 @@ def reserve(stage, name="exam", *, flavor="large", count=1, start=10, length=60,
     )  # fmt: skip
 
 
-def pass_time(stage, minutes):
+def pass_time(stage: Stage, minutes: float) -> None:
     """As the duties would: reservations begin and end, rounds are run, operations go on."""
     for _ in range(int(minutes * 6)):
         stage.wait(10)
@@ -44,11 +58,11 @@ def pass_time(stage, minutes):
             stage.driver.step(task.id, most=20)
 
 
-def state(stage, row):
+def state(stage: Stage, row: VMRow) -> VMState:
     return stage.vm(row.id).state
 
 
-def test_reservation_takes_the_pool_at_its_time(one_host):
+def test_reservation_takes_the_pool_at_its_time(one_host: Stage) -> None:
     stage = one_host
     batch = stage.create("batch", flavor_ref="large", wishes=Wishes(preemptible=True))
     booked = reserve(stage)
@@ -76,7 +90,7 @@ def test_reservation_takes_the_pool_at_its_time(one_host):
     assert {"vm.preempted", "vm.suspended"} <= set(stage.events(target=batch.id))
 
 
-def test_reservation_that_nobody_can_be_sure_of_is_refused_with_the_time_when_it_can(one_host):
+def test_reservation_that_nobody_can_be_sure_of_is_refused_with_the_time_when_it_can(one_host: Stage) -> None:
     one_host.create("firm", flavor_ref="small")
     with pytest.raises(NoRoom) as refused:
         reserve(one_host)
@@ -89,7 +103,7 @@ def test_reservation_that_nobody_can_be_sure_of_is_refused_with_the_time_when_it
     assert earliest == one_host.clock.now() + 70 * MINUTE
 
 
-def test_vm_is_not_placed_where_it_would_make_a_reservation_late(one_host):
+def test_vm_is_not_placed_where_it_would_make_a_reservation_late(one_host: Stage) -> None:
     reserve(one_host, flavor="small", count=3)
     row, _ = one_host.request("firm", flavor_ref="small")
     other, _ = one_host.request("other", flavor_ref="small")
@@ -108,7 +122,7 @@ def test_vm_is_not_placed_where_it_would_make_a_reservation_late(one_host):
     assert one_host.vm(other.id).host is not None
 
 
-def test_short_vm_is_backfilled_and_suspended_when_it_is_late(one_host):
+def test_short_vm_is_backfilled_and_suspended_when_it_is_late(one_host: Stage) -> None:
     reserve(one_host, start=60)
     short, _ = one_host.request("short", flavor_ref="large", wishes=Wishes(runtime_s=1800))
     long, _ = one_host.request("long", flavor_ref="small", wishes=Wishes(runtime_s=7200))
@@ -118,14 +132,14 @@ def test_short_vm_is_backfilled_and_suspended_when_it_is_late(one_host):
     assert state(one_host, short) == "suspended", "it ran longer than it said"
 
 
-def test_reservation_now_needs_room_now(one_host):
+def test_reservation_now_needs_room_now(one_host: Stage) -> None:
     one_host.create("batch", flavor_ref="large", wishes=Wishes(preemptible=True))
     with pytest.raises(NoRoom):
         reserve(one_host, start=None)
     assert reserve(one_host, start=2).state == ReservationState.SCHEDULED
 
 
-def test_bad_reservations_are_refused_in_words(one_host):
+def test_bad_reservations_are_refused_in_words(one_host: Stage) -> None:
     stage, now = one_host, one_host.clock.now()
     for start, end, said in (
         (now - MINUTE, now + MINUTE, "is over"),
@@ -150,7 +164,7 @@ def test_bad_reservations_are_refused_in_words(one_host):
         stage.request("lost", wishes=Wishes(reservation="none"))
 
 
-def test_reservations_stay_within_the_quota_and_the_project(one_host):
+def test_reservations_stay_within_the_quota_and_the_project(one_host: Stage) -> None:
     stage = one_host
     owner = project.create(stage.broker, stage.admin, name="small-team", quota={"vcpus": 4})
     member = Actor(project_id=owner.id, role="member", name="eve")
@@ -164,7 +178,7 @@ def test_reservations_stay_within_the_quota_and_the_project(one_host):
         )  # fmt: skip
 
 
-def test_suspended_vm_gives_its_room_back_and_waits_for_it(one_host):
+def test_suspended_vm_gives_its_room_back_and_waits_for_it(one_host: Stage) -> None:
     stage = one_host
     row = stage.create("web", flavor_ref="large")
     stage.finish(power.suspend(stage.broker, stage.member, row.id)[1])
@@ -185,7 +199,7 @@ def test_suspended_vm_gives_its_room_back_and_waits_for_it(one_host):
     assert len(stage.vm(row.id).nics) == 1
 
 
-def test_start_resumes_what_is_suspended(one_host):
+def test_start_resumes_what_is_suspended(one_host: Stage) -> None:
     row = one_host.create("web")
     one_host.finish(power.suspend(one_host.broker, one_host.member, row.id)[1])
     _, task = power.start(one_host.broker, one_host.member, row.id)
@@ -194,7 +208,7 @@ def test_start_resumes_what_is_suspended(one_host):
     assert state(one_host, row) == "running"
 
 
-def test_preemptible_vm_makes_room_for_a_higher_priority_and_comes_back(one_host):
+def test_preemptible_vm_makes_room_for_a_higher_priority_and_comes_back(one_host: Stage) -> None:
     stage = one_host
     policy.apply(stage.broker, stage.admin, "version: 1\nqueue: {preempt: true}\n")
     batch = stage.create("batch", flavor_ref="large", wishes=Wishes(preemptible=True))
@@ -208,14 +222,14 @@ def test_preemptible_vm_makes_room_for_a_higher_priority_and_comes_back(one_host
     assert stage.operation(task.id).state == OperationState.DONE
 
 
-def test_nobody_is_preempted_unless_the_policy_says_so(one_host):
+def test_nobody_is_preempted_unless_the_policy_says_so(one_host: Stage) -> None:
     batch = one_host.create("batch", flavor_ref="large", wishes=Wishes(preemptible=True))
     one_host.request("urgent", flavor_ref="large", wishes=Wishes(priority=5))
     pass_time(one_host, 1)
     assert state(one_host, batch) == "running"
 
 
-def test_owner_may_keep_or_delete_what_was_preempted(one_host):
+def test_owner_may_keep_or_delete_what_was_preempted(one_host: Stage) -> None:
     stage = one_host
     policy.apply(stage.broker, stage.admin, "version: 1\nqueue: {preempt: true}\n")
     first = stage.create("first", flavor_ref="small", wishes=Wishes(preemptible=True))
@@ -236,7 +250,7 @@ def test_owner_may_keep_or_delete_what_was_preempted(one_host):
     assert stage.nothing_left(kept.id)
 
 
-def test_cancelled_reservation_gives_its_room_back(one_host):
+def test_cancelled_reservation_gives_its_room_back(one_host: Stage) -> None:
     reserve(one_host)
     reservation.delete(one_host.broker, one_host.member, "exam")
     reserve(one_host)
@@ -244,19 +258,19 @@ def test_cancelled_reservation_gives_its_room_back(one_host):
     assert len(reservation.list_reservations(one_host.broker, one_host.member, include_over=True)) == 2
 
 
-def test_vm_that_waits_for_its_reservation_opens_no_burst(one_host):
+def test_vm_that_waits_for_its_reservation_opens_no_burst(one_host: Stage) -> None:
     reserve(one_host)
     one_host.request("exam-1", flavor_ref="large", wishes=Wishes(reservation="exam"))
     with one_host.broker.store.reading() as session:
         assert load.metrics(one_host.broker, session)["queue.length"] == 0
 
 
-def test_time_is_told_in_utc(one_host):
+def test_time_is_told_in_utc(one_host: Stage) -> None:
     with pytest.raises(NoRoom, match="2030-01-01 00:10:00Z"):
         reserve(one_host, count=5)
 
 
-def test_immediate_vm_starts_now_or_not_at_all(one_host):
+def test_immediate_vm_starts_now_or_not_at_all(one_host: Stage) -> None:
     assert one_host.create("now", flavor_ref="large", wishes=Wishes(immediate=True)).state == "running"
     row, task = one_host.request("too-late", flavor_ref="small", wishes=Wishes(immediate=True))
     assert one_host.drive(task).state == OperationState.FAILED
@@ -269,7 +283,7 @@ def test_immediate_vm_starts_now_or_not_at_all(one_host):
         one_host.request("both", wishes=Wishes(immediate=True, reservation="exam"))
 
 
-def test_room_on_a_host_that_is_away_is_kept_elsewhere(stage):
+def test_room_on_a_host_that_is_away_is_kept_elsewhere(stage: Stage) -> None:
     begin = stage.clock.now() + 30 * MINUTE
     reservation.create(
         stage.broker,
@@ -300,7 +314,7 @@ def test_room_on_a_host_that_is_away_is_kept_elsewhere(stage):
     assert reservation.host_names(stage.broker, row) == {"campus/sim-01": 1}
 
 
-def test_short_silence_of_a_host_moves_nothing(stage):
+def test_short_silence_of_a_host_moves_nothing(stage: Stage) -> None:
     begin = stage.clock.now() + 30 * MINUTE
     row = reservation.create(
         stage.broker,
@@ -321,7 +335,7 @@ def test_short_silence_of_a_host_moves_nothing(stage):
     assert "reservation.moved" in stage.events(target=row.id)
 
 
-def test_vm_in_a_reservation_keeps_its_place_on_a_host_that_is_away(stage):
+def test_vm_in_a_reservation_keeps_its_place_on_a_host_that_is_away(stage: Stage) -> None:
     reservation.create(
         stage.broker, stage.member, name="now", flavor_ref="small", count=2, start_at=None,
         end_at=stage.clock.now() + 60 * MINUTE,
@@ -331,4 +345,7 @@ def test_vm_in_a_reservation_keeps_its_place_on_a_host_that_is_away(stage):
     reservation.tick(stage.broker)
     row = reservation.get(stage.broker, stage.member, "now")
     assert reservation.host_names(stage.broker, row) == {"campus/sim-01": 1, "campus/sim-02": 1}
-    assert stage.create("second", flavor_ref="small", wishes=Wishes(reservation="now")).host.name == "sim-02"
+    assert (
+        stage.there(stage.create("second", flavor_ref="small", wishes=Wishes(reservation="now")).host).name
+        == "sim-02"
+    )

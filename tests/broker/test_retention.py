@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -21,21 +22,32 @@ from broker.store import (
     OperationRow,
     PeerRow,
     ReservationRow,
+    Row,
     UsageMonthRow,
     UsageRow,
     VMRow,
 )
 from placement.policy import parse
 
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
+
+
+class Cursor(Protocol):
+    """What is read of a database's cursor."""
+
+    rowcount: int
+
+
 MONTHS = [datetime(2029, month, 1, tzinfo=UTC) for month in range(1, 13)] + [datetime(2030, 1, 1, tzinfo=UTC)]
 
 
-def count(stage, row):
+def count(stage: Stage, row: type[Row]) -> int:
     with stage.broker.store.reading() as session:
-        return session.scalar(select(func.count()).select_from(row))
+        return session.scalars(select(func.count()).select_from(row)).one()
 
 
-def keeps(stage, **days):
+def keeps(stage: Stage, **days: Any) -> None:
     """Only these are kept for a while, and everything else for ever."""
     kept = stage.broker.settings.retention
     for name in type(kept).model_fields:
@@ -43,18 +55,18 @@ def keeps(stage, **days):
             setattr(kept, name, days.get(name, 0))
 
 
-def gone(stage, name="gone", **asked):
+def gone(stage: Stage, name: str = "gone", **asked: Any) -> VMRow:
     """A VM that is terminated."""
     row = stage.create(name, **asked)
     stage.finish(vm.delete(stage.broker, stage.member, row.id)[1])
     return row
 
 
-def days(stage, number):
+def days(stage: Stage, number: int) -> None:
     stage.wait(number * 86400)
 
 
-def test_terminated_vms_go_with_their_tunnels_when_they_were_kept_long_enough(hybrid):
+def test_terminated_vms_go_with_their_tunnels_when_they_were_kept_long_enough(hybrid: Stage) -> None:
     old = gone(hybrid, "old", requirements="elastic")
     days(hybrid, 20)
     young, living = gone(hybrid, "young", requirements="elastic"), hybrid.create("living")
@@ -67,7 +79,7 @@ def test_terminated_vms_go_with_their_tunnels_when_they_were_kept_long_enough(hy
     assert retention.prune(hybrid.broker) == {}
 
 
-def test_a_vm_that_is_terminated_but_worked_on_stays(stage):
+def test_a_vm_that_is_terminated_but_worked_on_stays(stage: Stage) -> None:
     row = gone(stage)
     days(stage, 40)
     with stage.broker.store.transaction() as session:
@@ -76,7 +88,7 @@ def test_a_vm_that_is_terminated_but_worked_on_stays(stage):
     assert stage.vm(row.id).state == VMState.TERMINATED
 
 
-def test_operations_go_but_not_those_that_a_vm_refers_to(stage):
+def test_operations_go_but_not_those_that_a_vm_refers_to(stage: Stage) -> None:
     row = stage.create("web")
     made = stage.task_of(row)
     for _ in range(2):
@@ -90,11 +102,11 @@ def test_operations_go_but_not_those_that_a_vm_refers_to(stage):
     assert [state for _, state in left].count(OperationState.RUNNING) == 1
 
 
-def reboot(stage, row):
+def reboot(stage: Stage, row: VMRow) -> OperationRow:
     return power.reboot(stage.broker, stage.member, row.id)[1]
 
 
-def test_a_repeated_request_finds_its_operation_however_old(stage):
+def test_a_repeated_request_finds_its_operation_however_old(stage: Stage) -> None:
     keeps(stage, operations_days=1, events_days=1)
     row, task = stage.request("web", token="once")
     stage.finish(task)
@@ -105,10 +117,11 @@ def test_a_repeated_request_finds_its_operation_however_old(stage):
     assert (again.id, same.id) == (row.id, task.id)
 
 
-def test_old_events_go_and_the_next_one_has_a_higher_number(stage):
+def test_old_events_go_and_the_next_one_has_a_higher_number(stage: Stage) -> None:
     row = stage.create("web")
     with stage.broker.store.reading() as session:
-        highest = session.scalar(select(func.max(EventRow.seq)))
+        highest = session.scalars(select(EventRow.seq).order_by(EventRow.seq.desc())).first()
+    assert highest is not None
     days(stage, 91)
     told = why.why(stage.broker, stage.reader, row.id).summary
     assert retention.prune(stage.broker)["events"] > 5
@@ -121,7 +134,7 @@ def test_old_events_go_and_the_next_one_has_a_higher_number(stage):
     assert why.why(stage.broker, stage.reader, row.id).summary == told
 
 
-def test_events_of_the_kept_time_stay(stage):
+def test_events_of_the_kept_time_stay(stage: Stage) -> None:
     days(stage, 80)
     row = stage.create("web")
     days(stage, 20)
@@ -130,7 +143,7 @@ def test_events_of_the_kept_time_stay(stage):
     assert stage.events(target=row.id) == before
 
 
-def test_tunnels_that_are_over_go_and_live_ones_stay(hybrid):
+def test_tunnels_that_are_over_go_and_live_ones_stay(hybrid: Stage) -> None:
     row = hybrid.burst("web")
     with hybrid.broker.store.transaction() as session:
         (live,) = session.scalars(select(PeerRow))
@@ -147,7 +160,7 @@ def test_tunnels_that_are_over_go_and_live_ones_stay(hybrid):
     assert hybrid.holdings(row.id)["peers"] == 1
 
 
-def test_reservations_that_ended_go_when_no_vm_is_left_in_them(stage):
+def test_reservations_that_ended_go_when_no_vm_is_left_in_them(stage: Stage) -> None:
     end = stage.clock.now() + timedelta(days=1)
     for name in ("empty", "used"):
         reservation.create(
@@ -161,7 +174,7 @@ def test_reservations_that_ended_go_when_no_vm_is_left_in_them(stage):
         assert list(session.scalars(select(ReservationRow.name))) == ["used"]
 
 
-def test_deleted_images_go_with_the_last_vm_that_was_made_of_them(stage):
+def test_deleted_images_go_with_the_last_vm_that_was_made_of_them(stage: Stage) -> None:
     gone(stage)
     image.delete(stage.broker, stage.admin, "tiny")
     assert count(stage, ImageRow) == 1
@@ -170,7 +183,7 @@ def test_deleted_images_go_with_the_last_vm_that_was_made_of_them(stage):
     assert count(stage, ImageRow) == 0
 
 
-def test_a_project_with_a_history_stays_when_its_vms_are_pruned(stage):
+def test_a_project_with_a_history_stays_when_its_vms_are_pruned(stage: Stage) -> None:
     days(stage, 1)
     owner = project.create(stage.broker, stage.admin, name="past")
     actor = Actor(owner.id, "member", "pat")
@@ -184,14 +197,14 @@ def test_a_project_with_a_history_stays_when_its_vms_are_pruned(stage):
         project.delete(stage.broker, stage.admin, "past")
 
 
-def test_zero_days_keep_for_ever(stage):
+def test_zero_days_keep_for_ever(stage: Stage) -> None:
     keeps(stage)
     gone(stage, token="once")
     days(stage, 4000)
     assert retention.prune(stage.broker) == {}
 
 
-def test_it_is_told_once_and_counted(stage):
+def test_it_is_told_once_and_counted(stage: Stage) -> None:
     gone(stage)
     days(stage, 200)
     done = retention.prune(stage.broker)
@@ -203,7 +216,7 @@ def test_it_is_told_once_and_counted(stage):
     assert retention.totals(stage.broker, stage.reader) == dict.fromkeys(retention.KINDS, 0) | done
 
 
-def test_no_transaction_removes_more_than_a_batch(stage):
+def test_no_transaction_removes_more_than_a_batch(stage: Stage) -> None:
     many = 3 * retention.BATCH + 7
     with stage.broker.store.transaction() as session:
         for _ in range(many):
@@ -212,9 +225,9 @@ def test_no_transaction_removes_more_than_a_batch(stage):
         values = {"state": OperationState.DONE, "ended_at": stage.clock.now()}
         session.execute(update(OperationRow).values(values))
     days(stage, 31)
-    removed = []
+    removed: list[int] = []
 
-    def seen(_connection, cursor, text, *_rest):
+    def seen(_connection: object, cursor: Cursor, text: str, *_rest: object) -> None:
         if text.startswith("DELETE"):
             removed.append(cursor.rowcount)
 
@@ -223,7 +236,7 @@ def test_no_transaction_removes_more_than_a_batch(stage):
     assert removed == [retention.BATCH] * 3 + [7]
 
 
-def test_several_brokers_at_once_remove_everything_and_nothing_twice(stage):
+def test_several_brokers_at_once_remove_everything_and_nothing_twice(stage: Stage) -> None:
     keeps(stage, usage_days=1, vms_days=1, operations_days=1, events_days=1)
     for number in range(5):
         days(stage, 1)
@@ -254,14 +267,15 @@ VM = st.tuples(
     st.integers(1, 8),
     st.sampled_from([None, 0.0123, 0.7]),
 )
+Stays = tuple[tuple[int, int | None, str], tuple[int, int] | None, int, float | None]
 
 
-def write(stage, vms):
+def write(stage: Stage, vms: list[Stays]) -> None:
     """Rows of stays: each VM has one, or a second one on the same site less than a month later."""
     first = MONTHS[0]
     with stage.broker.store.transaction() as session:
-        for row in (UsageRow, UsageMonthRow):
-            session.execute(delete(row))
+        session.execute(delete(UsageRow))
+        session.execute(delete(UsageMonthRow))
         session.execute(delete(MetaRow).where(MetaRow.key != "broker_id"))
         for number, ((begin, length, site), again, vcpus, price) in enumerate(vms):
             stays = [(begin, None if length is None else begin + length)]
@@ -293,7 +307,7 @@ def write(stage, vms):
                 )
 
 
-def reports(stage):
+def reports(stage: Stage) -> dict[tuple[str, datetime, datetime | None, str, str, bool], tuple[float, ...]]:
     """All that can be asked by whole months, as admin and as a project."""
     found = {}
     for actor in (stage.admin, stage.reader):
@@ -314,7 +328,9 @@ def reports(stage):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(vms=st.lists(VM, max_size=12), kept=st.lists(st.integers(1, 330), min_size=1, max_size=3))
-def test_reports_are_the_same_after_the_stays_are_summed_up_and_pruned(bare_stage, vms, kept):
+def test_reports_are_the_same_after_the_stays_are_summed_up_and_pruned(
+    bare_stage: Stage, vms: list[Stays], kept: list[int]
+) -> None:
     stage = bare_stage
     write(stage, vms)
     before = reports(stage)
@@ -327,14 +343,16 @@ def test_reports_are_the_same_after_the_stays_are_summed_up_and_pruned(bare_stag
             assert after[key] == pytest.approx(values, rel=1e-12, abs=1e-9), key
 
 
-def test_a_stay_over_the_end_of_a_month_and_one_that_still_goes_on_are_in_both_months(bare_stage):
+def test_a_stay_over_the_end_of_a_month_and_one_that_still_goes_on_are_in_both_months(
+    bare_stage: Stage,
+) -> None:
     stage = bare_stage
     write(stage, [((31 * 24 - 10, 20, "cloud"), None, 2, 0.5), ((31 * 24 - 5, None, "cloud"), None, 1, 1.0)])
     keeps(stage, usage_days=60)
     assert retention.prune(stage.broker) == {"months": 10, "stays": 1}
     assert count(stage, UsageRow) == 1  # the one that goes on
 
-    def cost(since, until):
+    def cost(since: datetime, until: datetime) -> dict[str, float]:
         views = usage.report(stage.broker, stage.admin, since=since, until=until)
         return {view.project: round(view.cost, 6) for view in views}
 
@@ -342,7 +360,7 @@ def test_a_stay_over_the_end_of_a_month_and_one_that_still_goes_on_are_in_both_m
     assert cost(MONTHS[1], MONTHS[2]) == {"lab": 5.0, "elsewhere": 28 * 24.0}
 
 
-def test_a_time_within_a_month_that_is_summed_up_is_refused_in_words(bare_stage):
+def test_a_time_within_a_month_that_is_summed_up_is_refused_in_words(bare_stage: Stage) -> None:
     stage = bare_stage
     write(stage, [((24, 1000, "cloud"), None, 2, 0.5)])
     keeps(stage, usage_days=60)
@@ -355,12 +373,12 @@ def test_a_time_within_a_month_that_is_summed_up_is_refused_in_words(bare_stage)
     assert usage.report(stage.broker, stage.admin, since=MONTHS[4] + timedelta(days=3)) == []
 
 
-def test_fair_shares_go_on_with_sums(bare_stage):
+def test_fair_shares_go_on_with_sums(bare_stage: Stage) -> None:
     stage = bare_stage
     write(stage, [((0, None, "campus"), None, 4, None), ((24 * 100, 24 * 200, "campus"), None, 2, None)])
     half_life = 30 * 86400.0
 
-    def used():
+    def used() -> dict[str, float]:
         with stage.broker.store.reading() as session:
             return usage.decayed(stage.broker, session, half_life)
 
@@ -383,15 +401,17 @@ budget: {monthly: 1000}
 """
 
 
-def test_the_budget_is_the_same_before_and_after(bare_stage):
+def test_the_budget_is_the_same_before_and_after(bare_stage: Stage) -> None:
     stage = bare_stage
     stage.wait(15 * 86400)
     write(stage, [((24 * 360, 48, "cloud"), None, 2, 0.7), ((24 * 300, None, "cloud"), None, 2, 0.7)])
     rules = parse(POLICY, "policy.yaml")
 
-    def spent():
+    def spent() -> float:
         with stage.broker.store.reading() as session:
-            return usage.ledger(stage.broker, session, rules).account().spent
+            ledger = usage.ledger(stage.broker, session, rules)
+            assert ledger is not None
+            return ledger.account().spent
 
     before = spent()
     assert before > 0

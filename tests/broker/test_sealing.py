@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import select
@@ -12,8 +14,11 @@ from broker import accesskey, site, token
 from broker.sealing import Sealer, SealError
 from broker.store import PeerRow, Row
 
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
-def everything_in(stage):
+
+def everything_in(stage: Stage) -> str:
     """All that the database holds, as text; for SQLite also as the bytes of its files."""
     with stage.broker.store.reading() as session:
         text = "\n".join(
@@ -23,7 +28,7 @@ def everything_in(stage):
     return text + raw.decode("latin-1")
 
 
-def test_no_secret_is_in_the_database_or_in_the_log(hybrid, capfd):
+def test_no_secret_is_in_the_database_or_in_the_log(hybrid: Stage, capfd: pytest.CaptureFixture[str]) -> None:
     broker = hybrid.broker
     secrets = {}
     with capture_logs() as logs:
@@ -62,7 +67,7 @@ def test_no_secret_is_in_the_database_or_in_the_log(hybrid, capfd):
             assert secret not in text, f"the {name} is in {where}"
 
 
-def test_sealed_secret_opens_with_its_key_only(tmp_path):
+def test_sealed_secret_opens_with_its_key_only(tmp_path: Path) -> None:
     Sealer.create_file(tmp_path / "one")
     Sealer.create_file(tmp_path / "two")
     one, two = Sealer.from_file(tmp_path / "one"), Sealer.from_file(tmp_path / "two")
@@ -73,7 +78,7 @@ def test_sealed_secret_opens_with_its_key_only(tmp_path):
         two.open(sealed)
 
 
-def test_key_file_is_for_its_owner_alone_and_never_overwritten(tmp_path):
+def test_key_file_is_for_its_owner_alone_and_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "key"
     Sealer.create_file(path)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -85,7 +90,7 @@ def test_key_file_is_for_its_owner_alone_and_never_overwritten(tmp_path):
         Sealer.from_file(path)
 
 
-def test_key_file_that_is_missing_or_none_says_what_to_do(tmp_path):
+def test_key_file_that_is_missing_or_none_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(SealError, match="isthmus init"):
         Sealer.from_file(tmp_path / "key")
     path = tmp_path / "key"
@@ -95,7 +100,7 @@ def test_key_file_that_is_missing_or_none_says_what_to_do(tmp_path):
         Sealer.from_file(path)
 
 
-def test_operation_waits_while_the_key_file_is_another(stage, tmp_path):
+def test_operation_waits_while_the_key_file_is_another(stage: Stage, tmp_path: Path) -> None:
     Sealer.create_file(tmp_path / "other")
     right = stage.broker.sealer
     row, task = stage.request("web", user_data="hello")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import inspect, select
@@ -16,16 +17,20 @@ from broker.store import (
     FlavorRow,
     ProjectRow,
     ReservationRow,
+    Row,
     UsageMonthRow,
     UsageRow,
     VMRow,
 )
 from isthmus import schema
 
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
+
 EACH = Size(vcpus=2, mem_mb=1024, disk_gb=10, gpus=1)
 
 
-def test_amounts_are_added_and_taken_away_and_come_back():
+def test_amounts_are_added_and_taken_away_and_come_back() -> None:
     many = EACH * 3
     assert many == Amounts(vms=3, vcpus=6, mem_mb=3072, disk_gb=30, gpus=3)
     assert many - EACH * 2 == EACH * 1
@@ -34,7 +39,7 @@ def test_amounts_are_added_and_taken_away_and_come_back():
 
 
 @pytest.mark.parametrize("name", DIMENSIONS)
-def test_size_that_is_larger_in_one_dimension_does_not_fit(name):
+def test_size_that_is_larger_in_one_dimension_does_not_fit(name: str) -> None:
     larger = replace(EACH, **{name: getattr(EACH, name) + 1})
     assert EACH.fits(larger)
     assert EACH.fits(EACH)
@@ -42,7 +47,7 @@ def test_size_that_is_larger_in_one_dimension_does_not_fit(name):
     assert larger.exceeds(EACH.as_dict()) == [name]
 
 
-def test_quota_that_is_exceeded_already_refuses_more_of_that_alone():
+def test_quota_that_is_exceeded_already_refuses_more_of_that_alone() -> None:
     full = {"gpus": 1, "vcpus": None}
     have = Amounts(vms=3, gpus=2)
     assert over_quota(full, have, replace(EACH, gpus=0) * 1) is None
@@ -51,27 +56,29 @@ def test_quota_that_is_exceeded_already_refuses_more_of_that_alone():
 
 
 @pytest.mark.parametrize("row", [FlavorRow, VMRow, ReservationRow])
-def test_what_has_a_size_has_a_column_for_all_of_it(row):
+def test_what_has_a_size_has_a_column_for_all_of_it(
+    row: type[Row],
+) -> None:
     assert SIZE.keys() <= set(inspect(row).columns.keys())
 
 
-def test_what_counts_sizes_has_a_column_for_every_amount():
+def test_what_counts_sizes_has_a_column_for_every_amount() -> None:
     columns = inspect(ProjectRow).columns.keys()
     assert {f"{what}_{name}" for what in ("quota", "used") for name in AMOUNTS} <= set(columns)
     assert set(DIMENSIONS) <= set(inspect(UsageRow).columns.keys())
     assert {name for name, _ in HOURS.values()} <= set(inspect(UsageMonthRow).columns.keys())
 
 
-def test_wire_says_every_dimension():
+def test_wire_says_every_dimension() -> None:
     for model in (schema.Flavor, schema.FlavorCreate, schema.VM, schema.Reservation):
         assert SIZE.keys() <= model.model_fields.keys(), model
-    for model in (schema.Quota, schema.QuotaUsed, schema.QuotaSet):
-        assert set(AMOUNTS) == model.model_fields.keys(), model
+    for amounts in (schema.Quota, schema.QuotaUsed, schema.QuotaSet):
+        assert set(AMOUNTS) == amounts.model_fields.keys(), amounts
     assert {name for name, _ in HOURS.values()} <= schema.Usage.model_fields.keys()
 
 
 @pytest.mark.parametrize("name", AMOUNTS)
-def test_quota_holds_in_every_dimension_for_vms_and_for_reservations(stage, name):
+def test_quota_holds_in_every_dimension_for_vms_and_for_reservations(stage: Stage, name: str) -> None:
     flavor.create(stage.broker, SYSTEM, name="each", size=EACH)
     limit = getattr(EACH * 1, name)
     tight = project.create(stage.broker, SYSTEM, name="tight", quota={name: limit})
@@ -92,7 +99,7 @@ def test_quota_holds_in_every_dimension_for_vms_and_for_reservations(stage, name
         )
 
 
-def test_vm_is_counted_in_every_dimension_wherever_sizes_are_counted(bare_stage):
+def test_vm_is_counted_in_every_dimension_wherever_sizes_are_counted(bare_stage: Stage) -> None:
     stage = bare_stage
     stage.catalogue()
     stage.add_site("campus", hosts=1, attributes={"cpu_total": 16.0, "gpu_total": 4.0})

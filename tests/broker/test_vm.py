@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from broker import launch, operation, power, project, request, vm
 from broker.actor import SYSTEM, Actor
@@ -21,28 +24,31 @@ from broker.errors import (
     WrongState,
 )
 
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
-def test_vm_runs_at_its_leased_address(stage):
+
+def test_vm_runs_at_its_leased_address(stage: Stage) -> None:
     row = stage.create("web")
     assert (row.state, row.status_reason) == ("running", "")
     assert [nic.address for nic in row.nics] == ["10.20.1.2"]
     assert [machine.address for machine in stage.machines(row.id)] == ["10.20.1.2"]
 
 
-def test_burst_vm_runs_and_is_enrolled(hybrid):
+def test_burst_vm_runs_and_is_enrolled(hybrid: Stage) -> None:
     row = hybrid.burst("web")
     assert row.state == "running"
-    assert row.site.name == "cloud"
+    assert hybrid.there(row.site).name == "cloud"
     assert row.enrolled_at is not None
     assert hybrid.holdings(row.id) == {"machines": 1, "leases": 1, "peers": 1, "claims": 1}
 
 
-def test_vm_without_a_name_is_named_by_its_id(stage):
-    row, _ = stage.request(None)
+def test_vm_without_a_name_is_named_by_its_id(stage: Stage) -> None:
+    row, _ = launch.create(stage.broker, stage.member, name=None, flavor_ref="small", image_ref="tiny")
     assert row.name == row.id
 
 
-def test_name_is_taken_while_its_vm_lives(stage):
+def test_name_is_taken_while_its_vm_lives(stage: Stage) -> None:
     first = stage.create("web")
     with pytest.raises(Exists) as caught:
         stage.request("web")
@@ -51,14 +57,14 @@ def test_name_is_taken_while_its_vm_lives(stage):
     assert stage.create("web").id != first.id
 
 
-def test_other_project_may_use_the_same_name(stage):
+def test_other_project_may_use_the_same_name(stage: Stage) -> None:
     mine, _ = stage.request("web")
     theirs, _ = stage.request("web", actor=stage.outsider)
     assert vm.get(stage.broker, stage.member, "web").id == mine.id
     assert vm.get(stage.broker, stage.outsider, "web").id == theirs.id
 
 
-def test_several_vms_are_made_all_or_none(stage):
+def test_several_vms_are_made_all_or_none(stage: Stage) -> None:
     made = launch.create_many(
         stage.broker, stage.member, count=3, name="web", image_ref="tiny", flavor_ref="small"
     )
@@ -89,8 +95,12 @@ def test_several_vms_are_made_all_or_none(stage):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value.__name__,
 )
-def test_request_with_a_mistake_is_refused_with_a_mend_and_leaves_nothing(stage, asked, error):
-    request = {"count": 1, "name": "web", "image_ref": "tiny", "flavor_ref": "small", **asked}
+def test_request_with_a_mistake_is_refused_with_a_mend_and_leaves_nothing(
+    stage: Stage,
+    asked: dict[str, Any],
+    error: type[InvalidExpression | InvalidRequest | NotFound],
+) -> None:
+    request: dict[str, Any] = {"count": 1, "name": "web", "image_ref": "tiny", "flavor_ref": "small", **asked}
     with pytest.raises(error) as caught:
         launch.create_many(stage.broker, stage.member, **request)
     assert caught.value.hint or caught.value.details["column"]
@@ -98,7 +108,7 @@ def test_request_with_a_mistake_is_refused_with_a_mend_and_leaves_nothing(stage,
     assert operation.list_operations(stage.broker, stage.member) == []
 
 
-def test_mistake_in_an_expression_has_its_place(stage):
+def test_mistake_in_an_expression_has_its_place(stage: Stage) -> None:
     with pytest.raises(InvalidExpression) as caught:
         stage.request("web", requirements="cpu_free >\n  && 1")
     details = caught.value.details
@@ -106,7 +116,7 @@ def test_mistake_in_an_expression_has_its_place(stage):
     assert details["text"] == "cpu_free >\n  && 1"
 
 
-def test_quota_counts_vms_cores_and_memory(stage):
+def test_quota_counts_vms_cores_and_memory(stage: Stage) -> None:
     small = project.create(
         stage.broker, SYSTEM, name="small", quota={"vms": 2, "vcpus": 9, "mem_mb": 100_000}
     )
@@ -125,7 +135,7 @@ def test_quota_counts_vms_cores_and_memory(stage):
 # Idempotency tokens
 
 
-def test_same_token_with_the_same_request_answers_with_the_same_vm(stage):
+def test_same_token_with_the_same_request_answers_with_the_same_vm(stage: Stage) -> None:
     first, task = stage.request("web", token="abc")
     stage.finish(task)
     stage.finish(power.stop(stage.broker, stage.member, first.id)[1])
@@ -134,32 +144,34 @@ def test_same_token_with_the_same_request_answers_with_the_same_vm(stage):
     assert len(vm.list_vms(stage.broker, stage.member)) == 1
 
 
-def test_same_token_with_another_request_is_refused(stage):
+def test_same_token_with_another_request_is_refused(stage: Stage) -> None:
     stage.request("web", token="abc")
     with pytest.raises(TokenMismatch) as caught:
         stage.request("db", token="abc")
     assert caught.value.code == "idempotency_mismatch"
 
 
-def test_token_is_of_its_project_only(stage):
+def test_token_is_of_its_project_only(stage: Stage) -> None:
     mine, _ = stage.request("web", token="abc")
     theirs, _ = stage.request("web", actor=stage.outsider, token="abc")
     assert mine.id != theirs.id
 
 
-def test_token_of_a_request_that_was_refused_is_free_again(stage):
+def test_token_of_a_request_that_was_refused_is_free_again(stage: Stage) -> None:
     with pytest.raises(NotFound):
         stage.request("web", flavor_ref="nope", token="abc")
     stage.request("web", token="abc")
 
 
-def test_callers_at_once_with_the_same_token_make_one_vm(stage, monkeypatch):
+def test_callers_at_once_with_the_same_token_make_one_vm(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     brokers = [stage.broker, stage.another(), stage.another()]
     barrier = threading.Barrier(len(brokers))
     plain = request.replay
 
-    def replay(*args):
-        known = plain(*args)
+    def replay(session: Session, project_id: str, token: str | None, digest: str) -> list[str] | None:
+        known = plain(session, project_id, token, digest)
         with contextlib.suppress(threading.BrokenBarrierError):
             barrier.wait(0.5)
         return known
@@ -187,7 +199,7 @@ def test_callers_at_once_with_the_same_token_make_one_vm(stage, monkeypatch):
 # Other projects
 
 
-def test_vm_of_another_project_is_not_there(stage):
+def test_vm_of_another_project_is_not_there(stage: Stage) -> None:
     row = stage.create("web")
     broker, outsider = stage.broker, stage.outsider
     for ask in (vm.get, power.start, power.stop, power.reboot, vm.delete, vm.console):
@@ -199,7 +211,7 @@ def test_vm_of_another_project_is_not_there(stage):
     assert stage.vm(row.id).state == "running"
 
 
-def test_admin_sees_the_vms_of_all_projects(stage):
+def test_admin_sees_the_vms_of_all_projects(stage: Stage) -> None:
     row, _ = stage.request("theirs", actor=stage.outsider)
     assert vm.get(stage.broker, stage.admin, row.id).id == row.id
     assert vm.list_vms(stage.broker, stage.admin) == []
@@ -210,7 +222,9 @@ def test_admin_sees_the_vms_of_all_projects(stage):
 
 
 @pytest.mark.parametrize("change", [power.start, power.stop, power.reboot])
-def test_change_that_the_state_forbids_says_what_would_do(stage, change):
+def test_change_that_the_state_forbids_says_what_would_do(
+    stage: Stage, change: Callable[..., object]
+) -> None:
     row, _ = stage.request("web")
     with pytest.raises(WrongState) as caught:
         change(stage.broker, stage.member, row.id)
@@ -218,7 +232,7 @@ def test_change_that_the_state_forbids_says_what_would_do(stage, change):
     assert "isthmus operation wait" in caught.value.hint
 
 
-def test_same_change_asked_twice_is_one_operation(stage):
+def test_same_change_asked_twice_is_one_operation(stage: Stage) -> None:
     row = stage.create("web")
     _, first = power.stop(stage.broker, stage.member, row.id)
     _, second = power.stop(stage.broker, stage.member, row.id)
@@ -231,7 +245,7 @@ def test_same_change_asked_twice_is_one_operation(stage):
     assert vm.delete(stage.broker, stage.member, row.id)[1].id == first.id
 
 
-def test_stopped_vm_keeps_its_room_and_its_address(stage):
+def test_stopped_vm_keeps_its_room_and_its_address(stage: Stage) -> None:
     row = stage.create("web")
     stage.finish(power.stop(stage.broker, stage.member, row.id)[1])
     assert stage.holdings(row.id) == {"machines": 1, "leases": 1, "peers": 0, "claims": 1}
@@ -239,7 +253,7 @@ def test_stopped_vm_keeps_its_room_and_its_address(stage):
     assert [nic.address for nic in stage.vm(row.id).nics] == [row.nics[0].address]
 
 
-def test_vm_in_error_can_be_deleted(stage):
+def test_vm_in_error_can_be_deleted(stage: Stage) -> None:
     stage.worlds["campus"].fail("ensure_vm", "InvalidSpec", "no such machine type")
     row, task = stage.request("web")
     stage.drive(task)
@@ -248,7 +262,7 @@ def test_vm_in_error_can_be_deleted(stage):
     assert stage.vm(row.id).state == "terminated"
 
 
-def test_console_of_a_running_vm(stage):
+def test_console_of_a_running_vm(stage: Stage) -> None:
     row, task = stage.request("web")
     with pytest.raises(WrongState):
         vm.console(stage.broker, stage.member, row.id)
@@ -259,7 +273,7 @@ def test_console_of_a_running_vm(stage):
         vm.console(stage.broker, stage.member, row.id)
 
 
-def test_pages_of_vms_are_in_order_and_whole(stage):
+def test_pages_of_vms_are_in_order_and_whole(stage: Stage) -> None:
     made = [stage.request(f"web-{number}", labels={"odd": str(number % 2)})[0].id for number in range(7)]
     seen, after = [], None
     while page := vm.list_vms(stage.broker, stage.member, after=after, limit=3):
@@ -274,7 +288,7 @@ def test_pages_of_vms_are_in_order_and_whole(stage):
     assert vm.list_vms(stage.broker, stage.member, site_ref="campus") == []
 
 
-def test_events_of_a_transaction_are_told_after_it(stage):
+def test_events_of_a_transaction_are_told_after_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Savepoints in between tell nothing: who is woken then finds nothing to read."""
     from broker import event
 
@@ -282,12 +296,12 @@ def test_events_of_a_transaction_are_told_after_it(stage):
     signals = stage.broker.signals
     plain = signals.set
 
-    def look(name):
+    def look(name: str) -> None:
         if name == "events":
             told.append(len(event.list_events(stage.broker, stage.admin, limit=10_000)))
         plain(name)
 
-    signals.set = look
+    monkeypatch.setattr(signals, "set", look)
     with stage.broker.store.transaction() as session:
         event.record(stage.broker, session, "test.one", "x", "one")
         with session.begin_nested():
@@ -296,7 +310,7 @@ def test_events_of_a_transaction_are_told_after_it(stage):
     assert told == [len(event.list_events(stage.broker, stage.admin, limit=10_000))]
 
 
-def test_events_are_paged_and_of_the_callers_project(stage):
+def test_events_are_paged_and_of_the_callers_project(stage: Stage) -> None:
     from broker import event
 
     row = stage.create("web")
@@ -307,15 +321,15 @@ def test_events_are_paged_and_of_the_callers_project(stage):
     assert [item.seq for item in rest] == [mine[2].seq, mine[3].seq]
 
 
-def test_vm_is_placed_at_the_site_that_it_is_wanted_at_alone(stage):
+def test_vm_is_placed_at_the_site_that_it_is_wanted_at_alone(stage: Stage) -> None:
     stage.add_local(name="annex", part=2)
     row = stage.create("web", wishes=launch.Wishes(site="annex"))
-    assert row.site.name == "annex"
+    assert stage.there(row.site).name == "annex"
     with pytest.raises(NotFound):
         stage.request("lost", wishes=launch.Wishes(site="nowhere"))
 
 
-def test_vm_whose_site_is_full_waits_and_says_for_which(stage):
+def test_vm_whose_site_is_full_waits_and_says_for_which(stage: Stage) -> None:
     from broker import queue
 
     stage.add_local(hosts=1, name="annex", part=2, cpus=2)
@@ -325,7 +339,7 @@ def test_vm_whose_site_is_full_waits_and_says_for_which(stage):
     assert "it is to be at site annex" in stage.vm(row.id).status_reason
 
 
-def test_site_that_a_vm_is_wanted_at_is_not_removed(stage):
+def test_site_that_a_vm_is_wanted_at_is_not_removed(stage: Stage) -> None:
     from broker import site
     from broker.errors import InUse
 

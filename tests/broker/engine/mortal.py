@@ -40,7 +40,7 @@ from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
 from broker.engine.choice import engine_for
 from broker.sealing import Sealer
-from broker.settings import Settings
+from broker.settings import Database, Settings, Timing
 from broker.size import Size
 from broker.states import LIVE_PEER, PeerState, VMState
 from broker.store import AddressRow, NICRow, OperationRow, PeerRow, ProjectRow, Store, VMRow
@@ -69,8 +69,8 @@ class Mortal:
         Sealer.create_file(self.folder / "key")
         settings = Settings(
             data_dir=self.folder,
-            database={"url": plan.get("url", "")},
-            timing={"sweep_s": 1, "reconcile_s": 2, "policy_s": 1, "gateway_s": 20, "quarantine_s": 5},
+            database=Database(url=plan.get("url", "")),
+            timing=Timing(sweep_s=1, reconcile_s=2, policy_s=1, gateway_s=20, quarantine_s=5),
         )
         store = Store(settings.database_url)
         if plan.get("setup"):
@@ -120,8 +120,8 @@ class Mortal:
     def facts(self) -> dict[str, Any]:
         """By the name of a VM: its state, its operation's, and what it holds."""
         machines: list[str] = []
-        for row in site.list_sites(self.broker, self.admin):
-            reports = self.broker.providers.of(row).list_vms().vms
+        for place in site.list_sites(self.broker, self.admin):
+            reports = self.broker.providers.of(place).list_vms().vms
             machines += [
                 report.vm_id for report in reports if report.state not in ("terminated", "terminating")
             ]

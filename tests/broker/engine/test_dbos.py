@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
 from broker.engine.registry import OPERATIONS
+from lab.postgresql import PostgreSQL
 
 PROGRAM = Path(__file__).with_name("mortal.py")
 ROOT = PROGRAM.parents[3]
@@ -19,7 +22,7 @@ ROOT = PROGRAM.parents[3]
 LAUNCH = [phase.word for phase in OPERATIONS["vm.create"].phases]
 
 
-def phases_of(kind, *without):
+def phases_of(kind: str, *without: str) -> list[str]:
     return [phase.word for phase in OPERATIONS[kind].phases if phase.word not in without]
 
 
@@ -67,11 +70,11 @@ LOCALS = ("moved", "preempted", "suspended", "resumed", "started", "stopped", "r
 """Series on VMs that run on a host of our own before they begin."""
 
 
-def name_of(series, phase, point):
+def name_of(series: str, phase: str, point: str) -> str:
     return f"{series}-{phase}-{point}"
 
 
-def run(plan, timeout=120):
+def run(plan: dict[str, Any], timeout: float = 120) -> CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(PROGRAM), json.dumps(plan)],
         cwd=ROOT,
@@ -83,14 +86,15 @@ def run(plan, timeout=120):
     )
 
 
-def facts_of(done):
+def facts_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     assert lines, done.stderr[-4000:]
-    return json.loads(lines[-1])
+    facts: dict[str, Any] = json.loads(lines[-1])
+    return facts
 
 
 @pytest.fixture(scope="module")
-def aftermath(tmp_path_factory):
+def aftermath(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What there is after each process was killed and the next one had finished its work.
 
     One process is killed in several operations at once, each at a point of its own: a start costs seconds.
@@ -120,7 +124,9 @@ def aftermath(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("series", "phase", "point"), KILLS)
-def test_killed_broker_finishes_what_it_began(aftermath, series, phase, point):
+def test_killed_broker_finishes_what_it_began(
+    aftermath: dict[str, Any], series: str, phase: str, point: str
+) -> None:
     """Slow: 14 starts of a real engine for all kills. It earns that no VM is lost, doubled or leaked."""
     state, holdings = END[series]
     found = aftermath[name_of(series, phase, point)]
@@ -130,7 +136,7 @@ def test_killed_broker_finishes_what_it_began(aftermath, series, phase, point):
 
 
 @pytest.mark.slow
-def test_a_launch_is_not_repeated_by_a_broker_that_was_killed(aftermath):
+def test_a_launch_is_not_repeated_by_a_broker_that_was_killed(aftermath: dict[str, Any]) -> None:
     """Slow with the test above, whose processes it looks at."""
     launches = {
         name: found["launches"] for name, found in aftermath.items() if name.startswith(("local", "burst"))
@@ -139,7 +145,7 @@ def test_a_launch_is_not_repeated_by_a_broker_that_was_killed(aftermath):
 
 
 @pytest.mark.parametrize("kind", OPERATIONS)
-def test_every_kind_of_operation_is_killed_in_each_of_its_phases(kind):
+def test_every_kind_of_operation_is_killed_in_each_of_its_phases(kind: str) -> None:
     killed = {phase for of, phases in SERIES.values() if of == kind for phase in phases}
     if kind in ("vm.return", "vm.relaunch"):
         killed |= set(LAUNCH)
@@ -148,7 +154,7 @@ def test_every_kind_of_operation_is_killed_in_each_of_its_phases(kind):
 
 @pytest.mark.slow
 @pytest.mark.postgres
-def test_another_broker_takes_over_from_one_that_was_killed(postgresql, tmp_path):
+def test_another_broker_takes_over_from_one_that_was_killed(postgresql: PostgreSQL, tmp_path: Path) -> None:
     """Slow: a claim must run out first. It earns that brokers on one PostgreSQL stand in for each other."""
     url = postgresql.database()
     victim = "burst-launch-after"
@@ -168,6 +174,6 @@ def test_another_broker_takes_over_from_one_that_was_killed(postgresql, tmp_path
         postgresql.drop(url)
 
 
-def test_the_closed_part_of_dbos_is_not_installed():
+def test_the_closed_part_of_dbos_is_not_installed() -> None:
     assert importlib.util.find_spec("dbos_enterprise") is None
     assert importlib.util.find_spec("dbos") is not None

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from broker import operation
 from broker.broker import Broker
 from broker.engine import lease
-from broker.engine.declaration import Declaration, Done, Next, Phase, Wait
+from broker.engine.declaration import Declaration, Done, Next, Phase, Step, Wait
 from broker.engine.lease import LeaseEngine
 from broker.engine.registry import OPERATIONS
 from broker.states import OperationState
 from broker.store import OperationRow, ProjectRow, Store
 from providers.simulated import SimulatedProvider
 
+if TYPE_CHECKING:
+    from broker.engine.dbos import DbosEngine
+    from tests.broker.conftest import Stage
+
 NONE = "it does nothing"
 
 
-def of_adapter(name, broker):
+def of_adapter(name: str, broker: Broker) -> DbosEngine | LeaseEngine:
     if name == "lease":
         return LeaseEngine(broker, holder="mine")
     from broker.engine.dbos import DbosEngine
@@ -29,15 +35,15 @@ def of_adapter(name, broker):
 
 
 @pytest.fixture(params=["lease", pytest.param("dbos", marks=pytest.mark.slow)])
-def adapter(request):
+def adapter(request: pytest.FixtureRequest) -> str:
     """DBOS is slow: it takes seconds to launch. It earns that a swap of the engine costs one file."""
-    return request.param
+    return str(request.param)
 
 
 class Works:
     """A broker with an engine at work, and operations whose phases tests make up."""
 
-    def __init__(self, stage, adapter, monkeypatch):
+    def __init__(self, stage: Stage, adapter: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stage = stage
         self.patch = monkeypatch
         settings = stage.settings.model_copy(deep=True)
@@ -46,12 +52,19 @@ class Works:
         self.engine = of_adapter(adapter, self.broker)
         self.numbers = iter(range(1000))
 
-    def declare(self, *phases):
+    def declare(self, *phases: Phase) -> Declaration:
         made = Declaration(f"test.{next(self.numbers)}", ProjectRow, phases, settles=False)
         self.patch.setitem(OPERATIONS, made.kind, made)
         return made
 
-    def ask(self, declaration, *, site_id=None, waits=False, submit=True):
+    def ask(
+        self,
+        declaration: Declaration,
+        *,
+        site_id: str | None = None,
+        waits: bool = False,
+        submit: bool = True,
+    ) -> OperationRow:
         with self.broker.store.transaction() as session:
             task = operation.add(
                 self.broker,
@@ -66,22 +79,22 @@ class Works:
             self.broker.submit(task)
         return task
 
-    def state(self, task):
+    def state(self, task: OperationRow) -> OperationRow:
         with self.broker.store.reading() as session:
             return session.get_one(OperationRow, task.id)
 
-    def until(self, holds, most_s=20.0):
+    def until(self, holds: Callable[[], object], most_s: float = 20.0) -> None:
         deadline = time.monotonic() + most_s
         while not holds():
             assert time.monotonic() < deadline, "it did not come true"
             time.sleep(0.01)
 
-    def until_done(self, task):
+    def until_done(self, task: OperationRow) -> None:
         self.until(lambda: self.state(task).state == OperationState.DONE)
 
 
 @pytest.fixture
-def works(bare_stage, adapter, monkeypatch):
+def works(bare_stage: Stage, adapter: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Works]:
     made = Works(bare_stage, adapter, monkeypatch)
     made.engine.start()
     yield made
@@ -89,11 +102,11 @@ def works(bare_stage, adapter, monkeypatch):
     made.broker.close()
 
 
-def test_operation_that_is_submitted_is_driven_to_its_end(works):
-    def first(step):
+def test_operation_that_is_submitted_is_driven_to_its_end(works: Works) -> None:
+    def first(step: Step[Any]) -> Next:
         return Next()
 
-    def second(step):
+    def second(step: Step[Any]) -> Done:
         return Done("well")
 
     kind = works.declare(Phase(first, to=(second,), undo=NONE), Phase(second, undo=NONE))
@@ -102,13 +115,13 @@ def test_operation_that_is_submitted_is_driven_to_its_end(works):
     assert works.state(task).message == "well"
 
 
-def test_operation_that_nobody_submitted_is_found_when_it_is_due(works):
+def test_operation_that_nobody_submitted_is_found_when_it_is_due(works: Works) -> None:
     task = works.ask(works.declare(Phase(lambda step: Done(), name="act", undo=NONE)), submit=False)
     works.until_done(task)
 
 
-def test_operation_that_waits_is_woken_by_its_signal(works):
-    def act(step):
+def test_operation_that_waits_is_woken_by_its_signal(works: Works) -> None:
+    def act(step: Step[Any]) -> Done | Wait:
         return (
             Done()
             if step.operation.params.get("seen")
@@ -117,13 +130,18 @@ def test_operation_that_waits_is_woken_by_its_signal(works):
 
     task = works.ask(works.declare(Phase(act, undo=NONE)))
     works.until(lambda: works.state(task).params.get("seen"))
-    works.until(lambda: works.broker.signals.set("news") or works.state(task).state == OperationState.DONE)
+
+    def signalled_until_done() -> bool:
+        works.broker.signals.set("news")
+        return works.state(task).state == OperationState.DONE
+
+    works.until(signalled_until_done)
 
 
-def test_operation_that_waits_for_no_clock_is_left_alone_until_it_is_submitted(works):
+def test_operation_that_waits_for_no_clock_is_left_alone_until_it_is_submitted(works: Works) -> None:
     looked = []
 
-    def act(step):
+    def act(step: Step[Any]) -> Done:
         looked.append(step.operation.id)
         return Done()
 
@@ -135,10 +153,10 @@ def test_operation_that_waits_for_no_clock_is_left_alone_until_it_is_submitted(w
     works.until_done(task)
 
 
-def test_site_that_hangs_leaves_threads_to_the_others(works):
+def test_site_that_hangs_leaves_threads_to_the_others(works: Works) -> None:
     go_on = threading.Event()
 
-    def hang(step):
+    def hang(step: Step[Any]) -> Done:
         go_on.wait(30)
         return Done()
 
@@ -155,7 +173,9 @@ def test_site_that_hangs_leaves_threads_to_the_others(works):
         works.until_done(task)
 
 
-def test_very_many_that_are_due_at_a_start_make_no_more_threads(bare_stage, adapter, monkeypatch):
+def test_very_many_that_are_due_at_a_start_make_no_more_threads(
+    bare_stage: Stage, adapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     works = Works(bare_stage, adapter, monkeypatch)
     kind = works.declare(Phase(lambda step: Done(), name="act", undo=NONE))
     tasks = [works.ask(kind, submit=False) for _ in range(200)]
@@ -163,7 +183,7 @@ def test_very_many_that_are_due_at_a_start_make_no_more_threads(bare_stage, adap
     works.engine.start()
     most = 0
 
-    def all_over():
+    def all_over() -> bool:
         nonlocal most
         most = max(most, threading.active_count() - before)
         return all(works.state(task).state == OperationState.DONE for task in (tasks[0], tasks[-1]))
@@ -177,10 +197,10 @@ def test_very_many_that_are_due_at_a_start_make_no_more_threads(bare_stage, adap
     assert most <= lease.WORKERS + 16
 
 
-def test_engine_that_stops_lets_a_step_end_and_gives_its_claim_back(works):
+def test_engine_that_stops_lets_a_step_end_and_gives_its_claim_back(works: Works) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    def act(step):
+    def act(step: Step[Any]) -> Done:
         begun.set()
         go_on.wait(20)
         return Done()
@@ -193,7 +213,9 @@ def test_engine_that_stops_lets_a_step_end_and_gives_its_claim_back(works):
     assert (row.state, row.claim_token) == (OperationState.DONE, None)
 
 
-def test_duty_runs_when_it_is_signalled_and_in_one_engine_alone(bare_stage, adapter, monkeypatch):
+def test_duty_runs_when_it_is_signalled_and_in_one_engine_alone(
+    bare_stage: Stage, adapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     works = Works(bare_stage, adapter, monkeypatch)
     mine, theirs = [], []
     works.engine.schedule("sweeping", 600, lambda: mine.append(1))
@@ -208,7 +230,12 @@ def test_duty_runs_when_it_is_signalled_and_in_one_engine_alone(bare_stage, adap
     monkeypatch.setattr(other, "forget_claims", lambda: None)
     other.start()
     try:
-        works.until(lambda: works.broker.signals.set("sweeping") or len(mine) >= 2)
+
+        def signalled_until_done_again() -> bool:
+            works.broker.signals.set("sweeping")
+            return len(mine) >= 2
+
+        works.until(signalled_until_done_again)
         assert theirs == []
     finally:
         works.engine.stop()
@@ -218,14 +245,16 @@ def test_duty_runs_when_it_is_signalled_and_in_one_engine_alone(bare_stage, adap
         other_broker.close()
 
 
-def test_duty_that_rests_is_not_done_again_however_often_it_is_signalled(bare_stage, adapter, monkeypatch):
+def test_duty_that_rests_is_not_done_again_however_often_it_is_signalled(
+    bare_stage: Stage, adapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     works = Works(bare_stage, adapter, monkeypatch)
     rested, steady = [], []
     works.engine.schedule("rested", 600, lambda: rested.append(1), rest_s=600)
     works.engine.schedule("steady", 600, lambda: steady.append(1))
     works.engine.start()
 
-    def signalled():
+    def signalled() -> bool:
         for name in ("rested", "steady"):
             works.broker.signals.set(name)
         return len(steady) >= 20
@@ -239,10 +268,10 @@ def test_duty_that_rests_is_not_done_again_however_often_it_is_signalled(bare_st
         works.broker.close()
 
 
-def test_submitting_again_is_harmless(works):
+def test_submitting_again_is_harmless(works: Works) -> None:
     times = []
 
-    def act(step):
+    def act(step: Step[Any]) -> Done:
         times.append(1)
         return Done()
 

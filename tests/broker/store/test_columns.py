@@ -22,6 +22,7 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.orm import Session
+from sqlalchemy.types import TypeEngine
 
 from broker.states import VMState
 from broker.store import Columns, LabelRow, Store, VMRow
@@ -30,7 +31,7 @@ from broker.store.base import UtcDateTime, one_of
 _MEMORY = create_engine("sqlite://")
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 _ZONES = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))])
-_VALUES = {
+_VALUES: dict[str, tuple[TypeEngine[Any], st.SearchStrategy[Any]]] = {
     "number": (Float(), st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)),
     "count": (Integer(), st.integers(-(2**31), 2**31 - 1)),
     "word": (String(), _TEXT),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from alembic import command
@@ -22,20 +23,24 @@ from broker.store import (
     StoreError,
 )
 from broker.store.operation import BurstRow
+from lab.postgresql import PostgreSQL
+
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
 
-def flavor(name):
+def flavor(name: str) -> FlavorRow:
     return FlavorRow(id=f"flv-{name}", name=name, vcpus=1, mem_mb=1, disk_gb=1)
 
 
-def names(store):
+def names(store: Store) -> list[str]:
     with store.reading() as session:
         return sorted(session.scalars(select(FlavorRow.name)))
 
 
-def migrations(store):
+def migrations(store: Store) -> Config:
 
     config = Config()
     config.set_main_option("script_location", str(Path(database_module.__file__).parent / "migrations"))
@@ -43,7 +48,7 @@ def migrations(store):
     return config
 
 
-def test_upgrade_makes_the_schema_and_again_changes_nothing(empty_url):
+def test_upgrade_makes_the_schema_and_again_changes_nothing(empty_url: str) -> None:
     opened = Store(empty_url)
     try:
         opened.upgrade()
@@ -58,18 +63,18 @@ def test_upgrade_makes_the_schema_and_again_changes_nothing(empty_url):
         opened.close()
 
 
-def test_migrations_make_exactly_what_the_rows_declare(store):
+def test_migrations_make_exactly_what_the_rows_declare(store: Store) -> None:
     command.check(migrations(store))
 
 
-def test_database_that_cannot_be_prepared_is_said_in_words(tmp_path):
+def test_database_that_cannot_be_prepared_is_said_in_words(tmp_path: Path) -> None:
     opened = Store(f"sqlite:///{tmp_path / 'missing' / 'isthmus.sqlite3'}")
     with pytest.raises(StoreError, match="cannot prepare the database"):
         opened.upgrade()
     opened.close()
 
 
-def test_database_that_a_newer_version_has_upgraded_is_refused_in_words(store):
+def test_database_that_a_newer_version_has_upgraded_is_refused_in_words(store: Store) -> None:
     with store.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StoreError, match=r"a newer version of Isthmus .* 9999.* install the newer version"):
@@ -78,8 +83,8 @@ def test_database_that_a_newer_version_has_upgraded_is_refused_in_words(store):
         assert store.revision(connection) == "9999"
 
 
-def test_transaction_that_fails_leaves_nothing(store):
-    def fail():
+def test_transaction_that_fails_leaves_nothing(store: Store) -> None:
+    def fail() -> None:
         with store.transaction() as session:
             session.add(flavor("lost"))
             session.flush()
@@ -90,21 +95,21 @@ def test_transaction_that_fails_leaves_nothing(store):
     assert names(store) == []
 
 
-def test_reading_keeps_no_change(store):
+def test_reading_keeps_no_change(store: Store) -> None:
     with store.reading() as session:
         session.add(flavor("lost"))
         session.flush()
     assert names(store) == []
 
 
-def test_row_stays_readable_after_its_transaction(store):
+def test_row_stays_readable_after_its_transaction(store: Store) -> None:
     with store.transaction() as session:
         row = flavor("small")
         session.add(row)
     assert (row.name, row.vcpus) == ("small", 1)
 
 
-def test_time_comes_back_in_utc_and_a_naive_one_is_refused(store):
+def test_time_comes_back_in_utc_and_a_naive_one_is_refused(store: Store) -> None:
     east = NOW.astimezone(timezone(timedelta(hours=5)))
     with store.transaction() as session:
         session.add(BurstRow(id=1, open=False, since=east, close_holds_since=None, reason=""))
@@ -118,14 +123,14 @@ def test_time_comes_back_in_utc_and_a_naive_one_is_refused(store):
         )
 
 
-def test_foreign_keys_hold(store):
+def test_foreign_keys_hold(store: Store) -> None:
     with pytest.raises(IntegrityError), store.transaction() as session:
         session.add(
             KeyPairRow(project_id="prj-none", name="k", public_key="", fingerprint="", created_at=NOW)
         )
 
 
-def test_reader_does_not_wait_for_a_writer(store):
+def test_reader_does_not_wait_for_a_writer(store: Store) -> None:
     with store.transaction() as writing:
         writing.add(flavor("small"))
         writing.flush()
@@ -133,7 +138,7 @@ def test_reader_does_not_wait_for_a_writer(store):
     assert names(store) == ["small"]
 
 
-def test_sqlite_has_one_broker(tmp_path):
+def test_sqlite_has_one_broker(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'isthmus.sqlite3'}"
     first, second = Store(url), Store(url)
     first.own(tmp_path / "lock")
@@ -145,7 +150,7 @@ def test_sqlite_has_one_broker(tmp_path):
 
 
 @pytest.mark.postgres
-def test_postgresql_has_several_brokers(postgresql, tmp_path):
+def test_postgresql_has_several_brokers(postgresql: PostgreSQL, tmp_path: Path) -> None:
     url = postgresql.database()
     first, second = Store(url), Store(url)
     first.own(tmp_path / "lock")
@@ -155,13 +160,13 @@ def test_postgresql_has_several_brokers(postgresql, tmp_path):
     postgresql.drop(url)
 
 
-def test_broker_has_one_id_for_the_life_of_its_database(bare_stage):
+def test_broker_has_one_id_for_the_life_of_its_database(bare_stage: Stage) -> None:
     assert bare_stage.another().id == bare_stage.broker.id
     with bare_stage.broker.store.reading() as session:
         assert session.get_one(MetaRow, "broker_id").value == bare_stage.broker.id
 
 
-def test_missing_driver_is_named_with_what_to_install(monkeypatch):
+def test_missing_driver_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StoreError, match=r"pip install 'isthmus-server\[postgres\]'"):
         Store("postgresql+psycopg://db.example.org/isthmus")

@@ -7,9 +7,10 @@ state, and VMs with every kind of operation under way, each stopped in the middl
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import DateTime, MetaData, select
@@ -27,8 +28,12 @@ from broker.store import (
     OperationRow,
     RequestRow,
     SiteRow,
+    Store,
     VMRow,
 )
+
+if TYPE_CHECKING:
+    from tests.broker.store.conftest import Before
 
 ROWS = json.loads(Path(__file__).with_name("0.1.0.json").read_text())
 MOVED: Mapping[str, set[str]] = {
@@ -40,7 +45,7 @@ MOVED: Mapping[str, set[str]] = {
 """Columns of then that are none now: their values are elsewhere, as the tests below say one by one."""
 GONE = {"idempotency": "request", "lease": "address"}
 """Tables of then -> those that have their rows now."""
-CHANGED = {
+CHANGED: dict[tuple[str, str], Callable[[str], str | None]] = {
     ("host", "state"): lambda old: "up" if old == "maintenance" else old,
     ("vm", "requirements"): lambda old: None if old == 'site == "campus"' else old,
 }
@@ -55,7 +60,7 @@ KEYS = {
 
 
 @pytest.fixture
-def upgraded(before):
+def upgraded(before: Callable[[str], Before]) -> Store:
     then = before("0004")
     with then.store.transaction() as session:
         for name, rows in ROWS.items():
@@ -67,15 +72,15 @@ def upgraded(before):
     return then.store
 
 
-def _time(text):
+def _time(text: str) -> datetime | None:
     return datetime.fromisoformat(text).replace(tzinfo=UTC) if text else None
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     return value.replace(tzinfo=None).isoformat() if isinstance(value, datetime) else value
 
 
-def test_it_has_a_vm_in_every_state_and_every_operation_half_done():
+def test_it_has_a_vm_in_every_state_and_every_operation_half_done() -> None:
     assert {row["state"] for row in ROWS["vm"]} == {*VMState}
     under_way = {row["kind"] for row in ROWS["operation"] if row["state"] == "running"}
     assert under_way >= {
@@ -83,7 +88,7 @@ def test_it_has_a_vm_in_every_state_and_every_operation_half_done():
     }
 
 
-def test_every_row_is_there_with_every_value_of_before(upgraded):
+def test_every_row_is_there_with_every_value_of_before(upgraded: Store) -> None:
     now = MetaData()
     now.reflect(upgraded.engine)
     with upgraded.reading() as session:
@@ -108,11 +113,11 @@ def test_every_row_is_there_with_every_value_of_before(upgraded):
                 assert {column: is_now[column] for column in should} == should
 
 
-def _same(value):
+def _same(value: str) -> str | None:
     return value
 
 
-def test_what_was_moved_says_the_same_in_its_new_place(upgraded):
+def test_what_was_moved_says_the_same_in_its_new_place(upgraded: Store) -> None:
     with upgraded.reading() as session:
         vms = {row.id: row for row in session.scalars(select(VMRow)).unique()}
         networks = {row["id"]: row["network_id"] for row in ROWS["subnet"]}
@@ -154,7 +159,7 @@ def test_what_was_moved_says_the_same_in_its_new_place(upgraded):
         assert len(macs) == len(set(macs))
 
 
-def test_what_vms_hold_is_counted_and_what_is_under_way_can_go_on(upgraded):
+def test_what_vms_hold_is_counted_and_what_is_under_way_can_go_on(upgraded: Store) -> None:
     with upgraded.reading() as session:
         assert differences(session) == {}
         under_way = session.scalars(select(OperationRow).where(OperationRow.state == "running")).all()

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import pytest
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
 from broker.store import ImageRow, RealisationRow, VMRow
 
+if TYPE_CHECKING:
+    from tests.broker.store.conftest import Before
 
-def test_images_of_before_are_first_versions_shared_by_all_with_a_row_for_each_site(before):
+
+def test_images_of_before_are_first_versions_shared_by_all_with_a_row_for_each_site(
+    before: Callable[[str], Before],
+) -> None:
     then = before("0011")
     opened, put = then.store, then.put
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from broker.ids import mac_of
+from broker.states import PeerState
 from broker.store import (
     AddressRow,
     FlavorRow,
@@ -20,8 +24,11 @@ from broker.store import (
     VMRow,
 )
 
+if TYPE_CHECKING:
+    from tests.broker.store.conftest import Before
 
-def test_vm_of_the_first_schema_is_there_after_the_upgrade(before):
+
+def test_vm_of_the_first_schema_is_there_after_the_upgrade(before: Callable[[str], Before]) -> None:
     then = before("0001")
     with then.store.transaction() as session:
         then.put(session, "project", id="prj")
@@ -33,11 +40,13 @@ def test_vm_of_the_first_schema_is_there_after_the_upgrade(before):
         assert (row.id, row.priority, row.affinity, row.interruptions) == ("vm", 0, [], 0)
 
 
-def test_peers_and_gateways_of_before_are_kept_with_the_network_they_were_of(before):
+def test_peers_and_gateways_of_before_are_kept_with_the_network_they_were_of(
+    before: Callable[[str], Before],
+) -> None:
     then = before("0004")
     opened, put = then.store, then.put
 
-    def keep(session):
+    def keep(session: Session) -> None:
         put(session, "project", id="prj")
         put(session, "image", id="img")
         put(session, "site", id="site")
@@ -67,10 +76,10 @@ def test_peers_and_gateways_of_before_are_kept_with_the_network_they_were_of(bef
         ] == [("gw-a", 7, [1], [], "", []), ("gw-b", 7, [1], [], "", [])]
     # From now on a VM has one live end on a network.
     with pytest.raises(IntegrityError), opened.transaction() as session:
-        session.get_one(PeerRow, "peer-1").state = "enrolled"
+        session.get_one(PeerRow, "peer-1").state = PeerState.ENROLLED
 
 
-def test_labels_client_tokens_and_requests_of_before_are_kept(before):
+def test_labels_client_tokens_and_requests_of_before_are_kept(before: Callable[[str], Before]) -> None:
     then = before("0006")
     opened, put = then.store, then.put
 
@@ -123,7 +132,7 @@ def test_labels_client_tokens_and_requests_of_before_are_kept(before):
         assert len({row.id for row in requests}) == 2
 
 
-def test_leases_of_before_are_nics_and_addresses(before):
+def test_leases_of_before_are_nics_and_addresses(before: Callable[[str], Before]) -> None:
     then = before("0011")
     opened, put = then.store, then.put
     lease = then.tables["lease"]
@@ -147,7 +156,7 @@ def test_leases_of_before_are_nics_and_addresses(before):
         ("10.2.1.2", 6, "sub-b", None, 1, then.now),
     ]
 
-    def mac(address):
+    def mac(address: str) -> str:
         return ":".join(["52", "54", *(f"{int(byte):02x}" for byte in address.split("."))])
 
     with opened.transaction() as session:
@@ -171,7 +180,7 @@ def test_leases_of_before_are_nics_and_addresses(before):
                 networks=networks,
                 wanted_address=wanted,
             )
-        for address, number, subnet, vm_id, position, until in leases:
+        for address, number, subnet, holder, position, until in leases:
             put(
                 session,
                 "lease",
@@ -179,7 +188,7 @@ def test_leases_of_before_are_nics_and_addresses(before):
                 subnet_id=subnet,
                 address=address,
                 mac=mac(address),
-                vm_id=vm_id,
+                vm_id=holder,
                 position=position,
                 rests_until=until,
             )

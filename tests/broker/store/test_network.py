@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
 import pytest
 from sqlalchemy import delete, inspect, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from broker.store import AddressRow, GatewayRow, NetworkRow, NICRow, PeerRow, SubnetRow
 
+if TYPE_CHECKING:
+    from tests.broker.store.conftest import Before
 
-def test_networks_of_before_are_the_brokers_own_and_shared_with_all_that_hangs_on_them(before):
+
+def test_networks_of_before_are_the_brokers_own_and_shared_with_all_that_hangs_on_them(
+    before: Callable[[str], Before],
+) -> None:
     then = before("0020")
     opened, put = then.store, then.put
     tables = ("network", "subnet", "nic", "address", "gateway", "peer")
 
-    def rows(session, *names):
+    def rows(session: Session, *names: str) -> dict[str, list[dict[str, Any]]]:
         return {
             name: [dict(row) for row in session.execute(then.tables[name].select().order_by("id")).mappings()]
             for name in names
@@ -100,7 +110,7 @@ def test_networks_of_before_are_the_brokers_own_and_shared_with_all_that_hangs_o
         session.get_one(SubnetRow, "sub-21").cidr = "10.1.1.0/24"
 
 
-def _network(network_id, created_at):
+def _network(network_id: str, created_at: datetime) -> NetworkRow:
     return NetworkRow(
         id=network_id,
         name="n1",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import event
 
 from broker import burst, host, operation, power, vm
+
+if TYPE_CHECKING:
+    from tests.broker.conftest import Stage
 
 GROWING = "vm|operation|event|nic|address|usage|label|request|peer"
 """Tables that grow with the number of VMs."""
@@ -17,14 +21,16 @@ NARROW = {"ix_vm_elastic", "ix_vm_waiting"}
 
 
 @pytest.fixture
-def database():
+def database() -> str:
     return "sqlite"  # it alone says how it reads without regard to how much there is now
 
 
-def test_nothing_in_the_life_of_a_vm_reads_all_of_a_big_table(hybrid):
-    said = {}
+def test_nothing_in_the_life_of_a_vm_reads_all_of_a_big_table(hybrid: Stage) -> None:
+    said: dict[str, Any] = {}
 
-    def note(_connection, _cursor, text, parameters, _context, many):
+    def note(
+        _connection: object, _cursor: object, text: str, parameters: Any, _context: object, many: bool
+    ) -> None:
         said.setdefault(text, parameters[0] if many else parameters)
 
     event.listen(hybrid.broker.store.engine, "before_cursor_execute", note)
@@ -35,7 +41,7 @@ def test_nothing_in_the_life_of_a_vm_reads_all_of_a_big_table(hybrid):
     host.list_hosts(hybrid.broker, hybrid.admin)
     vm.list_vms(hybrid.broker, hybrid.member)
     vm.get(hybrid.broker, hybrid.member, "away")
-    operation.get(hybrid.broker, hybrid.member, away.operation_id)
+    operation.get(hybrid.broker, hybrid.member, hybrid.there(away.operation_id))
     event.remove(hybrid.broker.store.engine, "before_cursor_execute", note)
 
     found = set()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Enum, inspect, text
+from sqlalchemy import Connection, Enum, inspect, text
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from broker.states import HostState
 from broker.store import HostRow, Row, Store, StoreError
@@ -20,14 +22,14 @@ COLUMNS = [
 
 
 @pytest.fixture
-def migrated(empty_url):
+def migrated(empty_url: str) -> Iterator[Store]:
     opened = Store(empty_url)
     opened.upgrade()
     yield opened
     opened.close()
 
 
-def test_whatever_has_a_state_is_checked():
+def test_whatever_has_a_state_is_checked() -> None:
     assert {str(column) for column in COLUMNS} >= {
         *(f"{noun}.state" for noun in ("vm", "host", "site", "image", "image_realisation", "operation")),
         *(
@@ -41,16 +43,17 @@ def test_whatever_has_a_state_is_checked():
     }
 
 
-def test_a_migrated_database_takes_the_words_that_the_code_knows(migrated):
+def test_a_migrated_database_takes_the_words_that_the_code_knows(migrated: Store) -> None:
     """A word that is new in the code needs a migration, or nobody could write it."""
     look = inspect(migrated.engine)
     for column in COLUMNS:
         checks = {each["name"]: each["sqltext"] for each in look.get_check_constraints(column.table.name)}
         words = re.findall(r"'([^']*)'", checks[f"ck_{column.table.name}_{column.name}"])
+        assert isinstance(column.type, Enum)
         assert words == column.type.enums, column
 
 
-def test_another_word_is_refused(migrated):
+def test_another_word_is_refused(migrated: Store) -> None:
     with migrated.engine.connect() as connection:
         _site(connection, "up")
         connection.rollback()
@@ -58,7 +61,7 @@ def test_another_word_is_refused(migrated):
             _site(connection, "upp")
 
 
-def test_a_host_in_maintenance_is_up_and_in_maintenance_after_the_migration(empty_url):
+def test_a_host_in_maintenance_is_up_and_in_maintenance_after_the_migration(empty_url: str) -> None:
     store = Store(empty_url)
     store.upgrade("0019")
     with store.transaction() as session:
@@ -82,7 +85,7 @@ def test_a_host_in_maintenance_is_up_and_in_maintenance_after_the_migration(empt
     store.close()
 
 
-def test_a_database_with_a_word_of_nobodys_is_not_migrated(empty_url):
+def test_a_database_with_a_word_of_nobodys_is_not_migrated(empty_url: str) -> None:
     store = Store(empty_url)
     store.upgrade("0019")
     with store.transaction() as session:
@@ -95,7 +98,7 @@ def test_a_database_with_a_word_of_nobodys_is_not_migrated(empty_url):
     store.close()
 
 
-def _site(session, state):
+def _site(session: Connection | Session, state: str) -> None:
     session.execute(
         text(
             "INSERT INTO site (id, name, kind, state, status_reason, elastic, options, attributes, host_attributes, "
@@ -106,7 +109,7 @@ def _site(session, state):
     )
 
 
-def _host(session, name, state, maintenance):
+def _host(session: Session, name: str, state: str, maintenance: bool) -> None:
     session.execute(
         text(
             "INSERT INTO host (id, site_id, name, state, status_reason, maintenance, elastic, generation, vcpus_total, "
