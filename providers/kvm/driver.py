@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import libvirt
 
@@ -24,7 +24,13 @@ from providers.port import (
 )
 
 api: Any = libvirt
-LibvirtError: type[Exception] = libvirt.libvirtError
+if TYPE_CHECKING:  # libvirt has no types
+
+    class LibvirtError(Exception):
+        def get_error_code(self) -> int | None: ...
+
+else:
+    LibvirtError = libvirt.libvirtError
 
 KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_COUNT = 3
