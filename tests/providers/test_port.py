@@ -30,7 +30,7 @@ def claiming(*claims: Capability) -> Claims:
     return provider
 
 
-def test_every_capability_has_its_protocol_and_its_words():
+def test_every_capability_has_its_protocol_and_its_words() -> None:
     assert set(SUPPORT) == set(Capability)
     for support in SUPPORT.values():
         assert Provider in support.protocol.__mro__
@@ -38,7 +38,7 @@ def test_every_capability_has_its_protocol_and_its_words():
 
 
 @pytest.mark.parametrize("capability", list(Capability))
-def test_capability_is_had_only_where_it_is_declared(capability):
+def test_capability_is_had_only_where_it_is_declared(capability: Capability) -> None:
     provider = claiming(capability)
     assert port.require(provider, capability) is provider
     assert port.supports(provider, capability)
@@ -49,7 +49,9 @@ def test_capability_is_had_only_where_it_is_declared(capability):
         port.require(provider, capability)
 
 
-def test_capability_without_its_methods_is_refused_and_they_are_named(monkeypatch):
+def test_capability_without_its_methods_is_refused_and_they_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     provider = claiming(Capability.SUSPEND)
     monkeypatch.setattr(Claims, "suspend_vm", None, raising=False)
     assert port.missing(provider, Capability.SUSPEND) == ["suspend_vm"]
@@ -58,7 +60,7 @@ def test_capability_without_its_methods_is_refused_and_they_are_named(monkeypatc
         port.require(provider, Capability.SUSPEND)
 
 
-def test_all_that_the_port_defines_is_exported():
+def test_all_that_the_port_defines_is_exported() -> None:
     defined = set()
     for path in PORT.glob("*.py"):
         for node in ast.parse(path.read_text()).body:

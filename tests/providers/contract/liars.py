@@ -259,7 +259,7 @@ class SaysLess(SimulatedRig):
 
     capabilities = frozenset({Capability.DIRECT_KERNEL, Capability.ADDRESSES})
 
-    class kind:  # type: ignore[assignment]
+    class kind:
         """The core and nothing else."""
 
         def __init__(self, context: SiteContext) -> None:

@@ -11,31 +11,35 @@ from providers import port
 from providers.port import (
     Capability,
     Conflict,
+    Listing,
     NotFound,
     Provider,
     Unreachable,
     Unsupported,
+    VMReport,
+    VMSpec,
     VMState,
     split_strangers,
 )
+from tests.providers.contract.rig import Rig
 
 NOBODY = "vm-00000000000000fff"
 GONE = (None, VMState.TERMINATED)
 
 
-def ours(listing, broker_id="brk-1"):
+def ours(listing: Listing, broker_id: str = "brk-1") -> list[str]:
     """The VMs of a broker that are not gone."""
     return [
         vm.vm_id for vm in split_strangers(listing.vms, broker_id)[0] if vm.state is not VMState.TERMINATED
     ]
 
 
-def state(provider, spec, ref=""):
+def state(provider: Provider, spec: VMSpec, ref: str = "") -> VMState | None:
     report = provider.observe_vm(spec.host, spec.id, ref)
     return None if report is None else report.state
 
 
-def test_it_has_what_the_capabilities_demand_that_it_declares(rig, provider):
+def test_it_has_what_the_capabilities_demand_that_it_declares(rig: Rig, provider: Provider) -> None:
     assert isinstance(provider, Provider)
     assert provider.capabilities == rig.capabilities
     for name in rig.capabilities:
@@ -45,7 +49,7 @@ def test_it_has_what_the_capabilities_demand_that_it_declares(rig, provider):
             port.require(provider, name)
 
 
-def test_site_is_reached_and_its_hosts_have_names_that_last(rig, provider):
+def test_site_is_reached_and_its_hosts_have_names_that_last(rig: Rig, provider: Provider) -> None:
     provider.check()
     hosts = provider.inventory()
     names = [host.name for host in hosts]
@@ -55,10 +59,11 @@ def test_site_is_reached_and_its_hosts_have_names_that_last(rig, provider):
     assert [host.name for host in rig.make().inventory()] == names
 
 
-def test_hosts_report_numbers_texts_and_lists_and_how_large_they_are(provider):
+def test_hosts_report_numbers_texts_and_lists_and_how_large_they_are(provider: Provider) -> None:
     for host in provider.inventory():
-        assert host.attributes["cpu_total"] > 0
-        assert host.attributes["mem_total_mb"] > 0
+        for total in (host.attributes["cpu_total"], host.attributes["mem_total_mb"]):
+            assert isinstance(total, float | int)
+            assert total > 0
         for name, value in host.attributes.items():
             if isinstance(value, tuple):
                 assert all(isinstance(each, str) for each in value), name
@@ -66,7 +71,7 @@ def test_hosts_report_numbers_texts_and_lists_and_how_large_they_are(provider):
                 assert value is None or isinstance(value, float | int | str), name
 
 
-def test_second_ensure_changes_nothing(rig, provider):
+def test_second_ensure_changes_nothing(rig: Rig, provider: Provider) -> None:
     spec = rig.spec()
     rig.prepare(provider, spec)
     prepared = rig.footprint(provider)
@@ -81,7 +86,7 @@ def test_second_ensure_changes_nothing(rig, provider):
     assert rig.footprint(provider) == launched
 
 
-def test_two_calls_at_once_make_one_vm(rig, provider):
+def test_two_calls_at_once_make_one_vm(rig: Rig, provider: Provider) -> None:
     spec = rig.spec()
     rig.prepare(provider, spec)
     rig.assist(provider, spec)
@@ -103,7 +108,7 @@ def test_two_calls_at_once_make_one_vm(rig, provider):
     assert [vm.ref for vm in provider.list_vms().vms if vm.vm_id == spec.id] == refs[:1]
 
 
-def test_vm_is_seen_with_its_marks_where_it_runs(rig, provider):
+def test_vm_is_seen_with_its_marks_where_it_runs(rig: Rig, provider: Provider) -> None:
     spec = rig.spec()
     report = rig.launch(provider, spec)
     listing = provider.list_vms()
@@ -116,7 +121,7 @@ def test_vm_is_seen_with_its_marks_where_it_runs(rig, provider):
     assert provider.observe_vm(spec.host, spec.id, report.ref) == report
 
 
-def test_listing_is_whole_for_every_host_that_answers(rig, provider):
+def test_listing_is_whole_for_every_host_that_answers(rig: Rig, provider: Provider) -> None:
     answering = {host.name for host in provider.inventory() if host.reachable}
     listing = provider.list_vms()
     assert answering <= listing.complete
@@ -126,7 +131,7 @@ def test_listing_is_whole_for_every_host_that_answers(rig, provider):
     assert rig.host in provider.list_vms().complete
 
 
-def test_vm_of_another_broker_is_a_stranger_that_is_left_alone(rig, provider):
+def test_vm_of_another_broker_is_a_stranger_that_is_left_alone(rig: Rig, provider: Provider) -> None:
     spec = rig.spec()
     report = rig.launch(provider, spec)
     other = rig.make("brk-2")
@@ -138,12 +143,12 @@ def test_vm_of_another_broker_is_a_stranger_that_is_left_alone(rig, provider):
     assert state(provider, spec) is VMState.RUNNING
 
 
-def test_machine_that_no_broker_made_has_no_marks_and_is_left_alone(rig, provider):
+def test_machine_that_no_broker_made_has_no_marks_and_is_left_alone(rig: Rig, provider: Provider) -> None:
     ref = rig.stranger()
     if not ref:
         pytest.skip("only the broker makes machines on this site")
 
-    def listed():
+    def listed() -> list[VMReport]:
         return [vm for vm in provider.list_vms().vms if vm.ref == ref]
 
     (seen,) = rig.until(listed, "the stranger being listed")
@@ -154,13 +159,13 @@ def test_machine_that_no_broker_made_has_no_marks_and_is_left_alone(rig, provide
     assert [vm.state for vm in listed()] == [seen.state]
 
 
-def test_vm_that_never_was_is_none_and_deleting_it_is_nothing(rig, provider):
+def test_vm_that_never_was_is_none_and_deleting_it_is_nothing(rig: Rig, provider: Provider) -> None:
     for ref in ("", rig.unknown_ref):
         assert provider.observe_vm(rig.host, NOBODY, ref) is None
         provider.delete_vm(rig.host, NOBODY, ref)
 
 
-def test_deleting_takes_all_that_was_made_and_again_takes_nothing(rig, provider):
+def test_deleting_takes_all_that_was_made_and_again_takes_nothing(rig: Rig, provider: Provider) -> None:
     spec = rig.spec()
     rig.prepare(provider, spec)
     before = rig.footprint(provider)
@@ -179,14 +184,14 @@ def test_deleting_takes_all_that_was_made_and_again_takes_nothing(rig, provider)
     assert rig.footprint(provider) == before
 
 
-def test_image_that_the_site_cannot_have_is_not_found(rig, provider):
+def test_image_that_the_site_cannot_have_is_not_found(rig: Rig, provider: Provider) -> None:
     if rig.missing_image is None:
         pytest.skip("this site takes every image")
     with pytest.raises(NotFound, match=rf"{rig.missing_image.name}|{rig.missing_image.remote_id or '-'}"):
         provider.ensure_image(rig.host, rig.missing_image)
 
 
-def test_vm_is_not_made_on_a_host_without_its_image(rig, provider):
+def test_vm_is_not_made_on_a_host_without_its_image(rig: Rig, provider: Provider) -> None:
     image = replace(rig.image, id="img-8")
     if Capability.ELASTIC in rig.capabilities:
         if rig.missing_image is None:
@@ -200,7 +205,7 @@ def test_vm_is_not_made_on_a_host_without_its_image(rig, provider):
     assert provider.observe_vm(spec.host, spec.id) is None
 
 
-def test_nothing_is_concluded_of_a_host_that_does_not_answer(rig, provider):
+def test_nothing_is_concluded_of_a_host_that_does_not_answer(rig: Rig, provider: Provider) -> None:
     cut = rig.cut()
     if cut is None:
         pytest.skip("this site cannot be cut off")
@@ -224,14 +229,14 @@ def test_nothing_is_concluded_of_a_host_that_does_not_answer(rig, provider):
     rig.until(lambda: _found_again(provider, spec, ref), "the host's answer")
 
 
-def _found_again(provider, spec, ref):
+def _found_again(provider: Provider, spec: VMSpec, ref: str) -> bool:
     try:
         return state(provider, spec, ref) is VMState.RUNNING
     except Unreachable:
         return False
 
 
-def test_provider_is_closed_twice_as_once(provider):
+def test_provider_is_closed_twice_as_once(provider: Provider) -> None:
     provider.check()
     provider.close()
     provider.close()

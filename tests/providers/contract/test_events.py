@@ -7,17 +7,18 @@ import threading
 import pytest
 
 from providers import port
-from providers.port import Capability
+from providers.port import Capability, Provider
+from tests.providers.contract.rig import Rig
 
 pytestmark = pytest.mark.needs(Capability.EVENTS)
 
 
-def test_watcher_hears_of_each_change_until_the_provider_is_closed(rig, provider):
+def test_watcher_hears_of_each_change_until_the_provider_is_closed(rig: Rig, provider: Provider) -> None:
     watched = rig.make()
     told: list[str] = []
     hosts: set[str] = set()
 
-    def notify(vm_id, host):
+    def notify(vm_id: str, host: str) -> None:
         told.append(vm_id)
         assert host or not vm_id
         hosts.add(host)
@@ -27,7 +28,7 @@ def test_watcher_hears_of_each_change_until_the_provider_is_closed(rig, provider
     thread.start()
     spec = rig.spec()
 
-    def heard_first():
+    def heard_first() -> list[str]:
         """It begins to listen at some moment: until then things happen unheard."""
         ref = rig.launch(provider, spec).ref
         provider.delete_vm(spec.host, spec.id, ref)
@@ -35,7 +36,7 @@ def test_watcher_hears_of_each_change_until_the_provider_is_closed(rig, provider
 
     another = iter(range(1000))
 
-    def heard():
+    def heard() -> list[str]:
         nonlocal spec
         spec = rig.spec(name=f"try-{next(another)}")
         return heard_first()

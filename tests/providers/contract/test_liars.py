@@ -22,7 +22,7 @@ LIARS = {
 
 
 @pytest.fixture(scope="module")
-def failed(tmp_path_factory) -> dict[str, set[str]]:
+def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Rig -> the tests that failed on it, of one run as somebody else would run the suite on their provider.
 
     On a liar runs only the test that is to find it out: what else fails with it proves nothing.
@@ -38,7 +38,7 @@ def failed(tmp_path_factory) -> dict[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     ran: dict[str, int] = defaultdict(int)
     for case in etree.parse(report).iter("testcase"):
-        test, _, rig = case.attrib["name"].removesuffix("]").partition("[")
+        test, _, rig = str(case.attrib["name"]).removesuffix("]").partition("[")
         ran[rig] += 1
         if case.find("failure") is not None or case.find("error") is not None:
             found[rig].add(test)
@@ -48,14 +48,14 @@ def failed(tmp_path_factory) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("name", HONEST)
-def test_provider_that_keeps_its_promises_passes(failed, name):
+def test_provider_that_keeps_its_promises_passes(failed: dict[str, set[str]], name: str) -> None:
     assert failed[name] == set()
 
 
 @pytest.mark.parametrize("name", LIARS)
-def test_provider_that_does_not_keep_a_promise_is_found_out(failed, name):
+def test_provider_that_does_not_keep_a_promise_is_found_out(failed: dict[str, set[str]], name: str) -> None:
     assert failed[name] == {LIARS[name].found_by}
 
 
-def test_every_capability_is_lied_about():
+def test_every_capability_is_lied_about() -> None:
     assert {rig.lies_about for rig in LIARS.values() if getattr(rig, "lies_about", None)} == set(Capability)

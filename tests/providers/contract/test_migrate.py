@@ -7,16 +7,17 @@ from dataclasses import replace
 import pytest
 
 from providers import port
-from providers.port import Capability, Conflict, NotFound, VMState
+from providers.port import Capability, Conflict, NotFound, Provider, VMSpec, VMState
+from tests.providers.contract.rig import Rig
 
 pytestmark = pytest.mark.needs(Capability.MIGRATE)
 
 
-def hosts_of(provider, spec):
+def hosts_of(provider: Provider, spec: VMSpec) -> list[tuple[str, VMState]]:
     return [(vm.host, vm.state) for vm in provider.list_vms().vms if vm.vm_id == spec.id]
 
 
-def test_running_vm_moves_once_and_leaves_nothing(rig, provider):
+def test_running_vm_moves_once_and_leaves_nothing(rig: Rig, provider: Provider) -> None:
     site = port.require(provider, Capability.MIGRATE)
     spec = rig.spec()
     target = replace(spec, host=rig.other_host)
@@ -37,7 +38,7 @@ def test_running_vm_moves_once_and_leaves_nothing(rig, provider):
 
 
 @pytest.mark.needs(Capability.STOP)
-def test_vm_that_does_not_run_stays_where_it_is(rig, provider):
+def test_vm_that_does_not_run_stays_where_it_is(rig: Rig, provider: Provider) -> None:
     site = port.require(provider, Capability.MIGRATE)
     spec = rig.spec()
     target = replace(spec, host=rig.other_host)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import boto3
@@ -173,7 +174,7 @@ def make(wire: Wire, clock: ManualClock, tmp_path: Path) -> Iterator[Callable[..
 
 
 @pytest.fixture(scope="session")
-def ec2(moto: tuple[str, int]) -> object:
+def ec2(moto: tuple[str, int]) -> Any:
     """A plain boto3 client of the same cloud."""
     return boto3.client(
         "ec2",
@@ -185,16 +186,16 @@ def ec2(moto: tuple[str, int]) -> object:
 
 
 @pytest.fixture(scope="session")
-def ami(ec2) -> str:
-    return ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+def ami(ec2: Any) -> str:
+    return str(ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"])
 
 
 @pytest.fixture
 def spec(ami: str) -> Callable[..., VMSpec]:
     """Makes specs on an AMI that moto has."""
 
-    def spec(vm_id: str = "vm-00000000000000001", **changed: object) -> VMSpec:
-        values: dict[str, object] = {
+    def spec(vm_id: str = "vm-00000000000000001", **changed: Any) -> VMSpec:
+        values: dict[str, Any] = {
             "id": vm_id,
             "uuid": "6f6f0a3e-5f0c-5a57-9a3c-0123456789ab",
             "token": f"op-{vm_id}",

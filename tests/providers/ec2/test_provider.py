@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import dataclasses
 import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from providers.ec2 import Ec2Provider
 from providers.port import (
     AuthenticationFailed,
     Capability,
@@ -21,15 +24,19 @@ from providers.port import (
     QuotaExceeded,
     Unreachable,
     Unsupported,
+    VMSpec,
     VMState,
     split_strangers,
 )
+
+if TYPE_CHECKING:
+    from tests.providers.ec2.conftest import ManualClock, Wire
 
 VM = "vm-00000000000000001"
 HOST = "eu-central-1a/t3.small"
 
 
-def live(ec2):
+def live(ec2: Any) -> list[dict[str, Any]]:
     return [
         instance
         for reservation in ec2.describe_instances()["Reservations"]
@@ -38,7 +45,9 @@ def live(ec2):
     ]
 
 
-def test_it_is_a_provider_and_makes_no_call_before_it_is_asked_to(make, wire):
+def test_it_is_a_provider_and_makes_no_call_before_it_is_asked_to(
+    make: Callable[..., Ec2Provider], wire: Wire
+) -> None:
     provider = make()
     assert isinstance(provider, Provider)
     assert Capability.ELASTIC in provider.capabilities
@@ -48,7 +57,9 @@ def test_it_is_a_provider_and_makes_no_call_before_it_is_asked_to(make, wire):
 # -- the site --------------------------------------------------------------------------------------------------
 
 
-def test_each_zone_and_instance_type_is_an_elastic_host_with_its_price(make):
+def test_each_zone_and_instance_type_is_an_elastic_host_with_its_price(
+    make: Callable[..., Ec2Provider],
+) -> None:
     provider = make(quota_vcpus=64)
     provider.check()
     hosts = {host.name: host for host in provider.inventory()}
@@ -63,10 +74,13 @@ def test_each_zone_and_instance_type_is_an_elastic_host_with_its_price(make):
     assert small.attributes["instance_type"] == "t3.small"
     assert small.attributes["elastic"] == 1.0
     assert small.attributes["quota_vcpus"] == 64
-    assert 0 < small.attributes["price_hour"] < hosts["eu-central-1a/t3.medium"].attributes["price_hour"]
+    price, higher = (hosts[name].attributes["price_hour"] for name in (HOST, "eu-central-1a/t3.medium"))
+    assert isinstance(price, float)
+    assert isinstance(higher, float)
+    assert 0 < price < higher
 
 
-def test_zones_prices_and_globs_narrow_and_override_what_is_offered(make):
+def test_zones_prices_and_globs_narrow_and_override_what_is_offered(make: Callable[..., Ec2Provider]) -> None:
     provider = make(
         zones="eu-central-1b", instance_types="t3.n*", prices={"t3.nano": 0.5}, price_region="us-east-1"
     )
@@ -75,7 +89,9 @@ def test_zones_prices_and_globs_narrow_and_override_what_is_offered(make):
     assert host.attributes["price_hour"] == 0.5
 
 
-def test_a_price_that_the_table_does_not_know_is_undefined_and_not_free(make):
+def test_a_price_that_the_table_does_not_know_is_undefined_and_not_free(
+    make: Callable[..., Ec2Provider],
+) -> None:
     (host,) = make(zones="eu-central-1b", instance_types="t3.nano", price_region="lab").inventory()
     assert host.attributes["price_hour"] is None
     # libcloud's table says 0.0 for what it does not know
@@ -83,13 +99,15 @@ def test_a_price_that_the_table_does_not_know_is_undefined_and_not_free(make):
     assert host.attributes["price_hour"] is None
 
 
-def test_without_instance_types_the_defaults_that_are_offered_count(make):
+def test_without_instance_types_the_defaults_that_are_offered_count(make: Callable[..., Ec2Provider]) -> None:
     names = {host.attributes["instance_type"] for host in make(instance_types=None).inventory()}
     assert {"t3.small", "m7i.large"} <= names
     assert len(names) <= 10
 
 
-def test_types_are_asked_for_at_most_every_ten_minutes(make, wire, clock):
+def test_types_are_asked_for_at_most_every_ten_minutes(
+    make: Callable[..., Ec2Provider], wire: Wire, clock: ManualClock
+) -> None:
     provider = make()
     provider.inventory()
     clock.now += 599
@@ -100,7 +118,9 @@ def test_types_are_asked_for_at_most_every_ten_minutes(make, wire, clock):
     assert wire.seen.count("DescribeInstanceTypes") == 2
 
 
-def test_paged_lists_are_read_to_the_end(make, spec, ec2, clock, wire):
+def test_paged_lists_are_read_to_the_end(
+    make: Callable[..., Ec2Provider], spec: Callable[..., VMSpec], ec2: Any, clock: ManualClock, wire: Wire
+) -> None:
     provider = make()
     for _ in range(7):  # a page holds reservations, and each of these calls makes one
         ec2.run_instances(ImageId=spec().image.remote_id, MinCount=1, MaxCount=1, InstanceType="t3.small")
@@ -109,7 +129,9 @@ def test_paged_lists_are_read_to_the_end(make, spec, ec2, clock, wire):
     assert wire.seen.count("DescribeInstances") == 2
 
 
-def test_pages_without_end_are_given_up_at_the_deadline(make, spec, ec2, clock):
+def test_pages_without_end_are_given_up_at_the_deadline(
+    make: Callable[..., Ec2Provider], spec: Callable[..., VMSpec], ec2: Any, clock: ManualClock
+) -> None:
     for _ in range(7):
         ec2.run_instances(ImageId=spec().image.remote_id, MinCount=1, MaxCount=1, InstanceType="t3.small")
     pages = make()._client.pages("describe_instances", clock, size=5)
@@ -119,7 +141,9 @@ def test_pages_without_end_are_given_up_at_the_deadline(make, spec, ec2, clock):
         next(pages)
 
 
-def test_a_cloud_that_stops_answering_leaves_its_hosts_known_but_unreachable(make, wire):
+def test_a_cloud_that_stops_answering_leaves_its_hosts_known_but_unreachable(
+    make: Callable[..., Ec2Provider], wire: Wire
+) -> None:
     provider = make()
     assert all(host.reachable for host in provider.inventory())
     wire.plan["DescribeAvailabilityZones"] = ["refuse"] * 2
@@ -129,7 +153,7 @@ def test_a_cloud_that_stops_answering_leaves_its_hosts_known_but_unreachable(mak
     assert "DescribeAvailabilityZones" in hosts[0].reason or "describe_availability_zones" in hosts[0].reason
 
 
-def test_a_dead_endpoint_is_unreachable_in_words(make):
+def test_a_dead_endpoint_is_unreachable_in_words(make: Callable[..., Ec2Provider]) -> None:
     provider = make(endpoint="http://127.0.0.1:1")
     for call in (provider.check, provider.inventory, provider.list_vms):
         with pytest.raises(Unreachable, match="aws: no answer to"):
@@ -153,12 +177,16 @@ def test_a_dead_endpoint_is_unreachable_in_words(make):
         ({"instance_types": "z9.*"}, "offers none of the instance types"),
     ],
 )
-def test_a_wrong_option_is_named_by_check(make, options, words):
+def test_a_wrong_option_is_named_by_check(
+    make: Callable[..., Ec2Provider],
+    options: dict[str, Any],
+    words: str,
+) -> None:
     with pytest.raises(InvalidSpec, match=words):
         make(**options).check()
 
 
-def test_a_missing_credential_is_named_and_a_secret_never_shown(make):
+def test_a_missing_credential_is_named_and_a_secret_never_shown(make: Callable[..., Ec2Provider]) -> None:
     with pytest.raises(InvalidSpec, match="credential secret_access_key is missing"):
         make(credentials={"access_key_id": "AKIA1"}).check()
     provider = make()
@@ -169,7 +197,9 @@ def test_a_missing_credential_is_named_and_a_secret_never_shown(make):
 # -- launches --------------------------------------------------------------------------------------------------
 
 
-def test_a_vm_is_launched_with_marks_user_data_and_imdsv2(make, ec2, spec, wire):
+def test_a_vm_is_launched_with_marks_user_data_and_imdsv2(
+    make: Callable[..., Ec2Provider], ec2: Any, spec: Callable[..., VMSpec], wire: Wire
+) -> None:
     provider = make()
     report = provider.ensure_vm(
         spec(user_data="#!/bin/sh\necho hello\n", labels={"tier": "web", "aws:x": "no"})
@@ -194,14 +224,18 @@ def test_a_vm_is_launched_with_marks_user_data_and_imdsv2(make, ec2, spec, wire)
     assert form["ClientToken"] == [f"op-{VM}"]
 
 
-def test_ensuring_a_vm_twice_launches_one_instance(make, ec2, spec):
+def test_ensuring_a_vm_twice_launches_one_instance(
+    make: Callable[..., Ec2Provider], ec2: Any, spec: Callable[..., VMSpec]
+) -> None:
     provider = make()
     assert provider.ensure_vm(spec()).ref == provider.ensure_vm(spec()).ref
     assert make().ensure_vm(spec()).ref == live(ec2)[0]["InstanceId"]
     assert len(live(ec2)) == 1
 
 
-def test_an_instance_whose_answer_was_lost_is_adopted(make, ec2, spec, wire):
+def test_an_instance_whose_answer_was_lost_is_adopted(
+    make: Callable[..., Ec2Provider], ec2: Any, spec: Callable[..., VMSpec], wire: Wire
+) -> None:
     provider = make()
     wire.plan["RunInstances"] = ["lose", "refuse"]
     with pytest.raises(Unreachable):
@@ -212,8 +246,12 @@ def test_an_instance_whose_answer_was_lost_is_adopted(make, ec2, spec, wire):
 
 
 def test_a_launch_repeated_with_other_parameters_adopts_what_the_token_made(
-    make, ec2, spec, wire, monkeypatch
-):
+    make: Callable[..., Ec2Provider],
+    ec2: Any,
+    spec: Callable[..., VMSpec],
+    wire: Wire,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     provider = make()
     first = provider.ensure_vm(spec())
     wire.plan["RunInstances"] = [(400, "IdempotentParameterMismatch")]
@@ -226,7 +264,9 @@ def test_a_launch_repeated_with_other_parameters_adopts_what_the_token_made(
         provider.ensure_vm(spec("vm-00000000000000002"))
 
 
-def test_a_subnet_is_taken_for_its_zone_and_security_groups_are_given(make, ec2, spec):
+def test_a_subnet_is_taken_for_its_zone_and_security_groups_are_given(
+    make: Callable[..., Ec2Provider], ec2: Any, spec: Callable[..., VMSpec]
+) -> None:
     subnet = next(s for s in ec2.describe_subnets()["Subnets"] if s["AvailabilityZone"] == "eu-central-1a")
     group = ec2.create_security_group(GroupName="burst", Description="burst", VpcId=subnet["VpcId"])[
         "GroupId"
@@ -238,7 +278,9 @@ def test_a_subnet_is_taken_for_its_zone_and_security_groups_are_given(make, ec2,
     assert [g["GroupId"] for g in instance["SecurityGroups"]] == [group]
 
 
-def test_a_subnet_of_another_zone_is_found_before_the_first_launch(make, ec2):
+def test_a_subnet_of_another_zone_is_found_before_the_first_launch(
+    make: Callable[..., Ec2Provider], ec2: Any
+) -> None:
     subnet = next(s for s in ec2.describe_subnets()["Subnets"] if s["AvailabilityZone"] == "eu-central-1a")
     make(subnet_id=subnet["SubnetId"], zones="eu-central-1a").check()
     make(subnets={"eu-central-1a": subnet["SubnetId"]}).check()
@@ -250,7 +292,9 @@ def test_a_subnet_of_another_zone_is_found_before_the_first_launch(make, ec2):
         make(subnet_id="subnet-00000000000000000").check()
 
 
-def test_a_disk_larger_than_the_image_enlarges_the_root_device(make, ec2, spec, wire):
+def test_a_disk_larger_than_the_image_enlarges_the_root_device(
+    make: Callable[..., Ec2Provider], ec2: Any, spec: Callable[..., VMSpec], wire: Wire
+) -> None:
     provider = make()
     root = provider._images.find(spec().image)
     assert root.root_gb > 0
@@ -260,7 +304,9 @@ def test_a_disk_larger_than_the_image_enlarges_the_root_device(make, ec2, spec, 
     assert wire.forms[-1]["BlockDeviceMapping.1.Ebs.VolumeSize"] == [str(root.root_gb + 7)]
 
 
-def test_ssh_keys_join_a_script_in_a_multipart_archive_that_is_the_same_each_time(make, ec2, spec):
+def test_ssh_keys_join_a_script_in_a_multipart_archive_that_is_the_same_each_time(
+    make: Callable[..., Ec2Provider], ec2: Any, spec: Callable[..., VMSpec]
+) -> None:
     from email import message_from_string
 
     from providers.ec2.userdata import compose
@@ -277,7 +323,9 @@ def test_ssh_keys_join_a_script_in_a_multipart_archive_that_is_the_same_each_tim
     assert compose(spec(ssh_keys=("ssh-rsa CCCC she",))).startswith("#cloud-config\n")
 
 
-def test_what_cannot_be_launched_is_refused_before_the_cloud_is_asked(make, spec, wire):
+def test_what_cannot_be_launched_is_refused_before_the_cloud_is_asked(
+    make: Callable[..., Ec2Provider], spec: Callable[..., VMSpec], wire: Wire
+) -> None:
     provider = make()
     with pytest.raises(InvalidSpec, match="16384"):
         provider.ensure_vm(spec(user_data="#!" + "x" * 16_384))
@@ -290,7 +338,9 @@ def test_what_cannot_be_launched_is_refused_before_the_cloud_is_asked(make, spec
     assert "RunInstances" not in wire.seen
 
 
-def test_the_quota_holds_even_for_launches_at_the_same_time(make, ec2, spec):
+def test_the_quota_holds_even_for_launches_at_the_same_time(
+    make: Callable[..., Ec2Provider], ec2: Any, spec: Callable[..., VMSpec]
+) -> None:
     provider = make(quota_vcpus=4)
     refused = []
 
@@ -326,7 +376,14 @@ def test_the_quota_holds_even_for_launches_at_the_same_time(make, ec2, spec):
         (400, "SomethingNew", ProviderError),
     ],
 )
-def test_refusals_come_back_in_the_ports_words_with_the_clouds_code(make, spec, wire, status, code, kind):
+def test_refusals_come_back_in_the_ports_words_with_the_clouds_code(
+    make: Callable[..., Ec2Provider],
+    spec: Callable[..., VMSpec],
+    wire: Wire,
+    status: int,
+    code: str,
+    kind: type[ProviderError],
+) -> None:
     provider = make()
     wire.plan["RunInstances"] = [(status, code)]
     with pytest.raises(kind, match="run_instances") as caught:
@@ -336,7 +393,9 @@ def test_refusals_come_back_in_the_ports_words_with_the_clouds_code(make, spec, 
     assert code in str(caught.value)
 
 
-def test_a_full_zone_is_out_of_capacity_after_the_retries(make, spec, wire):
+def test_a_full_zone_is_out_of_capacity_after_the_retries(
+    make: Callable[..., Ec2Provider], spec: Callable[..., VMSpec], wire: Wire
+) -> None:
     provider = make()
     wire.plan["RunInstances"] = [(500, "InsufficientInstanceCapacity")] * 2
     with pytest.raises(OutOfCapacity, match="InsufficientInstanceCapacity"):
@@ -344,7 +403,7 @@ def test_a_full_zone_is_out_of_capacity_after_the_retries(make, spec, wire):
     assert wire.plan["RunInstances"] == []
 
 
-def test_one_lost_answer_is_asked_again_by_itself(make, wire):
+def test_one_lost_answer_is_asked_again_by_itself(make: Callable[..., Ec2Provider], wire: Wire) -> None:
     wire.plan["DescribeAvailabilityZones"] = ["lose"]
     make().check()
 
@@ -352,14 +411,18 @@ def test_one_lost_answer_is_asked_again_by_itself(make, wire):
 # -- images ----------------------------------------------------------------------------------------------------
 
 
-def test_an_image_is_there_when_its_ami_is(make, spec, wire):
+def test_an_image_is_there_when_its_ami_is(
+    make: Callable[..., Ec2Provider], spec: Callable[..., VMSpec], wire: Wire
+) -> None:
     provider = make()
     provider.ensure_image(HOST, spec().image)
     provider.ensure_image(HOST, spec().image)
     assert wire.seen.count("DescribeImages") == 1
 
 
-def test_an_image_that_is_not_mapped_or_gone_is_not_found_with_the_mend(make):
+def test_an_image_that_is_not_mapped_or_gone_is_not_found_with_the_mend(
+    make: Callable[..., Ec2Provider],
+) -> None:
     provider = make()
     with pytest.raises(NotFound, match="isthmus image map debian aws=ami"):
         provider.ensure_image(HOST, ImageSpec(id="img-1", name="debian"))
@@ -370,13 +433,19 @@ def test_an_image_that_is_not_mapped_or_gone_is_not_found_with_the_mend(make):
 # -- life ------------------------------------------------------------------------------------------------------
 
 
-def test_an_instance_launched_a_moment_ago_is_not_taken_for_gone(make, spec, ec2, clock):
+def test_an_instance_launched_a_moment_ago_is_not_taken_for_gone(
+    make: Callable[..., Ec2Provider],
+    spec: Callable[..., VMSpec],
+    ec2: Any,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     provider = make()
     report = provider.ensure_vm(spec())
     ec2.terminate_instances(InstanceIds=[report.ref])
     # Stands for the seconds in which EC2 does not show a new instance anywhere.
-    provider._by_ref = lambda ref: None
-    provider._instances = lambda filters=(): []
+    monkeypatch.setattr(provider, "_by_ref", lambda ref: None)
+    monkeypatch.setattr(provider, "_instances", lambda filters=(): [])
     with pytest.raises(ProviderError, match=r"does not show .* yet"):
         provider.observe_vm(HOST, VM, report.ref)
     assert HOST not in provider.list_vms().complete
@@ -385,7 +454,9 @@ def test_an_instance_launched_a_moment_ago_is_not_taken_for_gone(make, spec, ec2
     assert HOST in provider.list_vms().complete
 
 
-def test_the_listing_tells_ours_from_strangers_and_anothers(make, spec, ec2):
+def test_the_listing_tells_ours_from_strangers_and_anothers(
+    make: Callable[..., Ec2Provider], spec: Callable[..., VMSpec], ec2: Any
+) -> None:
     ami = spec().image.remote_id
     stranger = ec2.run_instances(ImageId=ami, MinCount=1, MaxCount=1, InstanceType="t3.small")["Instances"][0]
     make(broker_id="b-2").ensure_vm(spec("vm-00000000000000002"))
@@ -399,7 +470,9 @@ def test_the_listing_tells_ours_from_strangers_and_anothers(make, spec, ec2):
     assert HOST in listing.complete
 
 
-def test_a_strangers_instance_is_never_terminated(make, spec, ec2):
+def test_a_strangers_instance_is_never_terminated(
+    make: Callable[..., Ec2Provider], spec: Callable[..., VMSpec], ec2: Any
+) -> None:
     ami = spec().image.remote_id
     stranger = ec2.run_instances(ImageId=ami, MinCount=1, MaxCount=1, InstanceType="t3.small")["Instances"][0]
     with pytest.raises(Conflict, match="not ours to terminate"):
@@ -408,7 +481,9 @@ def test_a_strangers_instance_is_never_terminated(make, spec, ec2):
     assert make().observe_vm(HOST, VM, stranger["InstanceId"]) is None
 
 
-def test_every_instance_of_a_vm_goes_when_there_are_two(make, spec, ec2):
+def test_every_instance_of_a_vm_goes_when_there_are_two(
+    make: Callable[..., Ec2Provider], spec: Callable[..., VMSpec], ec2: Any
+) -> None:
     provider = make()
     provider.ensure_vm(spec())
     make(broker_id="b-1").ensure_vm(spec("vm-00000000000000002"))
@@ -418,7 +493,9 @@ def test_every_instance_of_a_vm_goes_when_there_are_two(make, spec, ec2):
     assert live(ec2) == []
 
 
-def test_a_termination_behind_our_back_is_reported_with_its_reason(make, spec, ec2):
+def test_a_termination_behind_our_back_is_reported_with_its_reason(
+    make: Callable[..., Ec2Provider], spec: Callable[..., VMSpec], ec2: Any
+) -> None:
     provider = make()
     ref = provider.ensure_vm(spec()).ref
     ec2.terminate_instances(InstanceIds=[ref])
@@ -431,7 +508,9 @@ def test_a_termination_behind_our_back_is_reported_with_its_reason(make, spec, e
 SPOT = f"{HOST}/spot"
 
 
-def test_spare_capacity_is_a_host_of_its_own_where_the_site_buys_it(make, wire):
+def test_spare_capacity_is_a_host_of_its_own_where_the_site_buys_it(
+    make: Callable[..., Ec2Provider], wire: Wire
+) -> None:
     assert not any(host.attributes["spot"] for host in make().inventory())
     assert "DescribeSpotPriceHistory" not in wire.seen
     provider = make(spot=True)
@@ -439,11 +518,15 @@ def test_spare_capacity_is_a_host_of_its_own_where_the_site_buys_it(make, wire):
     hosts = {host.name: host for host in provider.inventory()}
     assert hosts[HOST].attributes["spot"] == 0
     assert hosts[SPOT].attributes["spot"] == 1
-    assert hosts[SPOT].attributes["price_hour"] > 0
+    price = hosts[SPOT].attributes["price_hour"]
+    assert isinstance(price, float)
+    assert price > 0
     assert hosts[SPOT].attributes["instance_type"] == "t3.small"
 
 
-def test_vm_on_spare_capacity_is_launched_as_spot_and_seen_as_such(make, spec, wire, ec2):
+def test_vm_on_spare_capacity_is_launched_as_spot_and_seen_as_such(
+    make: Callable[..., Ec2Provider], spec: Callable[..., VMSpec], wire: Wire, ec2: Any
+) -> None:
     provider = make(spot=True)
     provider.inventory()
     report = provider.ensure_vm(spec(host=SPOT))
@@ -458,6 +541,6 @@ def test_vm_on_spare_capacity_is_launched_as_spot_and_seen_as_such(make, spec, w
     assert provider.ensure_vm(spec(host=SPOT)).ref == report.ref
 
 
-def test_option_spot_is_true_or_false(make):
+def test_option_spot_is_true_or_false(make: Callable[..., Ec2Provider]) -> None:
     with pytest.raises(InvalidSpec, match="true or false"):
         make(spot="yes").check()

@@ -10,13 +10,18 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pytest
 
 from providers.kvm import KvmProvider
 from providers.port import ImageSpec, NetworkSpec, NICSpec, SiteContext, VMSpec
 
+if TYPE_CHECKING:
+    from lab.host import Host
+
 BROKER = "brk-1"
+Answer = TypeVar("Answer")
 
 NODE_XML = """
 <node>
@@ -88,7 +93,7 @@ def node_uri(tmp_path: Path) -> str:
     return f"test://{path}"
 
 
-def eventually(condition: Callable[[], object], timeout_s: float = 30.0) -> object:
+def eventually(condition: Callable[[], Answer], timeout_s: float = 30.0) -> Answer:
     """The first true answer of ``condition``, asked again until the time is over."""
     end = time.monotonic() + timeout_s
     while not (answer := condition()):
@@ -97,8 +102,12 @@ def eventually(condition: Callable[[], object], timeout_s: float = 30.0) -> obje
     return answer
 
 
+class WaitFor(Protocol):
+    def __call__(self, condition: Callable[[], Answer], timeout_s: float = 30.0) -> Answer: ...
+
+
 @pytest.fixture
-def wait_for() -> Callable[..., object]:
+def wait_for() -> WaitFor:
     return eventually
 
 
@@ -106,7 +115,7 @@ def wait_for() -> Callable[..., object]:
 class RealHost:
     """A KVM host of the lab and the tiny guest's image."""
 
-    node: object
+    node: Host
     uri: str
     pool: Path
     image: ImageSpec

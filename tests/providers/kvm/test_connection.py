@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +37,7 @@ class BrokenPipe(driver.LibvirtError):
         Exception.__init__(self, "Cannot recv data: Connection reset by peer")
 
     def get_error_code(self) -> int:
-        return driver.api.VIR_ERR_SYSTEM_ERROR
+        return int(driver.api.VIR_ERR_SYSTEM_ERROR)
 
 
 def connect(opened: list[FakeConnection], timeout_s: float = 5.0) -> Connection:
@@ -47,14 +48,14 @@ def connect(opened: list[FakeConnection], timeout_s: float = 5.0) -> Connection:
     return Connection("test:///", "node1", timeout_s, open_connection=open_connection)
 
 
-def test_one_connection_serves_many_calls():
+def test_one_connection_serves_many_calls() -> None:
     opened: list[FakeConnection] = []
     connection = connect(opened)
     assert [connection.call(lambda _: 7) for _ in range(5)] == [7] * 5
     assert len(opened) == 1
 
 
-def test_hung_host_costs_one_deadline_then_a_second_each_until_it_answers():
+def test_hung_host_costs_one_deadline_then_a_second_each_until_it_answers() -> None:
     opened: list[FakeConnection] = []
     connection = connect(opened, timeout_s=2.0)
     connection.call(lambda _: None)
@@ -69,7 +70,7 @@ def test_hung_host_costs_one_deadline_then_a_second_each_until_it_answers():
     assert connection.call(lambda _: 7) == 7
 
 
-def test_one_hung_guest_does_not_make_its_host_look_dead():
+def test_one_hung_guest_does_not_make_its_host_look_dead() -> None:
     connection = connect([], timeout_s=0.2)
     release = threading.Event()
     with pytest.raises(Unreachable, match=r"within 0\.2 s"):
@@ -78,7 +79,7 @@ def test_one_hung_guest_does_not_make_its_host_look_dead():
     release.set()
 
 
-def test_slow_call_holds_up_no_other_call_of_the_host():
+def test_slow_call_holds_up_no_other_call_of_the_host() -> None:
     connection = connect([])
     release = threading.Event()
     slow = connection.submit(lambda _: release.wait(30))
@@ -87,7 +88,7 @@ def test_slow_call_holds_up_no_other_call_of_the_host():
     assert connection.result(slow) is True
 
 
-def test_stale_connection_is_replaced_and_the_call_repeated():
+def test_stale_connection_is_replaced_and_the_call_repeated() -> None:
     opened: list[FakeConnection] = []
     connection = connect(opened)
     connection.call(lambda _: None)
@@ -101,7 +102,7 @@ def test_stale_connection_is_replaced_and_the_call_repeated():
     assert len(opened) == 2
 
 
-def test_fresh_connection_that_breaks_is_unreachable():
+def test_fresh_connection_that_breaks_is_unreachable() -> None:
     calls = []
 
     def action(_: object) -> None:
@@ -130,7 +131,11 @@ def test_fresh_connection_that_breaks_is_unreachable():
         (driver.api.VIR_ERR_INTERNAL_ERROR, "qemu unexpectedly closed the monitor", ProviderError),
     ],
 )
-def test_libvirt_errors_become_the_ports(code, text, kind):
+def test_libvirt_errors_become_the_ports(
+    code: int,
+    text: str,
+    kind: type[ProviderError],
+) -> None:
     class Refusal(driver.LibvirtError):
         def __init__(self) -> None:
             Exception.__init__(self, text)
@@ -145,13 +150,13 @@ def test_libvirt_errors_become_the_ports(code, text, kind):
     assert error.code == f"libvirt-{code}"
 
 
-def test_host_that_refuses_connections_is_unreachable_in_words(tmp_path):
+def test_host_that_refuses_connections_is_unreachable_in_words(tmp_path: Path) -> None:
     connection = Connection(f"qemu+unix:///system?socket={tmp_path}/none", "node1", 10.0)
     with pytest.raises(Unreachable, match=r"host node1: .*does libvirtd run there"):
         connection.call(lambda _: None)
 
 
-def test_connection_that_fails_without_words_is_no_answer():
+def test_connection_that_fails_without_words_is_no_answer() -> None:
     error = driver.translate(driver.LibvirtError("virConnectOpen() failed"), "node1")
     assert type(error) is Unreachable
     assert "does libvirtd run there" in str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lxml import etree
@@ -65,33 +66,33 @@ def check_schema(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("case", DOMAINS)
-def test_domain_is_as_in_its_golden_file(case):
+def test_domain_is_as_in_its_golden_file(case: str) -> None:
     spec, machine, files = DOMAINS[case]
     check_golden(f"domain-{case}.xml", domain_xml(spec, machine, files, "brk-1"))
 
 
 @pytest.mark.parametrize("case", DOMAINS)
-def test_domain_obeys_libvirts_schema(case):
+def test_domain_obeys_libvirts_schema(case: str) -> None:
     spec, machine, files = DOMAINS[case]
     check_schema("domain.rng", domain_xml(spec, machine, files, "brk-1"))
 
 
 @pytest.mark.parametrize("case", NETWORKS)
-def test_network_is_as_in_its_golden_file(case):
+def test_network_is_as_in_its_golden_file(case: str) -> None:
     check_golden(f"network-{case}.xml", network_xml(NETWORKS[case], "brk-1"))
 
 
 @pytest.mark.parametrize("case", NETWORKS)
-def test_network_obeys_libvirts_schema(case):
+def test_network_obeys_libvirts_schema(case: str) -> None:
     check_schema("network.rng", network_xml(NETWORKS[case], "brk-1"))
 
 
-def test_image_with_a_kernel_gets_a_serial_console_by_default():
+def test_image_with_a_kernel_gets_a_serial_console_by_default() -> None:
     text = domain_xml(SPEC, Machine("qemu", machine="q35"), DIRECT, "brk-1")
     assert etree.fromstring(text).findtext("os/cmdline") == "console=ttyS0"
 
 
-def test_mark_survives_the_way_through_libvirt():
+def test_mark_survives_the_way_through_libvirt() -> None:
     mark = Mark.of(SPEC, "brk-1")
     text = etree.tostring(mark.element(), encoding="unicode")
     assert Mark.parse(text) == mark
@@ -102,12 +103,12 @@ def test_mark_survives_the_way_through_libvirt():
     assert Mark.parse("<vm") == Mark()
 
 
-def test_vm_id_is_read_from_names_of_our_making_only():
+def test_vm_id_is_read_from_names_of_our_making_only() -> None:
     assert vm_id_of("isthmus-vm-1") == "vm-1"
     assert vm_id_of("web") == ""
 
 
-def test_bridge_name_fits_linux():
+def test_bridge_name_fits_linux() -> None:
     name = bridge_name(replace(LAN, id="subnet-with-a-very-long-identifier"))
     assert len(name) <= 15
     assert name != bridge_name(LAN)
@@ -117,6 +118,6 @@ def test_bridge_name_fits_linux():
     ("changes", "told"),
     [({"mode": "tunnel"}, "offers modes bridge, nat and route"), ({"mode": "bridge"}, "names no bridge")],
 )
-def test_network_that_no_kvm_host_can_offer_is_refused(changes, told):
+def test_network_that_no_kvm_host_can_offer_is_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(InvalidSpec, match=told):
         network_xml(replace(LAN, **changes), "brk-1")

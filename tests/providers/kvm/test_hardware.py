@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,9 @@ from providers.kvm import KvmProvider
 from providers.kvm.domain import DomainFiles, Machine, domain_xml
 from providers.kvm.hardware import Grant, Hardware, attributes, confirm, cpu_list, cpus_of, grant, hardware_of
 from providers.port import ImageSpec, InvalidSpec, NetworkSpec, OutOfCapacity, VMSpec
+
+if TYPE_CHECKING:
+    from tests.providers.kvm.conftest import RealHost
 
 CELL = """
 <cell id='{0}'>
@@ -65,10 +69,10 @@ class Connection:
         ]
         self.devices = [SimpleNamespace(XMLDesc=lambda _, x=xml: x) for xml in devices]
 
-    def listAllDomains(self) -> list:
+    def listAllDomains(self) -> list[SimpleNamespace]:
         return self.domains
 
-    def listAllDevices(self, _: int) -> list:
+    def listAllDevices(self, _: int) -> list[SimpleNamespace]:
         return self.devices
 
     def define(self, spec: VMSpec, granted: Grant) -> None:
@@ -176,7 +180,9 @@ def test_two_processes_that_chose_the_same_at_once_both_step_back() -> None:
 def test_guest_without_cpus_of_its_own_stays_off_those_of_others() -> None:
     hardware = hardware_of(Connection(), TWO, cpus_of("12-13"), "a")
     xml = domain_xml(SPEC, MACHINE, FILES, "brk-1", grant(Connection(), hardware, SPEC, "a"))
-    assert etree.fromstring(xml).find("vcpu").get("cpuset") == "10,11,20,21,22,23"
+    vcpu = etree.fromstring(xml).find("vcpu")
+    assert vcpu is not None
+    assert vcpu.get("cpuset") == "10,11,20,21,22,23"
 
 
 @pytest.fixture
@@ -194,7 +200,7 @@ def two_mb_pages() -> Iterator[int]:
 
 @pytest.mark.lab
 def test_real_guest_has_a_cpu_of_its_own_and_its_memory_in_huge_pages(
-    real_host: object,
+    real_host: RealHost,
     network: NetworkSpec,
     make_provider: Callable[..., KvmProvider],
     make_spec: Callable[..., VMSpec],

@@ -5,25 +5,41 @@ from __future__ import annotations
 import secrets
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from lab import network as wires
 from lab.host import Host
-from providers.port import ProviderError, VMState
+from providers.kvm import KvmProvider
+from providers.port import NetworkSpec, ProviderError, VMSpec, VMState
+from tests.providers.observed import observed
+
+if TYPE_CHECKING:
+    from tests.providers.kvm.conftest import RealHost, WaitFor
+
+Pair = tuple[KvmProvider, dict[str, Host], Path]
+"""The site, its hosts, and the directory that these are in."""
 
 pytestmark = pytest.mark.lab
 FETCH = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=2).read().decode())"
 
 
 @pytest.fixture
-def spec(make_spec, real_host):
+def spec(make_spec: Callable[..., VMSpec], real_host: RealHost) -> VMSpec:
     return make_spec(image=real_host.image)
 
 
 @pytest.fixture
-def pair(tmp_path_factory, make_provider, real_host, network):
+def pair(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_provider: Callable[..., KvmProvider],
+    real_host: RealHost,
+    network: NetworkSpec,
+) -> Iterator[Pair]:
     """A site of two hosts on one wire, with image and network on both."""
     directory = tmp_path_factory.mktemp("km")
     addresses = {"a": "10.78.0.1", "b": "10.78.0.2"}
@@ -54,39 +70,43 @@ def pair(tmp_path_factory, make_provider, real_host, network):
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def files(directory, host, vm_id):
+def files(directory: Path, host: str, vm_id: str) -> list[str]:
     pool = directory / host / "var-lib-libvirt" / "images" / "isthmus"
     return sorted(path.name for path in pool.glob(f"{vm_id}.*"))
 
 
-def page(node, spec):
+def page(node: Host, spec: VMSpec) -> str:
     url = f"http://{spec.nics[0].address}/"
     return node.run([sys.executable, "-c", FETCH, url], check=False).stdout
 
 
-def test_suspended_vm_holds_no_memory_and_goes_on_where_it_was(campus, real_host, spec, wait_for):
+def test_suspended_vm_holds_no_memory_and_goes_on_where_it_was(
+    campus: KvmProvider, real_host: RealHost, spec: VMSpec, wait_for: WaitFor
+) -> None:
     ref = campus.ensure_vm(spec).ref
     wait_for(lambda: b"isthmus-guest ready" in campus.console_log("a", ref), 60)
     campus.suspend_vm("a", ref)
-    assert campus.observe_vm("a", spec.id, ref).state is VMState.SUSPENDED
+    assert observed(campus, "a", spec.id, ref).state is VMState.SUSPENDED
     assert campus.inventory()[0].attributes["running_vms"] == 0
     campus.start_vm("a", ref)
-    assert campus.observe_vm("a", spec.id, ref).state is VMState.RUNNING
+    assert observed(campus, "a", spec.id, ref).state is VMState.RUNNING
     wait_for(lambda: f"hello from {spec.name}" in page(real_host.node, spec), 30)
     assert campus.console_log("a", ref).count(b"isthmus-guest ready") == 1, "it did not boot again"
 
 
-def test_paused_domain_is_told_as_an_error_with_its_reason(campus, spec):
+def test_paused_domain_is_told_as_an_error_with_its_reason(campus: KvmProvider, spec: VMSpec) -> None:
     ref = campus.ensure_vm(spec).ref
     domain = campus._host("a").connection.current().lookupByUUIDString(ref)
     domain.suspend()
-    report = campus.observe_vm("a", spec.id, ref)
+    report = observed(campus, "a", spec.id, ref)
     assert (report.state, "virsh resume" in report.reason) == (VMState.ERROR, True)
     domain.resume()
-    assert campus.observe_vm("a", spec.id, ref).state is VMState.RUNNING
+    assert observed(campus, "a", spec.id, ref).state is VMState.RUNNING
 
 
-def test_running_vm_moves_with_its_disk_and_leaves_nothing(pair, real_host, make_spec, wait_for):
+def test_running_vm_moves_with_its_disk_and_leaves_nothing(
+    pair: Pair, real_host: RealHost, make_spec: Callable[..., VMSpec], wait_for: WaitFor
+) -> None:
     provider, nodes, directory = pair
     spec = make_spec(image=real_host.image)
     target = replace(spec, host="b")
@@ -107,7 +127,9 @@ def test_running_vm_moves_with_its_disk_and_leaves_nothing(pair, real_host, make
     assert all(0 <= done <= total for done, total in told)
 
 
-def test_vm_that_cannot_move_runs_on_where_it_is(pair, real_host, make_spec, wait_for):
+def test_vm_that_cannot_move_runs_on_where_it_is(
+    pair: Pair, real_host: RealHost, make_spec: Callable[..., VMSpec], wait_for: WaitFor
+) -> None:
     provider, nodes, directory = pair
     spec = make_spec(image=real_host.image)
     target = replace(spec, host="b")
@@ -115,12 +137,17 @@ def test_vm_that_cannot_move_runs_on_where_it_is(pair, real_host, make_spec, wai
     nodes["b"].ip("addr del 10.78.0.2/24 dev eth0")  # QEMU's data finds no way
     with pytest.raises(ProviderError, match="host b"):
         provider.migrate_vm(target, "a")
-    assert provider.observe_vm("a", spec.id, ref).state is VMState.RUNNING
+    assert observed(provider, "a", spec.id, ref).state is VMState.RUNNING
     assert provider.observe_vm("b", spec.id, ref) is None
     assert files(directory, "b", spec.id) == []
 
 
-def test_migration_is_encrypted_unless_the_site_says_plain(pair, make_provider, real_host, make_spec):
+def test_migration_is_encrypted_unless_the_site_says_plain(
+    pair: Pair,
+    make_provider: Callable[..., KvmProvider],
+    real_host: RealHost,
+    make_spec: Callable[..., VMSpec],
+) -> None:
     """The lab's hosts have no certificates: QEMU refuses, and nothing is sent in the clear instead."""
     _, nodes, directory = pair
     strict = make_provider(
@@ -130,5 +157,5 @@ def test_migration_is_encrypted_unless_the_site_says_plain(pair, make_provider, 
     ref = strict.ensure_vm(spec).ref
     with pytest.raises(ProviderError, match="cert"):
         strict.migrate_vm(replace(spec, host="b"), "a")
-    assert strict.observe_vm("a", spec.id, ref).state is VMState.RUNNING
+    assert observed(strict, "a", spec.id, ref).state is VMState.RUNNING
     assert files(directory, "b", spec.id) == []

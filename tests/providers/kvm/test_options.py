@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,11 +13,15 @@ from providers.kvm.options import POOL_PATH, Options
 from providers.port import InvalidSpec, SiteContext
 
 
-def parse(options, tmp_path=None, **credentials) -> Options:
+def parse(
+    options: Mapping[str, Any],
+    tmp_path: Path | None = None,
+    **credentials: Any,
+) -> Options:
     return Options.parse(SiteContext("b", "s", "campus", options, credentials, str(tmp_path or "")))
 
 
-def test_hosts_are_uris_or_mappings():
+def test_hosts_are_uris_or_mappings() -> None:
     options = parse(
         {
             "hosts": [
@@ -33,7 +39,7 @@ def test_hosts_are_uris_or_mappings():
     assert options.pool_path == POOL_PATH
 
 
-def test_ssh_never_asks_on_a_terminal_and_uses_the_sites_key(tmp_path):
+def test_ssh_never_asks_on_a_terminal_and_uses_the_sites_key(tmp_path: Path) -> None:
     options = parse({"hosts": "qemu+ssh://root@node1/system"}, tmp_path, ssh_key="-----BEGIN KEY-----")
     uri = options.hosts[0].uri
     assert uri.startswith("qemu+ssh://root@node1/system?no_tty=1&keyfile=")
@@ -63,6 +69,6 @@ def test_ssh_never_asks_on_a_terminal_and_uses_the_sites_key(tmp_path):
         ({"hosts": ["qemu:///system"], "acceleration": "yes"}, "one of auto, kvm, tcg"),
     ],
 )
-def test_mistakes_are_told(options, told):
+def test_mistakes_are_told(options: dict[str, Any], told: str) -> None:
     with pytest.raises(InvalidSpec, match=told):
         parse(options)

@@ -3,41 +3,46 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from providers.kvm import KvmProvider
 from providers.kvm.domain import DomainFiles, Machine, domain_xml
-from providers.port import Conflict, NotFound, VMState, split_strangers
+from providers.kvm.host import Session
+from providers.port import Conflict, NetworkSpec, NotFound, VMSpec, VMState, split_strangers
+from tests.providers.observed import observed
 
 BROKER = "brk-1"
 
 
 @pytest.fixture
-def site(make_provider, node_uri):
+def site(make_provider: Callable[..., KvmProvider], node_uri: str) -> KvmProvider:
     return make_provider([{"uri": node_uri, "name": "a", "attributes": {"rack": 4.0}}])
 
 
 @pytest.fixture
-def define(site):
+def define(site: KvmProvider) -> Callable[..., str]:
     """Put a VM's domain on the host by hand, as an earlier call of the broker left it."""
 
-    def define(spec, broker: str = BROKER, start: bool = True):
+    def define(spec: VMSpec, broker: str = BROKER, start: bool = True) -> str:
         files = DomainFiles("/pool/d.qcow2", "/pool/s.iso", "/pool/c.log")
 
-        def act(session):
+        def act(session: Session) -> str:
             text = domain_xml(spec, Machine("test", "i686", "q35"), files, broker)
             domain = session.connection.defineXML(text)
             if start:
                 domain.create()
-            return domain.UUIDString()
+            return str(domain.UUIDString())
 
         return site._host("a").call(act)
 
     return define
 
 
-def test_inventory_has_the_hosts_facts_and_what_strangers_hold(site):
+def test_inventory_has_the_hosts_facts_and_what_strangers_hold(site: KvmProvider) -> None:
     report = site.inventory()[0]
     assert (report.name, report.reachable) == ("a", True)
     assert (report.reserved_vcpus, report.reserved_mem_mb) == (3.0, 2048.0)
@@ -48,10 +53,15 @@ def test_inventory_has_the_hosts_facts_and_what_strangers_hold(site):
     assert attributes["hypervisor"] == "kvm"
     assert attributes["running_vms"] == 1.0
     assert attributes["rack"] == 4.0
-    assert attributes["disk_total_gb"] >= attributes["disk_free_gb"] > 0
+    total, free = attributes["disk_total_gb"], attributes["disk_free_gb"]
+    assert isinstance(total, float)
+    assert isinstance(free, float)
+    assert total >= free > 0
 
 
-def test_ours_and_strangers_are_told_apart(site, define, make_spec):
+def test_ours_and_strangers_are_told_apart(
+    site: KvmProvider, define: Callable[..., str], make_spec: Callable[..., VMSpec]
+) -> None:
     spec = make_spec()
     define(spec)
     define(make_spec(), broker="brk-of-somebody-else")
@@ -65,24 +75,30 @@ def test_ours_and_strangers_are_told_apart(site, define, make_spec):
     assert site.inventory()[0].reserved_vcpus == 4.0
 
 
-def test_domain_that_was_only_defined_is_started(site, define, make_spec):
+def test_domain_that_was_only_defined_is_started(
+    site: KvmProvider, define: Callable[..., str], make_spec: Callable[..., VMSpec]
+) -> None:
     spec = make_spec()
     define(spec, start=False)
-    assert site.observe_vm("a", spec.id).state is VMState.STOPPED
+    assert observed(site, "a", spec.id).state is VMState.STOPPED
     assert site.ensure_vm(spec).state is VMState.RUNNING
 
 
-def test_domain_that_ran_and_stopped_stays_stopped(site, define, make_spec):
+def test_domain_that_ran_and_stopped_stays_stopped(
+    site: KvmProvider, define: Callable[..., str], make_spec: Callable[..., VMSpec]
+) -> None:
     spec = make_spec()
     ref = define(spec)
     site.stop_vm("a", ref, force=True)
     report = site.ensure_vm(spec)
     assert (report.state, report.reason) == (VMState.STOPPED, "destroyed")
     site.start_vm("a", ref)
-    assert site.observe_vm("a", spec.id, ref).state is VMState.RUNNING
+    assert observed(site, "a", spec.id, ref).state is VMState.RUNNING
 
 
-def test_domain_of_another_broker_is_a_conflict_and_left_alone(site, define, make_spec):
+def test_domain_of_another_broker_is_a_conflict_and_left_alone(
+    site: KvmProvider, define: Callable[..., str], make_spec: Callable[..., VMSpec]
+) -> None:
     spec = make_spec()
     ref = define(spec, broker="brk-2")
     with pytest.raises(Conflict, match="not VM"):
@@ -93,12 +109,12 @@ def test_domain_of_another_broker_is_a_conflict_and_left_alone(site, define, mak
     assert len(site.list_vms().vms) == 2
 
 
-def test_vm_without_its_image_is_refused(site, make_spec):
+def test_vm_without_its_image_is_refused(site: KvmProvider, make_spec: Callable[..., VMSpec]) -> None:
     with pytest.raises(NotFound, match="ensure_image first"):
         site.ensure_vm(make_spec())
 
 
-def test_stop_start_reboot_of_nothing_is_not_found(site):
+def test_stop_start_reboot_of_nothing_is_not_found(site: KvmProvider) -> None:
     missing = "22222222-2222-2222-2222-222222222222"
     for act in (site.start_vm, site.stop_vm, site.reboot_vm, site.console_log):
         with pytest.raises(NotFound, match=missing):
@@ -107,11 +123,11 @@ def test_stop_start_reboot_of_nothing_is_not_found(site):
     assert site.observe_vm("a", "vm-missing", missing) is None
 
 
-def test_network_is_made_once_and_kept_running(site, network):
+def test_network_is_made_once_and_kept_running(site: KvmProvider, network: NetworkSpec) -> None:
     site.ensure_network("a", network)
     site.ensure_network("a", network)
 
-    def state(session):
+    def state(session: Session) -> tuple[int, int, int]:
         networks = session.connection.listAllNetworks()
         there = next(net for net in networks if net.name() == "isthmus-lan")
         return len(networks), there.isActive(), there.autostart()
@@ -124,7 +140,9 @@ def test_network_is_made_once_and_kept_running(site, network):
     assert site._host("a").call(lambda session: session.connection.numOfNetworks()) == count + 1
 
 
-def test_network_of_another_definition_is_a_conflict_that_says_what_differs(site, network):
+def test_network_of_another_definition_is_a_conflict_that_says_what_differs(
+    site: KvmProvider, network: NetworkSpec
+) -> None:
     site.ensure_network("a", network)
     changed = replace(network, gateway="10.77.0.2", mode="route")
     with pytest.raises(Conflict) as refusal:
@@ -133,12 +151,14 @@ def test_network_of_another_definition_is_a_conflict_that_says_what_differs(site
     assert "mode is nat, route is wanted" in str(refusal.value)
 
 
-def test_unknown_host_is_not_found(site):
+def test_unknown_host_is_not_found(site: KvmProvider) -> None:
     with pytest.raises(NotFound, match="no host 'b'"):
         site.observe_vm("b", "vm-1")
 
 
-def test_one_dead_host_hides_no_other(make_provider, node_uri, tmp_path):
+def test_one_dead_host_hides_no_other(
+    make_provider: Callable[..., KvmProvider], node_uri: str, tmp_path: Path
+) -> None:
     dead = f"qemu+unix:///system?socket={tmp_path}/none"
     site = make_provider(
         [{"uri": dead, "name": "dead", "attributes": {"rack": 1.0}}, {"uri": node_uri, "name": "a"}]
@@ -149,10 +169,13 @@ def test_one_dead_host_hides_no_other(make_provider, node_uri, tmp_path):
     assert "does libvirtd run there" in reports[0].reason
     assert reports[0].attributes == {"rack": 1.0}
     listing = site.list_vms()
-    assert (listing.complete, set(listing.unreachable)) == ({"a"}, {"dead"})
+    assert listing.complete == {"a"}
+    assert set(listing.unreachable) == {"dead"}
 
 
-def test_host_without_a_name_is_called_as_libvirt_calls_it(make_provider, node_uri, tmp_path):
+def test_host_without_a_name_is_called_as_libvirt_calls_it(
+    make_provider: Callable[..., KvmProvider], node_uri: str, tmp_path: Path
+) -> None:
     site = make_provider([node_uri])
     name = site.inventory()[0].name
     assert name != node_uri
@@ -161,7 +184,9 @@ def test_host_without_a_name_is_called_as_libvirt_calls_it(make_provider, node_u
     assert other.observe_vm(name, "vm-1") is None  # known by name without an inventory before
 
 
-def test_network_that_nobody_needs_goes_with_its_bridge_and_makes_room_for_another(site, network):
+def test_network_that_nobody_needs_goes_with_its_bridge_and_makes_room_for_another(
+    site: KvmProvider, network: NetworkSpec
+) -> None:
     stranger = "<network><name>default</name><bridge name='virbr0'/></network>"
     site._host("a").call(lambda session: session.connection.networkDefineXML(stranger))
     site.ensure_network("a", network)
@@ -176,7 +201,13 @@ def test_network_that_nobody_needs_goes_with_its_bridge_and_makes_room_for_anoth
 
 
 @pytest.mark.parametrize("start", [True, False], ids=["running", "stopped"])
-def test_network_that_a_domain_is_on_stays_also_when_it_does_not_run(site, network, define, make_spec, start):
+def test_network_that_a_domain_is_on_stays_also_when_it_does_not_run(
+    site: KvmProvider,
+    network: NetworkSpec,
+    define: Callable[..., str],
+    make_spec: Callable[..., VMSpec],
+    start: bool,
+) -> None:
     site.ensure_network("a", network)
     spec = make_spec()
     define(spec, start=start)

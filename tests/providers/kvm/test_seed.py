@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pycdlib
 import pytest
 from ruamel.yaml import YAML
 
 from providers.kvm.seed import meta_data, network_config, seed_iso
-from providers.port import NetworkSpec, NICSpec
+from providers.port import NetworkSpec, NICSpec, VMSpec
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHhA me@laptop"
 
 
-def yaml(text: str) -> object:
+def yaml(text: str) -> Any:
     return YAML(typ="safe").load(text)
 
 
@@ -31,7 +33,7 @@ def read(iso: bytes) -> dict[str, str]:
     return files
 
 
-def test_seed_is_labelled_cidata_and_holds_the_three_files(make_spec):
+def test_seed_is_labelled_cidata_and_holds_the_three_files(make_spec: Callable[..., VMSpec]) -> None:
     spec = make_spec(user_data="#!/bin/sh\necho hello\n", ssh_keys=(KEY,))
     iso = seed_iso(spec)
     assert iso[32808:32840].strip() in (b"cidata", b"CIDATA")
@@ -43,17 +45,17 @@ def test_seed_is_labelled_cidata_and_holds_the_three_files(make_spec):
     }
 
 
-def test_seed_without_user_data_is_valid_for_cloud_init(make_spec):
+def test_seed_without_user_data_is_valid_for_cloud_init(make_spec: Callable[..., VMSpec]) -> None:
     assert read(seed_iso(make_spec()))["user-data"] == "#cloud-config\n{}\n"
 
 
 @pytest.mark.parametrize("size", [0, 2047, 2048, 2049, 12288])
-def test_user_data_of_any_size_comes_through(make_spec, size):
+def test_user_data_of_any_size_comes_through(make_spec: Callable[..., VMSpec], size: int) -> None:
     text = "#" + "x" * size
     assert read(seed_iso(make_spec(user_data=text)))["user-data"] == text
 
 
-def test_meta_data_names_the_vm_and_its_keys(make_spec):
+def test_meta_data_names_the_vm_and_its_keys(make_spec: Callable[..., VMSpec]) -> None:
     spec = make_spec(hostname="web.example", ssh_keys=(KEY, f"{KEY} # of: two\n"))
     assert yaml(meta_data(spec)) == {
         "instance-id": spec.id,
@@ -63,11 +65,11 @@ def test_meta_data_names_the_vm_and_its_keys(make_spec):
 
 
 @pytest.mark.parametrize("name", ["true", "No", "null", "on", "123", "1e5", "null-1", "web"])
-def test_hostnames_stay_texts(make_spec, name):
+def test_hostnames_stay_texts(make_spec: Callable[..., VMSpec], name: str) -> None:
     assert yaml(meta_data(make_spec(hostname=name)))["local-hostname"] == name
 
 
-def test_network_is_static_by_mac_with_one_default_route(make_spec):
+def test_network_is_static_by_mac_with_one_default_route(make_spec: Callable[..., VMSpec]) -> None:
     spec = make_spec()
     second = NetworkSpec("sub-2", "campus", "bridge", "10.2.0.0/24", "10.2.0.1", "br0", 9000, ("9.9.9.9",))
     nics = (*spec.nics, NICSpec(second, "52:54:00:AA:00:01", "10.2.0.9", 24, ("10.2.0.10", "10.2.0.11")))
@@ -91,5 +93,5 @@ def test_network_is_static_by_mac_with_one_default_route(make_spec):
     }
 
 
-def test_vm_without_nics_has_an_empty_network(make_spec):
+def test_vm_without_nics_has_an_empty_network(make_spec: Callable[..., VMSpec]) -> None:
     assert yaml(network_config(replace(make_spec(), nics=()).nics)) == {"version": 2}

@@ -11,26 +11,36 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from providers.kvm import KvmProvider
 from providers.kvm import pool as volumes
 from providers.kvm import vm as vms
 from providers.kvm.acceleration import kvm_boots
 from providers.kvm.domain import domain_name
+from providers.kvm.host import Session
 from providers.kvm.image import find_image
 from providers.kvm.options import POOL_PATH
 from providers.port import (
     AuthenticationFailed,
     InvalidSpec,
+    NetworkSpec,
     NotFound,
     OutOfCapacity,
     ProviderError,
     Unreachable,
+    VMSpec,
     VMState,
 )
+from tests.providers.observed import observed
+
+if TYPE_CHECKING:
+    from tests.providers.kvm.conftest import RealHost, WaitFor
 
 pytestmark = pytest.mark.lab
 RELAY = """
@@ -54,15 +64,17 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
-def spec(make_spec, real_host):
+def spec(make_spec: Callable[..., VMSpec], real_host: RealHost) -> VMSpec:
     return make_spec(image=real_host.image)
 
 
-def domains(campus) -> list[str]:
+def domains(campus: KvmProvider) -> list[str]:
     return sorted(vm.name for vm in campus.list_vms().vms)
 
 
-def test_guest_boots_at_its_address_and_survives_a_reboot(campus, real_host, spec, wait_for):
+def test_guest_boots_at_its_address_and_survives_a_reboot(
+    campus: KvmProvider, real_host: RealHost, spec: VMSpec, wait_for: WaitFor
+) -> None:
     """The one test here that waits for a guest: it earns the proof that XML, seed and network are right."""
     first = campus.ensure_vm(spec)
     assert (first.state, first.vm_id, first.ref) == (VMState.RUNNING, spec.id, spec.uuid)
@@ -93,14 +105,14 @@ def test_guest_boots_at_its_address_and_survives_a_reboot(campus, real_host, spe
 
     def stopped() -> bool:
         campus.stop_vm("a", first.ref)
-        return campus.observe_vm("a", spec.id).state is VMState.STOPPED
+        return observed(campus, "a", spec.id).state is VMState.STOPPED
 
     wait_for(stopped, 60)
     campus.start_vm("a", first.ref)
-    assert campus.observe_vm("a", spec.id).state is VMState.RUNNING
+    assert observed(campus, "a", spec.id).state is VMState.RUNNING
 
 
-def test_delete_leaves_no_domain_and_no_file(campus, real_host, spec):
+def test_delete_leaves_no_domain_and_no_file(campus: KvmProvider, real_host: RealHost, spec: VMSpec) -> None:
     ref = campus.ensure_vm(spec).ref
     assert real_host.files() == [f"{spec.id}.console.log", f"{spec.id}.qcow2", f"{spec.id}.seed.iso"]
     (real_host.pool / f"{spec.id}.console.log.0").write_text("a rotated log that libvirt does not know of")
@@ -109,16 +121,20 @@ def test_delete_leaves_no_domain_and_no_file(campus, real_host, spec):
     campus.delete_vm("a", spec.id, ref)
 
 
-def test_only_root_of_the_host_reads_what_is_a_users_own(campus, real_host, spec):
+def test_only_root_of_the_host_reads_what_is_a_users_own(
+    campus: KvmProvider, real_host: RealHost, spec: VMSpec
+) -> None:
     campus.ensure_vm(spec)
     modes = {name: stat.S_IMODE((real_host.pool / name).stat().st_mode) for name in real_host.files()}
     assert set(modes.values()) == {0o600}, modes
 
 
-def test_delete_finishes_when_half_of_it_is_gone(campus, real_host, spec):
+def test_delete_finishes_when_half_of_it_is_gone(
+    campus: KvmProvider, real_host: RealHost, spec: VMSpec
+) -> None:
     ref = campus.ensure_vm(spec).ref
 
-    def undefine(session):
+    def undefine(session: Session) -> None:
         domain = session.connection.lookupByUUIDString(ref)
         domain.destroy()
         domain.undefine()
@@ -129,11 +145,14 @@ def test_delete_finishes_when_half_of_it_is_gone(campus, real_host, spec):
     assert real_host.files() == []
 
 
-def test_disk_of_a_broken_off_attempt_is_used_with_its_data(campus, real_host, spec):
+def test_disk_of_a_broken_off_attempt_is_used_with_its_data(
+    campus: KvmProvider, real_host: RealHost, spec: VMSpec
+) -> None:
     host = campus._host("a")
 
-    def make_disk(session):
+    def make_disk(session: Session) -> None:
         image = find_image(session.pool, POOL_PATH, spec.image)
+        assert image is not None
         volumes.create_clone(session.pool, vms.disk_name(spec.id), 1024**3, image.disk, "qcow2")
 
     host.call(make_disk)
@@ -142,13 +161,15 @@ def test_disk_of_a_broken_off_attempt_is_used_with_its_data(campus, real_host, s
     assert (real_host.pool / f"{spec.id}.qcow2").stat().st_ino == inode
 
 
-def test_disk_that_was_cut_short_is_made_anew(campus, real_host, spec):
+def test_disk_that_was_cut_short_is_made_anew(campus: KvmProvider, real_host: RealHost, spec: VMSpec) -> None:
     campus._host("a").call(lambda session: volumes.create_empty(session.pool, vms.disk_name(spec.id), 512))
     assert campus.ensure_vm(spec).state is VMState.RUNNING
     assert (real_host.pool / f"{spec.id}.qcow2").read_bytes()[:4] == b"QFI\xfb"
 
 
-def test_domain_that_was_defined_but_not_started_is_started(campus, spec, monkeypatch):
+def test_domain_that_was_defined_but_not_started_is_started(
+    campus: KvmProvider, spec: VMSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(vms, "start", lambda domain: None)
         assert campus.ensure_vm(spec).state is VMState.STOPPED
@@ -156,7 +177,9 @@ def test_domain_that_was_defined_but_not_started_is_started(campus, spec, monkey
 
 
 @pytest.mark.parametrize("after_ms", [5, 20, 60, 150, 400])
-def test_killed_broker_leaves_one_vm_after_the_next_try(campus, real_host, spec, after_ms, wait_for):
+def test_killed_broker_leaves_one_vm_after_the_next_try(
+    campus: KvmProvider, real_host: RealHost, spec: VMSpec, after_ms: int, wait_for: WaitFor
+) -> None:
     program = textwrap.dedent("""
         import os, pickle, signal, sys, threading
         sys.path.insert(0, sys.argv[1])
@@ -180,14 +203,14 @@ def test_killed_broker_leaves_one_vm_after_the_next_try(campus, real_host, spec,
     assert (domains(campus), real_host.files()) == ([], [])
 
 
-def test_vm_that_cannot_start_leaves_nothing(campus, real_host, spec):
+def test_vm_that_cannot_start_leaves_nothing(campus: KvmProvider, real_host: RealHost, spec: VMSpec) -> None:
     with pytest.raises(ProviderError) as refusal:
         campus.ensure_vm(replace(spec, mem_mb=200_000_000))
     assert isinstance(refusal.value, OutOfCapacity), refusal.value
     assert (domains(campus), real_host.files()) == ([], [])
 
 
-def test_what_is_done_by_hand_is_seen_and_told(campus, spec, wait_for):
+def test_what_is_done_by_hand_is_seen_and_told(campus: KvmProvider, spec: VMSpec, wait_for: WaitFor) -> None:
     told: list[str] = []
     watcher = threading.Thread(target=campus.watch, args=(lambda vm_id, _host: told.append(vm_id),))
     watcher.start()
@@ -197,7 +220,7 @@ def test_what_is_done_by_hand_is_seen_and_told(campus, spec, wait_for):
         wait_for(lambda: spec.id in told, 10)
         told.clear()
         campus._host("a").call(lambda session: session.connection.lookupByUUIDString(ref).destroy())
-        report = campus.observe_vm("a", spec.id, ref)
+        report = observed(campus, "a", spec.id, ref)
         assert (report.state, report.reason) == (VMState.STOPPED, "destroyed")
         wait_for(lambda: spec.id in told, 10)
         campus._host("a").call(lambda session: session.connection.lookupByUUIDString(ref).undefine())
@@ -210,7 +233,7 @@ def test_what_is_done_by_hand_is_seen_and_told(campus, spec, wait_for):
     campus._host("a").connection._closed = False  # the fixture cleans up over it
 
 
-def test_stranger_on_the_host_is_listed_and_counted(campus, spec):
+def test_stranger_on_the_host_is_listed_and_counted(campus: KvmProvider, spec: VMSpec) -> None:
     xml = """<domain type='qemu'><name>legacy</name><memory unit='MiB'>64</memory><vcpu>2</vcpu>
       <os><type arch='x86_64' machine='q35'>hvm</type></os></domain>"""
     stranger = campus._host("a").call(lambda session: session.connection.createXML(xml, 0))
@@ -222,7 +245,9 @@ def test_stranger_on_the_host_is_listed_and_counted(campus, spec):
         stranger.destroy()
 
 
-def test_image_is_uploaded_once_by_callers_at_once(make_provider, real_host):
+def test_image_is_uploaded_once_by_callers_at_once(
+    make_provider: Callable[..., KvmProvider], real_host: RealHost
+) -> None:
     image = replace(real_host.image, id="img-once")
     site = make_provider([{"uri": real_host.uri, "name": "a"}], acceleration="tcg")
     steps: list[tuple[int, int]] = []
@@ -244,7 +269,9 @@ def test_image_is_uploaded_once_by_callers_at_once(make_provider, real_host):
     assert stored[3].read_bytes() == Path(image.kernel).read_bytes()
 
 
-def test_upload_that_broke_off_is_not_taken_for_an_image(make_provider, real_host):
+def test_upload_that_broke_off_is_not_taken_for_an_image(
+    make_provider: Callable[..., KvmProvider], real_host: RealHost
+) -> None:
     image = replace(real_host.image, id="img-torn")
     site = make_provider([{"uri": real_host.uri, "name": "a"}], acceleration="tcg")
 
@@ -260,11 +287,17 @@ def test_upload_that_broke_off_is_not_taken_for_an_image(make_provider, real_hos
     site._host("a").call(lambda session: volumes.refresh(session.pool))
     site.ensure_image("a", image)
     files = site._host("a").call(lambda session: find_image(session.pool, POOL_PATH, image))
+    assert files is not None
     assert "00000000" not in files.disk
     assert (real_host.pool / Path(files.disk).name).read_bytes() == Path(image.path).read_bytes()
 
 
-def test_image_that_was_taken_away_is_asked_for_again(make_provider, real_host, network, make_spec):
+def test_image_that_was_taken_away_is_asked_for_again(
+    make_provider: Callable[..., KvmProvider],
+    real_host: RealHost,
+    network: NetworkSpec,
+    make_spec: Callable[..., VMSpec],
+) -> None:
     image = replace(real_host.image, id="img-lost")
     site = make_provider([{"uri": real_host.uri, "name": "a"}], acceleration="tcg")
     site.ensure_image("a", image)
@@ -281,8 +314,13 @@ def test_image_that_was_taken_away_is_asked_for_again(make_provider, real_host, 
 
 
 def test_host_behind_ssh_needs_nothing_but_the_connection(
-    make_provider, real_host, network, make_spec, tmp_path, monkeypatch
-):
+    make_provider: Callable[..., KvmProvider],
+    real_host: RealHost,
+    network: NetworkSpec,
+    make_spec: Callable[..., VMSpec],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """In place of ssh a program that joins its standard streams to libvirt's socket, as ssh and its far end do."""
     socket = real_host.uri.partition("socket=")[2]
     ssh = tmp_path / "ssh"
@@ -300,7 +338,9 @@ def test_host_behind_ssh_needs_nothing_but_the_connection(
     assert real_host.files() == []
 
 
-def test_ssh_that_is_refused_is_told_as_such(make_provider, tmp_path, monkeypatch):
+def test_ssh_that_is_refused_is_told_as_such(
+    make_provider: Callable[..., KvmProvider], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ssh = tmp_path / "ssh"
     ssh.write_text(
         "#!/bin/sh\nhead -c 1 >/dev/null\necho 'root@node1: Permission denied (publickey).' >&2\nexit 255\n"
@@ -312,7 +352,9 @@ def test_ssh_that_is_refused_is_told_as_such(make_provider, tmp_path, monkeypatc
         site.check()
 
 
-def test_bridge_that_the_host_lacks_is_told(campus, real_host, network, spec):
+def test_bridge_that_the_host_lacks_is_told(
+    campus: KvmProvider, real_host: RealHost, network: NetworkSpec, spec: VMSpec
+) -> None:
     bridged = replace(network, id="sub-9", name="campus", mode="bridge", bridge="br7")
     spec = replace(spec, nics=(replace(spec.nics[0], network=bridged),))
     campus.ensure_network("a", bridged)
@@ -324,8 +366,8 @@ def test_bridge_that_the_host_lacks_is_told(campus, real_host, network, spec):
 
 
 def test_hung_libvirtd_costs_one_deadline_and_other_hosts_nothing(
-    make_provider, real_host, node_uri, wait_for
-):
+    make_provider: Callable[..., KvmProvider], real_host: RealHost, node_uri: str, wait_for: WaitFor
+) -> None:
     site = make_provider(
         [{"uri": real_host.uri, "name": "a"}, {"uri": node_uri, "name": "b"}],
         timeout_s=3.0,
@@ -355,17 +397,21 @@ def test_hung_libvirtd_costs_one_deadline_and_other_hosts_nothing(
     wait_for(answers, 20)
 
 
-def test_libvirtd_that_was_killed_and_restarted_is_found_again(campus, real_host, spec, wait_for):
+def test_libvirtd_that_was_killed_and_restarted_is_found_again(
+    campus: KvmProvider, real_host: RealHost, spec: VMSpec, wait_for: WaitFor
+) -> None:
     ref = campus.ensure_vm(spec).ref
     os.kill(real_host.node.daemon_pid("libvirtd"), signal.SIGKILL)
     wait_for(lambda: not real_host.node.daemon_pid("libvirtd"))
     real_host.node.start_libvirtd()
-    assert campus.observe_vm("a", spec.id, ref).state is VMState.RUNNING
+    assert observed(campus, "a", spec.id, ref).state is VMState.RUNNING
     assert campus.ensure_vm(spec).ref == ref
 
 
-def test_probe_boots_where_guests_boot_and_leaves_nothing(campus, real_host, monkeypatch, tmp_path):
-    def probe():
+def test_probe_boots_where_guests_boot_and_leaves_nothing(
+    campus: KvmProvider, real_host: RealHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def probe() -> tuple[bool, str]:
         # Emulation stands for KVM here: the sector must boot and power off wherever guests run at all.
         return campus._host("a").call(
             lambda session: kvm_boots(
@@ -384,7 +430,9 @@ def test_probe_boots_where_guests_boot_and_leaves_nothing(campus, real_host, mon
     assert (domains(campus), real_host.files()) == ([], [])
 
 
-def test_acceleration_is_found_out_once_and_reported(make_provider, real_host, tmp_path):
+def test_acceleration_is_found_out_once_and_reported(
+    make_provider: Callable[..., KvmProvider], real_host: RealHost, tmp_path: Path
+) -> None:
     site = make_provider([{"uri": real_host.uri, "name": "a"}])
     found = site.inventory()[0].attributes["acceleration"]
     assert found in ("kvm", "tcg")
@@ -392,7 +440,7 @@ def test_acceleration_is_found_out_once_and_reported(make_provider, real_host, t
     assert listed or found == "tcg"  # without KVM in the capabilities nothing was tried
 
 
-def test_domain_names_are_ours(campus, spec):
+def test_domain_names_are_ours(campus: KvmProvider, spec: VMSpec) -> None:
     campus.ensure_vm(spec)
     name = campus._host("a").call(lambda session: session.connection.lookupByUUIDString(spec.uuid).name())
     assert name == domain_name(spec.id)

@@ -43,7 +43,9 @@ def clock() -> Clock:
 def make_site(clock: Clock) -> Iterator[MakeSite]:
     made: list[SimulatedProvider] = []
 
-    def make(site_id: str = "site-1", broker_id: str = "brk-1", **options: object):
+    def make(
+        site_id: str = "site-1", broker_id: str = "brk-1", **options: object
+    ) -> tuple[SimulatedProvider, World]:
         context = SiteContext(broker_id, site_id, "sim", options=options)
         provider = SimulatedProvider(context, clock=clock, sleep=clock.sleep)
         made.append(provider)

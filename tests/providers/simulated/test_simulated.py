@@ -7,7 +7,10 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,11 +26,17 @@ from providers.port import (
     VMState,
 )
 from providers.simulated import SimulatedProvider, World
+from tests.providers.observed import observed
+
+if TYPE_CHECKING:
+    from tests.providers.simulated.conftest import Clock, MakeSite, MakeSpec
 
 TYPES = {"small": {"vcpus": 1, "mem_mb": 512, "price_hour": 0.01, "quota": 2}}
 
 
-def test_ensure_vm_twice_makes_one_vm(make_site, make_spec, prepared):
+def test_ensure_vm_twice_makes_one_vm(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, world = make_site(hosts=1)
     prepared(provider, "sim-01")
     spec = make_spec()
@@ -38,17 +47,21 @@ def test_ensure_vm_twice_makes_one_vm(make_site, make_spec, prepared):
     assert world.calls("ensure_vm") == 2
 
 
-def test_vm_is_pending_until_it_has_booted(make_site, make_spec, prepared, clock):
+def test_vm_is_pending_until_it_has_booted(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None], clock: Clock
+) -> None:
     provider, _ = make_site(hosts=1, boot_s=10)
     prepared(provider, "sim-01")
     assert provider.ensure_vm(make_spec()).state is VMState.PENDING
     clock.now += 9.9
-    assert provider.observe_vm("sim-01", "vm-1").state is VMState.PENDING
+    assert observed(provider, "sim-01", "vm-1").state is VMState.PENDING
     clock.now += 0.1
-    assert provider.observe_vm("sim-01", "vm-1").state is VMState.RUNNING
+    assert observed(provider, "sim-01", "vm-1").state is VMState.RUNNING
 
 
-def test_full_host_refuses_the_next_vm(make_site, make_spec, prepared):
+def test_full_host_refuses_the_next_vm(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, _ = make_site(hosts=[{"name": "a", "attributes": {"cpu_total": 3}}])
     prepared(provider, "a")
     provider.ensure_vm(make_spec("vm-1", "a"))
@@ -58,7 +71,9 @@ def test_full_host_refuses_the_next_vm(make_site, make_spec, prepared):
     provider.ensure_vm(make_spec("vm-2", "a"))
 
 
-def test_vm_that_lives_on_another_host_is_a_conflict(make_site, make_spec, prepared):
+def test_vm_that_lives_on_another_host_is_a_conflict(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, world = make_site(hosts=2)
     prepared(provider, "sim-01", "sim-02")
     spec = make_spec()
@@ -68,7 +83,9 @@ def test_vm_that_lives_on_another_host_is_a_conflict(make_site, make_spec, prepa
     assert len(world.vms()) == 1
 
 
-def test_address_that_is_in_use_is_a_conflict(make_site, make_spec, prepared):
+def test_address_that_is_in_use_is_a_conflict(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, _ = make_site(hosts=1)
     prepared(provider, "sim-01")
     spec = make_spec("vm-1")
@@ -77,7 +94,9 @@ def test_address_that_is_in_use_is_a_conflict(make_site, make_spec, prepared):
         provider.ensure_vm(make_spec("vm-2", nics=spec.nics))
 
 
-def test_vm_needs_its_image_and_network_on_the_host(make_site, make_spec, prepared):
+def test_vm_needs_its_image_and_network_on_the_host(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, _ = make_site(hosts=2)
     with pytest.raises(NotFound, match="ensure_image"):
         provider.ensure_vm(make_spec())
@@ -85,7 +104,9 @@ def test_vm_needs_its_image_and_network_on_the_host(make_site, make_spec, prepar
     provider.ensure_vm(make_spec())
 
 
-def test_unreachable_host_delays_nobody_and_is_reported(make_site, make_spec, prepared):
+def test_unreachable_host_delays_nobody_and_is_reported(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, world = make_site(hosts=2)
     prepared(provider, "sim-01", "sim-02")
     provider.ensure_vm(make_spec("vm-1", "sim-01"))
@@ -102,10 +123,12 @@ def test_unreachable_host_delays_nobody_and_is_reported(make_site, make_spec, pr
         ("sim-02", True),
     ]
     world.set_reachable("sim-01")
-    assert provider.observe_vm("sim-01", "vm-1").state is VMState.RUNNING
+    assert observed(provider, "sim-01", "vm-1").state is VMState.RUNNING
 
 
-def test_ordered_failures_come_as_often_as_ordered(make_site, make_spec, prepared):
+def test_ordered_failures_come_as_often_as_ordered(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     fail = [{"method": "ensure_vm", "error": "OutOfCapacity", "times": 2, "message": "no room"}]
     provider, world = make_site(hosts=1, fail=fail)
     prepared(provider, "sim-01")
@@ -116,7 +139,9 @@ def test_ordered_failures_come_as_often_as_ordered(make_site, make_spec, prepare
     assert provider.ensure_vm(make_spec()).state is VMState.RUNNING
 
 
-def test_lost_answer_leaves_the_vm_that_was_made(make_site, make_spec, prepared):
+def test_lost_answer_leaves_the_vm_that_was_made(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, world = make_site(hosts=1)
     prepared(provider, "sim-01")
     world.fail("ensure_vm", "Unreachable", "connection reset", after=True)
@@ -127,14 +152,14 @@ def test_lost_answer_leaves_the_vm_that_was_made(make_site, make_spec, prepared)
     assert provider.ensure_vm(spec).ref == world.vms()[0].ref
 
 
-def test_latency_is_slept_per_method(make_site, clock):
+def test_latency_is_slept_per_method(make_site: MakeSite, clock: Clock) -> None:
     provider, _ = make_site(hosts=1, latency_s={"inventory": 3.0, "*": 0.5})
     provider.inventory()
     provider.list_vms()
     assert clock.slept == [3.0, 0.5]
 
 
-def test_strangers_are_listed_and_reserve_room(make_site):
+def test_strangers_are_listed_and_reserve_room(make_site: MakeSite) -> None:
     provider, world = make_site(hosts=1)
     world.add_stranger("sim-01", "web", vcpus=3, mem_mb=2048)
     report = provider.inventory()[0]
@@ -143,27 +168,31 @@ def test_strangers_are_listed_and_reserve_room(make_site):
     assert (stranger.name, stranger.vm_id, stranger.broker_id) == ("web", "", "")
 
 
-def test_deaf_guest_stops_only_by_force(make_site, make_spec, prepared):
+def test_deaf_guest_stops_only_by_force(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, world = make_site(hosts=1)
     prepared(provider, "sim-01")
     ref = provider.ensure_vm(make_spec()).ref
     world.deafen_vm("vm-1")
     provider.stop_vm("sim-01", ref)
-    assert provider.observe_vm("sim-01", "vm-1").state is VMState.RUNNING
+    assert observed(provider, "sim-01", "vm-1").state is VMState.RUNNING
     provider.stop_vm("sim-01", ref, force=True)
-    assert provider.observe_vm("sim-01", "vm-1").state is VMState.STOPPED
+    assert observed(provider, "sim-01", "vm-1").state is VMState.STOPPED
     provider.start_vm("sim-01", ref)
-    assert provider.observe_vm("sim-01", "vm-1").state is VMState.RUNNING
+    assert observed(provider, "sim-01", "vm-1").state is VMState.RUNNING
     assert b"[boot 2]" in provider.console_log("sim-01", ref)
 
 
-def test_suspended_vm_holds_no_room_and_goes_on_when_there_is_some(make_site, make_spec, prepared):
+def test_suspended_vm_holds_no_room_and_goes_on_when_there_is_some(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, _ = make_site(hosts=1, attributes={"cpu_total": 2.0})
     prepared(provider, "sim-01")
     first = provider.ensure_vm(make_spec(vcpus=2)).ref
     provider.suspend_vm("sim-01", first)
     provider.suspend_vm("sim-01", first)
-    assert provider.observe_vm("sim-01", "vm-1").state is VMState.SUSPENDED
+    assert observed(provider, "sim-01", "vm-1").state is VMState.SUSPENDED
     with pytest.raises(Conflict, match="suspended"):
         provider.stop_vm("sim-01", first)
     second = provider.ensure_vm(make_spec("vm-2", vcpus=2)).ref
@@ -171,14 +200,16 @@ def test_suspended_vm_holds_no_room_and_goes_on_when_there_is_some(make_site, ma
         provider.start_vm("sim-01", first)
     provider.delete_vm("sim-01", "vm-2", second)
     provider.start_vm("sim-01", first)
-    assert provider.observe_vm("sim-01", "vm-1").state is VMState.RUNNING
+    assert observed(provider, "sim-01", "vm-1").state is VMState.RUNNING
     assert b"[boot 2]" not in provider.console_log("sim-01", first), "it went on, it did not boot"
     provider.stop_vm("sim-01", first, force=True)
     with pytest.raises(Conflict, match="start it first"):
         provider.suspend_vm("sim-01", first)
 
 
-def test_vm_migrates_once_to_a_host_that_is_prepared_and_has_room(make_site, make_spec, prepared):
+def test_vm_migrates_once_to_a_host_that_is_prepared_and_has_room(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, world = make_site(hosts=2, attributes={"cpu_total": 2.0})
     prepared(provider, "sim-01")
     spec = make_spec(vcpus=2)
@@ -198,7 +229,9 @@ def test_vm_migrates_once_to_a_host_that_is_prepared_and_has_room(make_site, mak
     assert [vm.host for vm in world.live_vms()] == ["sim-02"]
 
 
-def test_delete_is_idempotent_and_frees_the_address(make_site, make_spec, prepared):
+def test_delete_is_idempotent_and_frees_the_address(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, world = make_site(hosts=1)
     prepared(provider, "sim-01")
     spec = make_spec()
@@ -211,7 +244,7 @@ def test_delete_is_idempotent_and_frees_the_address(make_site, make_spec, prepar
     provider.ensure_vm(make_spec("vm-2", nics=spec.nics))
 
 
-def test_delete_leaves_a_stranger_alone(make_site):
+def test_delete_leaves_a_stranger_alone(make_site: MakeSite) -> None:
     provider, world = make_site(hosts=1)
     ref = world.add_stranger("sim-01")
     with pytest.raises(Conflict, match="left alone"):
@@ -219,7 +252,7 @@ def test_delete_leaves_a_stranger_alone(make_site):
     assert len(world.vms()) == 1
 
 
-def test_elastic_hosts_are_zones_times_types_with_a_price(make_site):
+def test_elastic_hosts_are_zones_times_types_with_a_price(make_site: MakeSite) -> None:
     provider, _ = make_site(elastic=True, zones=["z1", "z2"], types=TYPES)
     assert Capability.ELASTIC in provider.capabilities
     assert Capability.ADDRESSES not in provider.capabilities
@@ -228,12 +261,14 @@ def test_elastic_hosts_are_zones_times_types_with_a_price(make_site):
     assert all(report.elastic and report.attributes["price_hour"] == 0.01 for report in reports)
 
 
-def test_cloud_may_give_addresses_so_that_a_trial_needs_no_gateway(make_site):
+def test_cloud_may_give_addresses_so_that_a_trial_needs_no_gateway(make_site: MakeSite) -> None:
     provider, _ = make_site(elastic=True, addresses=True, types=TYPES)
     assert {Capability.ELASTIC, Capability.ADDRESSES} <= provider.capabilities
 
 
-def test_site_may_lack_what_others_of_its_kind_can_do(make_site, make_spec, prepared):
+def test_site_may_lack_what_others_of_its_kind_can_do(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, _ = make_site(hosts=1, without=["stop", "console"])
     assert not {Capability.STOP, Capability.CONSOLE} & provider.capabilities
     prepared(provider, "sim-01")
@@ -243,10 +278,10 @@ def test_site_may_lack_what_others_of_its_kind_can_do(make_site, make_spec, prep
             call("sim-01", ref)
     provider.suspend_vm("sim-01", ref)
     provider.start_vm("sim-01", ref)
-    assert provider.observe_vm("sim-01", "vm-1").state is VMState.RUNNING
+    assert observed(provider, "sim-01", "vm-1").state is VMState.RUNNING
 
 
-def test_elastic_quota_and_capacity_refuse(make_site, make_spec):
+def test_elastic_quota_and_capacity_refuse(make_site: MakeSite, make_spec: MakeSpec) -> None:
     types = {"small": TYPES["small"], "big": {"vcpus": 8, "mem_mb": 1, "price_hour": 1, "capacity": 0}}
     provider, _ = make_site(elastic=True, zones=["z"], types=types)
     provider.ensure_vm(make_spec("vm-1", "z/small"))
@@ -259,7 +294,7 @@ def test_elastic_quota_and_capacity_refuse(make_site, make_spec):
     assert capacity.value.code == "InsufficientInstanceCapacity"
 
 
-def test_one_token_launches_one_instance_ever(make_site, make_spec):
+def test_one_token_launches_one_instance_ever(make_site: MakeSite, make_spec: MakeSpec) -> None:
     provider, world = make_site(elastic=True, zones=["z"], types=TYPES)
     spec = make_spec("vm-1", "z/small")
     ref = provider.ensure_vm(spec).ref
@@ -276,19 +311,23 @@ def test_one_token_launches_one_instance_ever(make_site, make_spec):
     assert provider.ensure_vm(replace(spec, token="another")).ref != ref
 
 
-def test_terminated_instance_is_listed_for_an_hour(make_site, make_spec, clock):
+def test_terminated_instance_is_listed_for_an_hour(
+    make_site: MakeSite, make_spec: MakeSpec, clock: Clock
+) -> None:
     provider, world = make_site(elastic=True, zones=["z"], types=TYPES, stop_s=5)
     ref = provider.ensure_vm(make_spec("vm-1", "z/small")).ref
     provider.delete_vm("z/small", "vm-1", ref)
-    assert provider.observe_vm("z/small", "vm-1", ref).state is VMState.TERMINATING
+    assert observed(provider, "z/small", "vm-1", ref).state is VMState.TERMINATING
     clock.now += 5
-    assert provider.observe_vm("z/small", "vm-1", ref).state is VMState.TERMINATED
+    assert observed(provider, "z/small", "vm-1", ref).state is VMState.TERMINATED
     assert world.live_vms() == []
     clock.now += 3601
     assert provider.list_vms().vms == []
 
 
-def test_watch_tells_what_changed_until_closed(make_site, make_spec, prepared):
+def test_watch_tells_what_changed_until_closed(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, world = make_site(hosts=1)
     prepared(provider, "sim-01")
     told: list[tuple[str, str]] = []
@@ -319,7 +358,9 @@ def test_watch_tells_what_changed_until_closed(make_site, make_spec, prepared):
     assert not thread.is_alive()
 
 
-def test_thousands_of_hosts_are_quick(make_site, make_spec, prepared):
+def test_thousands_of_hosts_are_quick(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None]
+) -> None:
     provider, _ = make_site(hosts=3000)
     names = [report.name for report in provider.inventory()]
     assert (len(names), names[0], names[-1]) == (3000, "sim-0001", "sim-3000")
@@ -343,12 +384,18 @@ def test_thousands_of_hosts_are_quick(make_site, make_spec, prepared):
         ({"fail": [{"metod": "ensure_vm"}]}, "method is required"),
     ],
 )
-def test_bad_options_are_refused_in_words(make_site, options, told):
+def test_bad_options_are_refused_in_words(
+    make_site: MakeSite,
+    options: dict[str, Any],
+    told: str,
+) -> None:
     with pytest.raises(InvalidSpec, match=told):
         make_site(**options)
 
 
-def test_state_file_survives_a_killed_broker(make_site, make_spec, prepared, tmp_path):
+def test_state_file_survives_a_killed_broker(
+    make_site: MakeSite, make_spec: MakeSpec, prepared: Callable[..., None], tmp_path: Path
+) -> None:
     """Another process is killed right after its call took effect; the next broker adopts."""
     state_file = tmp_path / "world.json"
     program = textwrap.dedent("""
@@ -374,7 +421,9 @@ def test_state_file_survives_a_killed_broker(make_site, make_spec, prepared, tmp
     assert provider.observe_vm("sim-01", "vm-1") is None
 
 
-def test_failures_of_the_options_are_not_ordered_again_after_a_restart(make_site, tmp_path):
+def test_failures_of_the_options_are_not_ordered_again_after_a_restart(
+    make_site: MakeSite, tmp_path: Path
+) -> None:
     options = {
         "hosts": 1,
         "state_file": str(tmp_path / "world.json"),
