@@ -410,7 +410,9 @@ def test_each_describe_call_has_something_to_say_exactly() -> None:
 
 
 def takes_pages(action: str) -> bool:
-    return "MaxResults" in service_model().operation_model(action).input_shape.members
+    shape = service_model().operation_model(action).input_shape
+    assert shape is not None
+    return "MaxResults" in shape.members
 
 
 @pytest.mark.parametrize("action", [action for action in DESCRIBES if takes_pages(action)])

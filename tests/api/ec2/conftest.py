@@ -23,7 +23,7 @@ from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
 from broker.engine.lease import LeaseEngine
 from broker.sealing import Sealer
-from broker.settings import Settings
+from broker.settings import Ec2, Settings
 from broker.size import Size
 from broker.store import Store
 from providers.simulated import SimulatedProvider
@@ -54,13 +54,17 @@ class Face:
     ami: str
 
     def client(self, key: str = "", secret: str = "", region: str = REGION) -> Any:
+        config = Config(
+            retries={"total_max_attempts": 1},
+            ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]  # the stubs lag behind
+        )
         return boto3.session.Session().client(
             "ec2",
             endpoint_url=self.endpoint,
             region_name=region,
             aws_access_key_id=key or self.key,
             aws_secret_access_key=secret or self.secret,
-            config=Config(retries={"total_max_attempts": 1}, ignore_configured_endpoint_urls=True),
+            config=config,
         )
 
 
@@ -76,7 +80,7 @@ def models_are_read_once() -> Iterator[None]:
 def face(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Face]:
     folder = tmp_path_factory.mktemp("face")
     Sealer.create_file(folder / "key")
-    settings = Settings(data_dir=folder, ec2={"region": REGION})
+    settings = Settings(data_dir=folder, ec2=Ec2(region=REGION))
     store = Store(settings.database_url)
     store.upgrade()
     broker = Broker(settings, store=store, kinds={"simulated": lambda: SimulatedProvider})

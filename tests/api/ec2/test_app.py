@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import httpx2
@@ -10,12 +11,26 @@ from botocore.auth import SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
+from httpx2 import Response
 from lxml.etree import fromstring
 
 from api.ec2 import create_app
+from api.ec2.call import Call
+
+if TYPE_CHECKING:
+    from tests.api.ec2.conftest import Face
 
 
-def send(face, fields, method="POST", path="/", query=False, key="", secret="", region="lab-1"):
+def send(
+    face: Face,
+    fields: dict[str, str],
+    method: str = "POST",
+    path: str = "/",
+    query: bool = False,
+    key: str = "",
+    secret: str = "",
+    region: str = "lab-1",
+) -> Response:
     """A hand-written Query request, signed by botocore."""
     url, body = face.endpoint + path, ""
     if method == "GET" or query:
@@ -28,10 +43,11 @@ def send(face, fields, method="POST", path="/", query=False, key="", secret="", 
     auth.add_auth(request)
     prepared = request.prepare()
     headers = {k: v for k, v in prepared.headers.items() if k.lower() != "content-length"}
+    assert isinstance(prepared.body, str | bytes | None)
     return httpx2.request(method, prepared.url, content=prepared.body, headers=headers, timeout=20)
 
 
-def error(response):
+def error(response: Response) -> tuple[int, str | None]:
     """(status, code) of an error, whose form is checked."""
     root = fromstring(response.content)
     assert root.tag == "Response"
@@ -42,7 +58,7 @@ def error(response):
 
 @pytest.mark.parametrize("path", ["/", "/services/Cloud"])
 @pytest.mark.parametrize(("method", "query"), [("GET", False), ("POST", False), ("GET", True)])
-def test_get_post_and_presigned_say_the_same(face, method, query, path):
+def test_get_post_and_presigned_say_the_same(face: Face, method: str, query: bool, path: str) -> None:
     fields = {
         "Action": "DescribeRegions",
         "Version": "2014-06-15",
@@ -57,7 +73,7 @@ def test_get_post_and_presigned_say_the_same(face, method, query, path):
     assert root[0].text == response.headers["x-amzn-requestid"]
 
 
-def test_a_wrong_secret_does_not_match_and_an_unknown_key_fails(face):
+def test_a_wrong_secret_does_not_match_and_an_unknown_key_fails(face: Face) -> None:
     for client, code, status in (
         (face.client(secret="wrong"), "SignatureDoesNotMatch", 403),
         (face.client(key="AKISAAAAAAAAAAAAAAAA"), "AuthFailure", 401),
@@ -70,7 +86,7 @@ def test_a_wrong_secret_does_not_match_and_an_unknown_key_fails(face):
         assert face.secret not in str(response)
 
 
-def test_a_revoked_key_is_refused_at_once(face):
+def test_a_revoked_key_is_refused_at_once(face: Face) -> None:
     from broker import accesskey
     from broker.actor import SYSTEM
 
@@ -93,11 +109,11 @@ def test_a_revoked_key_is_refused_at_once(face):
         ({"Action": "RunInstances", "MinCount": "one", "MaxCount": "1"}, "InvalidParameterValue"),
     ],
 )
-def test_nonsense_is_answered_with_400_and_a_code(face, fields, code):
+def test_nonsense_is_answered_with_400_and_a_code(face: Face, fields: dict[str, str], code: str) -> None:
     assert error(send(face, fields)) == (400, code)
 
 
-def test_what_is_not_signed_is_not_even_parsed(face):
+def test_what_is_not_signed_is_not_even_parsed(face: Face) -> None:
     response = httpx2.post(face.endpoint, content="Action=Dance", timeout=20)
     assert error(response) == (403, "MissingAuthenticationToken")
     assert error(httpx2.post(face.endpoint, content=b"\xff=\xff", timeout=20)) == (
@@ -112,10 +128,10 @@ def test_what_is_not_signed_is_not_even_parsed(face):
     assert error(httpx2.post(face.endpoint, content=many, timeout=20)) == (400, "MalformedQueryString")
 
 
-def test_a_mistake_of_ours_is_a_500_without_details(face, monkeypatch):
+def test_a_mistake_of_ours_is_a_500_without_details(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
     from api.ec2 import app
 
-    def broken(call):
+    def broken(call: Call) -> None:
         raise RuntimeError("secret detail")
 
     monkeypatch.setitem(app.ACTIONS, "DescribeRegions", broken)
@@ -124,5 +140,5 @@ def test_a_mistake_of_ours_is_a_500_without_details(face, monkeypatch):
     assert "secret detail" not in response.text
 
 
-def test_the_app_is_made_for_one_broker(face):
+def test_the_app_is_made_for_one_broker(face: Face) -> None:
     assert create_app(face.broker, new_request_id=lambda: "r") is not create_app(face.broker)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -13,22 +16,26 @@ from api.ec2.paging import _query
 from broker import accesskey, flavor, image, network, project, site, vm
 from broker.actor import SYSTEM
 from broker.size import Size
+from broker.store import ImageRow, NetworkRow, SubnetRow
+
+if TYPE_CHECKING:
+    from tests.api.ec2.conftest import Face
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDMmqOD3D8j3yqXBEVAhcYSg4+sZaMS8uQd+pZ0Q0F0g me@example"
 
 
-def refusal(call, **given):
+def refusal(call: Callable[..., object], **given: Any) -> str:
     with pytest.raises(ClientError) as caught:
         call(**given)
-    return caught.value.response["Error"]["Code"]
+    return str(caught.value.response["Error"]["Code"])
 
 
-def only(name, *values):
+def only(name: str, *values: str) -> list[dict[str, list[str] | str]]:
     return [{"Name": name, "Values": list(values)}]
 
 
 @pytest.fixture
-def instance(face, ec2):
+def instance(face: Face, ec2: Any) -> Iterator[str]:
     answer = ec2.run_instances(ImageId=face.ami, InstanceType="t3.nano", MinCount=1, MaxCount=1)
     name = answer["Instances"][0]["InstanceId"]
     yield name
@@ -38,7 +45,7 @@ def instance(face, ec2):
 # -- regions and zones -----------------------------------------------------------------------------------------
 
 
-def test_the_broker_is_one_region(face, ec2):
+def test_the_broker_is_one_region(face: Face, ec2: Any) -> None:
     (region,) = ec2.describe_regions()["Regions"]
     assert region["RegionName"] == "lab-1"
     assert region["Endpoint"] == f"127.0.0.1:{face.port}"
@@ -47,7 +54,7 @@ def test_the_broker_is_one_region(face, ec2):
     assert refusal(ec2.describe_regions, RegionNames=["us-east-1"]) == "InvalidParameterValue"
 
 
-def test_sites_of_hosts_are_zones_and_clouds_are_not(face, ec2):
+def test_sites_of_hosts_are_zones_and_clouds_are_not(face: Face, ec2: Any) -> None:
     types = {"c1": {"vcpus": 1, "mem_mb": 512, "price_hour": 0.1}}
     cloud = {"elastic": True, "zones": ["z1"], "types": types}
     site.create(face.broker, SYSTEM, name="rented", kind="simulated", options=cloud)
@@ -70,7 +77,7 @@ def test_sites_of_hosts_are_zones_and_clouds_are_not(face, ec2):
 # -- instance types --------------------------------------------------------------------------------------------
 
 
-def test_flavors_are_instance_types(ec2):
+def test_flavors_are_instance_types(ec2: Any) -> None:
     types = {item["InstanceType"]: item for item in ec2.describe_instance_types()["InstanceTypes"]}
     assert set(types) == {"t3.nano", "t3.small", "huge"}
     assert types["t3.small"]["VCpuInfo"]["DefaultVCpus"] == 2
@@ -85,15 +92,15 @@ def test_flavors_are_instance_types(ec2):
     assert refusal(ec2.describe_instance_types, MaxResults=101) == "InvalidParameterValue"
 
 
-def test_gpus_of_a_flavor_are_told(ec2, face):
+def test_gpus_of_a_flavor_are_told(ec2: Any, face: Face) -> None:
     flavor.create(face.broker, SYSTEM, name="p3.small", size=Size(vcpus=1, mem_mb=64, disk_gb=1, gpus=2))
     (one,) = ec2.describe_instance_types(InstanceTypes=["p3.small"])["InstanceTypes"]
     assert one["GpuInfo"]["Gpus"] == [{"Count": 2}]
     flavor.delete(face.broker, SYSTEM, "p3.small")
 
 
-def test_a_type_is_offered_where_a_host_is_large_enough(ec2):
-    def offers(**given):
+def test_a_type_is_offered_where_a_host_is_large_enough(ec2: Any) -> None:
+    def offers(**given: Any) -> list[tuple[str, str]]:
         answer = ec2.describe_instance_type_offerings(**given)["InstanceTypeOfferings"]
         return [(offer["InstanceType"], offer["Location"]) for offer in answer]
 
@@ -112,7 +119,7 @@ def test_a_type_is_offered_where_a_host_is_large_enough(ec2):
 # -- images ----------------------------------------------------------------------------------------------------
 
 
-def test_the_catalogue_is_ones_own_and_public(face, ec2):
+def test_the_catalogue_is_ones_own_and_public(face: Face, ec2: Any) -> None:
     (image,) = ec2.describe_images()["Images"]
     assert (image["ImageId"], image["Name"], image["State"]) == (face.ami, "tiny", "available")
     assert image["OwnerId"] == face.account
@@ -132,11 +139,11 @@ def test_the_catalogue_is_ones_own_and_public(face, ec2):
 
 
 @pytest.fixture
-def imported(face, tmp_path):
+def imported(face: Face, tmp_path: Path) -> Iterator[Callable[..., ImageRow]]:
     """Imports an image of other bytes each time; all go afterwards."""
-    made = []
+    made: list[ImageRow] = []
 
-    def bring(name, **asked):
+    def bring(name: str, **asked: Any) -> ImageRow:
         disk = tmp_path / f"{len(made)}.raw"
         disk.write_bytes(bytes([len(made) + 1]) * 512)
         made.append(image.create(face.broker, SYSTEM, name=name, path=str(disk), format="raw", **asked))
@@ -147,7 +154,9 @@ def imported(face, tmp_path):
         image.delete(face.broker, SYSTEM, row.id)
 
 
-def test_versions_are_images_of_two_names_and_a_deprecated_one_is_shown_to_who_asks(face, ec2, imported):
+def test_versions_are_images_of_two_names_and_a_deprecated_one_is_shown_to_who_asks(
+    face: Face, ec2: Any, imported: Callable[..., ImageRow]
+) -> None:
     first, second = imported("debian"), imported("debian")
     amis = [ids.to_ec2(row.id) for row in (first, second)]
     found = ec2.describe_images(Filters=only("name", "debian*"))["Images"]
@@ -165,7 +174,9 @@ def test_versions_are_images_of_two_names_and_a_deprecated_one_is_shown_to_who_a
     assert refusal(ec2.run_instances, DryRun=True, **launch) == "DryRunOperation"
 
 
-def test_private_image_is_there_for_its_project_alone(face, ec2, imported):
+def test_private_image_is_there_for_its_project_alone(
+    face: Face, ec2: Any, imported: Callable[..., ImageRow]
+) -> None:
     mine = imported("mine", project_ref="default")
     project.create(face.broker, SYSTEM, name="next-door")
     theirs = imported("theirs", project_ref="next-door", labels={"secret": "yes"})
@@ -176,9 +187,10 @@ def test_private_image_is_there_for_its_project_alone(face, ec2, imported):
         "mine": False,
         "offered": True,
     }
+    assert offered.project is not None
     assert shown["mine"]["OwnerId"] == face.account != shown["offered"]["OwnerId"] == offered.project.account
 
-    def listed(**asked):
+    def listed(**asked: Any) -> set[str]:
         return {one["Name"] for one in ec2.describe_images(**asked)["Images"]}
 
     assert listed(Owners=["self"]) == listed(Owners=[face.account]) == {"tiny", "mine"}
@@ -199,7 +211,7 @@ def test_private_image_is_there_for_its_project_alone(face, ec2, imported):
 # -- networks --------------------------------------------------------------------------------------------------
 
 
-def test_networks_are_vpcs_with_a_subnet_per_zone(ec2):
+def test_networks_are_vpcs_with_a_subnet_per_zone(ec2: Any) -> None:
     (vpc,) = ec2.describe_vpcs()["Vpcs"]
     assert (vpc["CidrBlock"], vpc["IsDefault"]) == ("10.10.0.0/16", True)
     assert vpc["Tags"] == [{"Key": "Name", "Value": "lan"}]
@@ -217,11 +229,11 @@ def test_networks_are_vpcs_with_a_subnet_per_zone(ec2):
 
 
 @pytest.fixture
-def networks_of(face):
+def networks_of(face: Face) -> Iterator[Callable[..., tuple[NetworkRow, SubnetRow]]]:
     """Makes networks of projects with a subnet at campus; all go afterwards."""
     made = []
 
-    def make(name, cidr, **asked):
+    def make(name: str, cidr: str, **asked: Any) -> tuple[NetworkRow, SubnetRow]:
         row = network.create(face.broker, SYSTEM, name=name, cidr=f"{cidr}.0.0/16", **asked)
         made.append(row.id)
         return row, network.add_subnet(
@@ -233,7 +245,9 @@ def networks_of(face):
         network.delete(face.broker, SYSTEM, network_id)
 
 
-def test_private_network_is_a_vpc_of_its_project_alone(face, ec2, networks_of):
+def test_private_network_is_a_vpc_of_its_project_alone(
+    face: Face, ec2: Any, networks_of: Callable[..., tuple[NetworkRow, SubnetRow]]
+) -> None:
     owner = project.create(face.broker, SYSTEM, name="behind-the-wall")
     mine, my_subnet = networks_of("mine", "10.31", project_ref="default")
     theirs, their_subnet = networks_of("theirs", "10.32", project_ref=owner.name)
@@ -267,7 +281,7 @@ def test_private_network_is_a_vpc_of_its_project_alone(face, ec2, networks_of):
     assert (seen["VpcId"], seen["OwnerId"]) == (vpc, owner.account)
 
 
-def test_there_are_no_elastic_addresses(ec2):
+def test_there_are_no_elastic_addresses(ec2: Any) -> None:
     assert ec2.describe_addresses(Filters=only("instance-id", "i-1"))["Addresses"] == []
     assert refusal(ec2.describe_addresses, PublicIps=["203.0.113.9"]) == "InvalidAddress.NotFound"
     assert refusal(ec2.describe_addresses, AllocationIds=["eipalloc-1"]) == "InvalidAllocationID.NotFound"
@@ -276,7 +290,7 @@ def test_there_are_no_elastic_addresses(ec2):
 # -- key pairs -------------------------------------------------------------------------------------------------
 
 
-def test_a_public_key_is_imported_shown_and_forgotten(ec2):
+def test_a_public_key_is_imported_shown_and_forgotten(ec2: Any) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -295,7 +309,7 @@ def test_a_public_key_is_imported_shown_and_forgotten(ec2):
     assert refusal(ec2.import_key_pair, KeyName="new", PublicKeyMaterial=b"no key") == "InvalidKey.Format"
 
 
-def test_what_two_parameters_name_is_what_both_do(ec2):
+def test_what_two_parameters_name_is_what_both_do(ec2: Any) -> None:
     (me,) = ec2.describe_key_pairs(KeyNames=["me"])["KeyPairs"]
     you = ec2.import_key_pair(KeyName="you", PublicKeyMaterial=PUBLIC_KEY)["KeyPairId"]
     ask = ec2.describe_key_pairs
@@ -319,7 +333,7 @@ def test_what_two_parameters_name_is_what_both_do(ec2):
 
 
 @pytest.mark.parametrize("action", ["describe_tags", "describe_instance_status", "describe_instances"])
-def test_a_token_that_was_made_up_is_refused(ec2, action):
+def test_a_token_that_was_made_up_is_refused(ec2: Any, action: str) -> None:
     token = base64.urlsafe_b64encode(json.dumps(["nonsense", _query({})]).encode()).decode()
     assert refusal(getattr(ec2, action), NextToken=token) == "InvalidParameterValue"
 
@@ -327,7 +341,7 @@ def test_a_token_that_was_made_up_is_refused(ec2, action):
 # -- tags ------------------------------------------------------------------------------------------------------
 
 
-def test_any_tag_survives_the_way_there_and_back(face, ec2, instance):
+def test_any_tag_survives_the_way_there_and_back(face: Face, ec2: Any, instance: str) -> None:
     tags = {
         "isthmus:broker": "b-1",
         "Kürzel/ünï cöde": "ß <&>\"' ",
@@ -347,7 +361,9 @@ def test_any_tag_survives_the_way_there_and_back(face, ec2, instance):
     assert found[0]["Instances"][0]["InstanceId"] == instance
 
 
-def test_anything_that_has_an_id_can_be_tagged_found_by_its_tag_and_listed(face, ec2, instance):
+def test_anything_that_has_an_id_can_be_tagged_found_by_its_tag_and_listed(
+    face: Face, ec2: Any, instance: str
+) -> None:
     (network,) = ec2.describe_vpcs()["Vpcs"]
     subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
     key = ec2.import_key_pair(
@@ -382,8 +398,8 @@ def test_anything_that_has_an_id_can_be_tagged_found_by_its_tag_and_listed(face,
     assert ec2.describe_tags(Filters=only("resource-id", key))["Tags"] == []
 
 
-def test_tags_are_replaced_and_deleted(ec2, instance):
-    def tags():
+def test_tags_are_replaced_and_deleted(ec2: Any, instance: str) -> None:
+    def tags() -> dict[str, str]:
         shown = ec2.describe_tags(Filters=only("resource-id", instance))["Tags"]
         return {tag["Key"]: tag["Value"] for tag in shown}
 
@@ -396,8 +412,8 @@ def test_tags_are_replaced_and_deleted(ec2, instance):
     assert tags() == {}
 
 
-def test_wrong_tags_are_refused(ec2, instance):
-    def tag(**given):
+def test_wrong_tags_are_refused(ec2: Any, instance: str) -> None:
+    def tag(**given: Any) -> str:
         return refusal(
             ec2.create_tags, **{"Resources": [instance], "Tags": [{"Key": "a", "Value": "b"}], **given}
         )

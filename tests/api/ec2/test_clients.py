@@ -8,13 +8,15 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
 from botocore.exceptions import ClientError
-from libcloud.compute.base import NodeImage, NodeSize
+from libcloud.compute.base import Node, NodeImage, NodeSize
 from libcloud.compute.drivers.ec2 import EC2NodeDriver
 from libcloud.compute.types import NodeState
 
@@ -30,12 +32,18 @@ from providers.port import (
     VMSpec,
     VMState,
 )
+from tests.providers.observed import observed
+
+if TYPE_CHECKING:
+    from tests.api.ec2.conftest import Face
 
 VM = "vm-0000000000000000a"
 HOST = "campus/t3.nano"
 
 
-def test_awscli_runs_describes_and_terminates(face, tmp_path, ec2, until):
+def test_awscli_runs_describes_and_terminates(
+    face: Face, tmp_path: Path, ec2: Any, until: Callable[..., Any]
+) -> None:
     """One process per command takes a second; this is the proof that scripts work as they are."""
     aws = Path(sys.executable).with_name("aws")
     environment = {
@@ -48,7 +56,7 @@ def test_awscli_runs_describes_and_terminates(face, tmp_path, ec2, until):
         "AWS_DEFAULT_OUTPUT": "json",
     }
 
-    def run(*words):
+    def run(*words: str) -> Any:
         done = subprocess.run(
             [sys.executable, str(aws), "ec2", *words],
             env=environment,
@@ -78,7 +86,7 @@ def test_awscli_runs_describes_and_terminates(face, tmp_path, ec2, until):
     assert ended["TerminatingInstances"][0]["CurrentState"]["Name"] == "shutting-down"
 
 
-def test_libcloud_lists_creates_and_ends_nodes(face, until):
+def test_libcloud_lists_creates_and_ends_nodes(face: Face, until: Callable[..., Any]) -> None:
     # libcloud takes only regions that it knows; the name that it signs for can be set after.
     driver = EC2NodeDriver(
         face.key, face.secret, secure=False, host="127.0.0.1", port=face.port, signature_version="4"
@@ -88,7 +96,7 @@ def test_libcloud_lists_creates_and_ends_nodes(face, until):
     size = NodeSize("t3.nano", "t3.nano", 512, 10, 0, 0.0, driver)
     node = driver.create_node(name="lib", size=size, image=NodeImage(face.ami, "tiny", driver))
 
-    def seen():
+    def seen() -> Node:
         return next(other for other in driver.list_nodes() if other.id == node.id)
 
     until(lambda: seen().state == NodeState.RUNNING)
@@ -105,10 +113,10 @@ def test_libcloud_lists_creates_and_ends_nodes(face, until):
 
 
 @pytest.fixture
-def make(face, tmp_path):
+def make(face: Face, tmp_path: Path) -> Iterator[Callable[..., Ec2Provider]]:
     made = []
 
-    def make(secret="", **options):
+    def make(secret: str = "", **options: Any) -> Ec2Provider:
         context = SiteContext(
             broker_id="brk-campus",
             site_id="site-1",
@@ -126,7 +134,7 @@ def make(face, tmp_path):
         provider.close()
 
 
-def spec(face, vm_id=VM, **changed):
+def spec(face: Face, vm_id: str = VM, **changed: Any) -> VMSpec:
     values = {
         "id": vm_id,
         "uuid": "6f6f0a3e-5f0c-5a57-9a3c-0123456789ab",
@@ -144,7 +152,9 @@ def spec(face, vm_id=VM, **changed):
     return VMSpec(**{**values, **changed})
 
 
-def test_an_isthmus_is_a_cloud_for_another_one(face, make, until, ec2):
+def test_an_isthmus_is_a_cloud_for_another_one(
+    face: Face, make: Callable[..., Ec2Provider], until: Callable[..., Any], ec2: Any
+) -> None:
     provider = make()
     provider.check()
     hosts = {host.name: host for host in provider.inventory()}
@@ -153,30 +163,32 @@ def test_an_isthmus_is_a_cloud_for_another_one(face, make, until, ec2):
     provider = make(instance_types="*")
     hosts = {host.name: host for host in provider.inventory()}
     assert set(hosts) == {"annex/t3.nano", "campus/t3.nano", "campus/t3.small"}
-    assert hosts[HOST].attributes["price_hour"] > 0
+    price = hosts[HOST].attributes["price_hour"]
+    assert isinstance(price, float)
+    assert price > 0
     provider.ensure_image(HOST, spec(face).image)
 
     report = provider.ensure_vm(spec(face))
     assert (report.vm_id, report.broker_id, report.host) == (VM, "brk-campus", HOST)
     assert provider.ensure_vm(spec(face)).ref == report.ref
-    until(lambda: provider.observe_vm(HOST, VM, report.ref).state is VMState.RUNNING)
+    until(lambda: observed(provider, HOST, VM, report.ref).state is VMState.RUNNING)
     listed = {vm.ref: vm for vm in provider.list_vms().vms}
     assert listed[report.ref].vm_id == VM
     assert listed[report.ref].vcpus == 1
 
     provider.stop_vm(HOST, report.ref)
-    until(lambda: provider.observe_vm(HOST, VM, report.ref).state is VMState.STOPPED)
+    until(lambda: observed(provider, HOST, VM, report.ref).state is VMState.STOPPED)
     provider.start_vm(HOST, report.ref)
-    until(lambda: provider.observe_vm(HOST, VM, report.ref).state is VMState.RUNNING)
+    until(lambda: observed(provider, HOST, VM, report.ref).state is VMState.RUNNING)
     provider.reboot_vm(HOST, report.ref)
     assert isinstance(provider.console_log(HOST, report.ref), bytes)
     until(lambda: not busy(face, report.ref))
     provider.delete_vm(HOST, VM, report.ref)
     provider.delete_vm(HOST, VM, report.ref)
-    until(lambda: provider.observe_vm(HOST, VM, report.ref).state is VMState.TERMINATED)
+    until(lambda: observed(provider, HOST, VM, report.ref).state is VMState.TERMINATED)
 
 
-def busy(face, ref):
+def busy(face: Face, ref: str) -> bool:
     from broker import vm
 
     with face.broker.store.reading() as session:
@@ -184,19 +196,26 @@ def busy(face, ref):
         return vm.busy(session, row) is not None
 
 
-def test_the_client_token_holds_when_the_marks_are_not_seen(face, make, until):
+def test_the_client_token_holds_when_the_marks_are_not_seen(
+    face: Face,
+    make: Callable[..., Ec2Provider],
+    until: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     provider = make(instance_types="t3.nano")
     first = provider.ensure_vm(spec(face, "vm-0000000000000000b"))
-    provider._marked = lambda vm_id: []
-    assert provider.ensure_vm(spec(face, "vm-0000000000000000b")).ref == first.ref
-    # Placed elsewhere after a lost answer: the parameters differ, and what the token made is adopted.
-    again = provider.ensure_vm(spec(face, "vm-0000000000000000b", host="annex/t3.nano"))
-    assert again.ref == first.ref
-    del provider._marked
+    with monkeypatch.context() as patch:
+        patch.setattr(provider, "_marked", lambda vm_id: [])
+        assert provider.ensure_vm(spec(face, "vm-0000000000000000b")).ref == first.ref
+        # Placed elsewhere after a lost answer: the parameters differ, and what the token made is adopted.
+        again = provider.ensure_vm(spec(face, "vm-0000000000000000b", host="annex/t3.nano"))
+        assert again.ref == first.ref
     provider.delete_vm(HOST, "vm-0000000000000000b")
 
 
-def test_refusals_of_the_face_reach_the_port_in_its_words(face, make):
+def test_refusals_of_the_face_reach_the_port_in_its_words(
+    face: Face, make: Callable[..., Ec2Provider]
+) -> None:
     with pytest.raises(AuthenticationFailed, match="SignatureDoesNotMatch"):
         make(secret="wrong").check()
     provider = make(instance_types="t3.nano")
@@ -208,7 +227,9 @@ def test_refusals_of_the_face_reach_the_port_in_its_words(face, make):
     assert provider.observe_vm(HOST, "vm-0000000000000000c", "i-00000000000000000") is None
 
 
-def test_paged_answers_of_the_face_are_read_to_the_end(face, make, ec2):
+def test_paged_answers_of_the_face_are_read_to_the_end(
+    face: Face, make: Callable[..., Ec2Provider], ec2: Any
+) -> None:
     answer = ec2.run_instances(ImageId=face.ami, InstanceType="t3.nano", MinCount=1, MaxCount=1)
     names = {answer["Instances"][0]["InstanceId"]}
     for _ in range(6):
@@ -224,7 +245,7 @@ def test_paged_answers_of_the_face_are_read_to_the_end(face, make, ec2):
 
 
 @pytest.fixture
-def tls(face, tmp_path, until):
+def tls(face: Face, tmp_path: Path, until: Callable[..., Any]) -> Iterator[tuple[str, Path]]:
     """The same face over TLS; its endpoint, and the CA's certificate."""
     ca, cert, key = certificate.make(tmp_path / "tls", [], datetime.now(UTC))
     listening = socket.socket()
@@ -249,7 +270,9 @@ def tls(face, tmp_path, until):
         listening.close()
 
 
-def test_a_cloud_with_a_ca_of_its_own_is_trusted_when_its_certificate_is_given(make, tls):
+def test_a_cloud_with_a_ca_of_its_own_is_trusted_when_its_certificate_is_given(
+    make: Callable[..., Ec2Provider], tls: tuple[str, Path]
+) -> None:
     endpoint, ca = tls
     make(endpoint=endpoint, ca_pem=ca.read_text()).check()
     make(endpoint=endpoint, ca_file=str(ca)).check()

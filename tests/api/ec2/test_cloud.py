@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +27,7 @@ from broker import (
 )
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
+from broker.engine.lease import LeaseEngine
 from broker.sealing import Sealer
 from broker.settings import Settings
 from broker.size import Size
@@ -31,6 +35,9 @@ from broker.store import PeerRow, Store, VMRow
 from providers.ec2 import Ec2Provider
 from providers.simulated import SimulatedProvider
 from vpn import keys
+
+if TYPE_CHECKING:
+    from tests.api.ec2.conftest import Face
 
 POLICY = """
 version: 1
@@ -42,7 +49,9 @@ burst:
 
 
 @pytest.fixture
-def campus(face, tmp_path, engine_of):
+def campus(
+    face: Face, tmp_path: Path, engine_of: Callable[[Broker], LeaseEngine]
+) -> Iterator[tuple[Broker, Actor]]:
     """A broker whose own hosts have no room, and the face's broker as its cloud."""
     Sealer.create_file(tmp_path / "key")
     settings = Settings(data_dir=tmp_path)
@@ -83,7 +92,9 @@ def campus(face, tmp_path, engine_of):
     broker.close()
 
 
-def test_a_vm_bursts_into_the_other_broker_and_leaves_it(face, ec2, campus, until):
+def test_a_vm_bursts_into_the_other_broker_and_leaves_it(
+    face: Face, ec2: Any, campus: tuple[Broker, Actor], until: Callable[..., Any]
+) -> None:
     broker, me = campus
     made, _ = launch.create(
         broker, me, name="web", image_ref="tiny", flavor_ref="one", labels={"tier": "web"}
@@ -94,6 +105,7 @@ def test_a_vm_bursts_into_the_other_broker_and_leaves_it(face, ec2, campus, unti
     row = vm.get(broker, me, made.id)
     assert row.state == "running"
     assert row.elastic
+    assert row.host is not None
     assert row.host.name in ("campus/t3.nano", "annex/t3.nano", "campus/t3.small")
 
     (reservation,) = ec2.describe_instances(InstanceIds=[row.provider_ref])["Reservations"]
@@ -117,7 +129,9 @@ def test_a_vm_bursts_into_the_other_broker_and_leaves_it(face, ec2, campus, unti
     assert answer["State"]["Name"] in ("shutting-down", "terminated")
 
 
-def test_an_instance_that_its_cloud_ends_is_recorded(face, ec2, campus, until):
+def test_an_instance_that_its_cloud_ends_is_recorded(
+    face: Face, ec2: Any, campus: tuple[Broker, Actor], until: Callable[..., Any]
+) -> None:
     broker, me = campus
     made, _ = launch.create(broker, me, name="web", image_ref="tiny", flavor_ref="one")
     burst.tick(broker)
@@ -163,11 +177,11 @@ def launched(broker: Broker, gateway_id: str) -> bool:
     """Whether the VM behind the gateway runs: only then can it enrol."""
     with broker.store.reading() as session:
         return any(
-            session.get(VMRow, row.vm_id).state == "running"
+            session.get_one(VMRow, row.vm_id).state == "running"
             for row in session.query(PeerRow).filter_by(gateway_id=gateway_id, state="bootstrap")
         )
 
 
-def busy(broker, me, vm_id):
+def busy(broker: Broker, me: Actor, vm_id: str) -> bool:
     with broker.store.reading() as session:
         return vm.busy(session, vm.find(session, me, vm_id)) is not None

@@ -98,13 +98,13 @@ def answer(name: str, result: Any, version: str = "2016-11-15") -> bytes:
     return protocol.serialise(MODEL.operation_model(name), result, version, "req-1")
 
 
-def test_the_model_has_every_action_that_is_served():
+def test_the_model_has_every_action_that_is_served() -> None:
     assert set(ACTIONS) <= set(OPERATIONS)
     assert len(OPERATIONS) > 800
 
 
 @pytest.mark.parametrize("chunk", range(10))
-def test_what_botocore_sends_is_what_is_read_for_every_operation(chunk):
+def test_what_botocore_sends_is_what_is_read_for_every_operation(chunk: int) -> None:
     checked = 0
     for number, name in enumerate(OPERATIONS):
         operation = MODEL.operation_model(name)
@@ -125,7 +125,7 @@ def test_what_botocore_sends_is_what_is_read_for_every_operation(chunk):
 
 
 @pytest.mark.parametrize("chunk", range(10))
-def test_what_is_answered_is_what_botocore_reads_for_every_operation(chunk):
+def test_what_is_answered_is_what_botocore_reads_for_every_operation(chunk: int) -> None:
     checked = 0
     for number, name in enumerate(OPERATIONS):
         shape = MODEL.operation_model(name).output_shape
@@ -142,7 +142,7 @@ def test_what_is_answered_is_what_botocore_reads_for_every_operation(chunk):
     assert checked > 80
 
 
-def test_lists_may_begin_anywhere_have_holes_and_are_sorted_by_number():
+def test_lists_may_begin_anywhere_have_holes_and_are_sorted_by_number() -> None:
     fields = [(f"InstanceId.{n}", f"i-{n}") for n in (10, 2, 0, 7)]
     assert parse("DescribeInstances", *fields) == {"InstanceIds": ["i-0", "i-2", "i-7", "i-10"]}
     given = parse(
@@ -162,13 +162,13 @@ def test_lists_may_begin_anywhere_have_holes_and_are_sorted_by_number():
     ]
 
 
-def test_an_empty_value_is_no_list_and_no_number_but_is_a_text():
+def test_an_empty_value_is_no_list_and_no_number_but_is_a_text() -> None:
     assert parse("DescribeInstances", ("InstanceId", ""), ("MaxResults", ""), ("NextToken", "")) == {
         "NextToken": ""
     }
 
 
-def test_what_is_around_the_parameters_is_not_taken_for_one():
+def test_what_is_around_the_parameters_is_not_taken_for_one() -> None:
     fields = [(name, "x") for name in ("Action", "Version", "Timestamp", "X-Amz-Date", "X-Amz-Signature")]
     assert parse("DescribeVpcs", *fields) == {}
 
@@ -194,7 +194,7 @@ def test_what_is_around_the_parameters_is_not_taken_for_one():
         ("ImportKeyPair", "PublicKeyMaterial", "***", "InvalidParameterValue"),
     ],
 )
-def test_a_wrong_parameter_is_refused_by_name(name, field, value, code):
+def test_a_wrong_parameter_is_refused_by_name(name: str, field: str, value: str, code: str) -> None:
     fault = refusal(name, (field, value))
     assert fault.code == code
     assert fault.status == 400
@@ -203,7 +203,7 @@ def test_a_wrong_parameter_is_refused_by_name(name, field, value, code):
         assert field == named or field.startswith(named + ".")
 
 
-def test_a_parameter_that_comes_twice_with_two_values_is_refused():
+def test_a_parameter_that_comes_twice_with_two_values_is_refused() -> None:
     assert (
         refusal("DescribeInstances", ("MaxResults", "5"), ("MaxResults", "6")).code == "InvalidParameterValue"
     )
@@ -213,20 +213,20 @@ def test_a_parameter_that_comes_twice_with_two_values_is_refused():
     ("text", "value"),
     [("true", True), ("True", True), ("1", True), ("false", False), ("False", False), ("0", False)],
 )
-def test_booleans_are_read_as_people_write_them(text, value):
+def test_booleans_are_read_as_people_write_them(text: str, value: bool) -> None:
     assert parse("DescribeVpcs", ("DryRun", text)) == {"DryRun": value}
 
 
 @pytest.mark.parametrize(
     "text", ["2026-01-02T03:04:05Z", "2026-01-02T03:04:05.000Z", "2026-01-02T04:04:05+01:00", "1767323045"]
 )
-def test_times_are_read_as_iso_8601_and_as_seconds(text):
+def test_times_are_read_as_iso_8601_and_as_seconds(text: str) -> None:
     name = "DescribeSpotPriceHistory"
     assert parse(name, ("StartTime", text)) == {"StartTime": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)}
     assert refusal(name, ("StartTime", "yesterday")).code == "InvalidParameterValue"
 
 
-def test_user_data_is_base64_with_or_without_padding_and_has_a_limit():
+def test_user_data_is_base64_with_or_without_padding_and_has_a_limit() -> None:
     text = "#!/bin/sh\necho ä\n"
     packed = base64.b64encode(text.encode()).decode()
     assert protocol.decode_user_data(packed) == text
@@ -244,18 +244,18 @@ def test_user_data_is_base64_with_or_without_padding_and_has_a_limit():
         assert caught.value.code == "InvalidParameterValue"
 
 
-def test_the_namespace_ends_with_a_slash_and_has_the_clients_version():
+def test_the_namespace_ends_with_a_slash_and_has_the_clients_version() -> None:
     root = fromstring(answer("DescribeInstances", {"Reservations": []}, "2013-10-15"))
     namespace = "{http://ec2.amazonaws.com/doc/2013-10-15/}"
     assert root.tag == f"{namespace}DescribeInstancesResponse"
     assert [child.tag for child in root] == [f"{namespace}requestId", f"{namespace}reservationSet"]
 
 
-def test_an_operation_without_an_output_answers_true():
+def test_an_operation_without_an_output_answers_true() -> None:
     assert b"<return>true</return>" in answer("CreateTags", None)
 
 
-def test_empty_lists_are_written_and_absent_members_are_not():
+def test_empty_lists_are_written_and_absent_members_are_not() -> None:
     body = answer(
         "DescribeInstances", {"Reservations": [{"Instances": [], "OwnerId": None, "ReservationId": ""}]}
     )
@@ -264,17 +264,17 @@ def test_empty_lists_are_written_and_absent_members_are_not():
     )
 
 
-def test_a_member_that_the_model_does_not_know_is_our_mistake():
+def test_a_member_that_the_model_does_not_know_is_our_mistake() -> None:
     with pytest.raises(KeyError):
         answer("DescribeInstances", {"Reservation": []})
 
 
-def test_times_have_milliseconds_and_a_z():
+def test_times_have_milliseconds_and_a_z() -> None:
     body = answer("GetConsoleOutput", {"Timestamp": datetime(2026, 1, 2, 3, 4, 5, 6999, tzinfo=UTC)})
     assert b"<timestamp>2026-01-02T03:04:05.006Z</timestamp>" in body
 
 
-def test_an_error_has_no_namespace_and_no_markup_of_others():
+def test_an_error_has_no_namespace_and_no_markup_of_others() -> None:
     body = protocol.serialise_fault(Fault("InvalidAction", "<b>\x00&"), "req-1")
     root = fromstring(body)
     assert [element.tag for element in root.iter()] == [
@@ -285,29 +285,32 @@ def test_an_error_has_no_namespace_and_no_markup_of_others():
         "Message",
         "RequestID",
     ]
-    assert root.find("Errors/Error/Message").text == "<b>\ufffd&"
-    parsed = EC2QueryParser().parse({"body": body, "headers": {}, "status_code": 400}, None)
+    assert root.findtext("Errors/Error/Message") == "<b>\ufffd&"
+    shape = MODEL.operation_model("DescribeTags").output_shape
+    assert shape is not None
+    parsed = EC2QueryParser().parse({"body": body, "headers": {}, "status_code": 400}, shape)
     assert parsed["Error"]["Code"] == "InvalidAction"
     assert parsed["ResponseMetadata"]["RequestId"] == "req-1"
 
 
 @given(st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), max_size=6))
 @settings(max_examples=200, deadline=None)
-def test_no_form_makes_the_parser_fail_other_than_by_a_fault(fields):
+def test_no_form_makes_the_parser_fail_other_than_by_a_fault(fields: list[tuple[str, str]]) -> None:
     with suppress(Fault):
         protocol.parse(MODEL.operation_model("RunInstances"), fields)
 
 
-def test_a_name_of_very_many_parts_is_just_not_known():
+def test_a_name_of_very_many_parts_is_just_not_known() -> None:
     assert refusal("RunInstances", ("MinCount" + ".x" * 200_000, "1")).code == "UnknownParameter"
     assert refusal("RunInstances", ("." * 200_000, "1")).code == "UnknownParameter"
 
 
 @given(st.text(max_size=60))
 @settings(max_examples=200, deadline=None)
-def test_any_text_makes_well_formed_xml(text):
+def test_any_text_makes_well_formed_xml(text: str) -> None:
     result = {"Tags": [{"Key": text, "Value": text}]}
     shape = MODEL.operation_model("DescribeTags").output_shape
+    assert shape is not None
     parsed = EC2QueryParser().parse(
         {"body": answer("DescribeTags", result), "headers": {}, "status_code": 200}, shape
     )

@@ -11,15 +11,15 @@ ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "reference" / "ec2.md").read_text()
 
 
-def section(title):
+def section(title: str) -> str:
     return TEXT.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
-def test_the_actions_of_the_reference_are_those_that_are_served():
+def test_the_actions_of_the_reference_are_those_that_are_served() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", section("Actions"), re.MULTILINE)) == set(ACTIONS)
 
 
-def test_every_code_that_is_raised_is_in_the_reference_with_its_status():
+def test_every_code_that_is_raised_is_in_the_reference_with_its_status() -> None:
     listed = {}
     for codes, status in re.findall(r"^\| (`.+?) \| (\d+) \|", section("Errors"), re.MULTILINE):
         for code in re.findall(r"`([^`]+)`", codes):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from unittest.mock import patch
 from urllib.parse import parse_qsl, urlsplit
 
@@ -14,6 +16,7 @@ from botocore.credentials import Credentials
 
 from api.ec2 import sigv4
 from api.ec2.fault import Fault
+from api.ec2.sigv4 import Request
 
 NOW = datetime(2026, 11, 20, 22, 0, 0, tzinfo=UTC)
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
@@ -21,22 +24,21 @@ REGION = "isthmus-1"
 
 
 def signed(
-    method="POST",
-    url="http://127.0.0.1:8773/",
-    body="Action=DescribeInstances&Version=2016-11-15",
-    headers=None,
-    query=False,
-    secret=SECRET,
-    region=REGION,
-    service="ec2",
-    at=NOW,
-    expires=300,
-    token=None,
-):
+    method: str = "POST",
+    url: str = "http://127.0.0.1:8773/",
+    body: str = "Action=DescribeInstances&Version=2016-11-15",
+    headers: dict[str, str] | None = None,
+    query: bool = False,
+    secret: str = SECRET,
+    region: str = REGION,
+    service: str = "ec2",
+    at: datetime = NOW,
+    expires: int = 300,
+    token: str | None = None,
+) -> sigv4.Request:
     """A request as it comes over the wire, signed by botocore, which moves the form of a presigned one to the query."""
-    if query and body:
-        body = dict(parse_qsl(body, keep_blank_values=True))
-    request = AWSRequest(method=method, url=url, data=body, headers=headers or {})
+    data = dict(parse_qsl(body, keep_blank_values=True)) if query and body else body
+    request = AWSRequest(method=method, url=url, data=data, headers=headers or {})
     request.headers["Host"] = urlsplit(url).netloc
     credentials = Credentials("AKIS1", secret, token)
     auth = (
@@ -49,6 +51,7 @@ def signed(
     prepared = request.prepare()
     parts = urlsplit(prepared.url)
     sent = prepared.body or b""
+    assert isinstance(sent, str | bytes)
     lines = [(str(k), v.decode() if isinstance(v, bytes) else str(v)) for k, v in prepared.headers.items()]
     if not any(name.lower() == "host" for name, _ in lines):
         lines.append(("host", parts.netloc))
@@ -57,23 +60,23 @@ def signed(
     )
 
 
-def verify(request, secret=SECRET, now=NOW, region=REGION):
+def verify(request: sigv4.Request, secret: str = SECRET, now: datetime = NOW, region: str = REGION) -> None:
     claim = sigv4.read(request)
     assert claim.access_key_id == "AKIS1"
     sigv4.verify(request, claim, secret, region=region, now=now)
 
 
-def refusal(request, **given):
+def refusal(request: sigv4.Request, **given: Any) -> Fault:
     with pytest.raises(Fault) as caught:
         verify(request, **given)
     return caught.value
 
 
-def changed(request, **fields):
+def changed(request: sigv4.Request, **fields: Any) -> sigv4.Request:
     return dataclasses.replace(request, **fields)
 
 
-def test_the_published_example_of_the_algorithm_comes_out():
+def test_the_published_example_of_the_algorithm_comes_out() -> None:
     """The example of "Create a signed AWS API request": IAM ListUsers at 2015-08-30."""
     request = sigv4.Request(
         "GET",
@@ -111,16 +114,16 @@ def test_the_published_example_of_the_algorithm_comes_out():
         ("GET", "http://cloud.example:8773/services/Cloud/?Zed=1&Action=a%20b&Empty=&B=%2B%2F~%2A", ""),
     ],
 )
-def test_what_botocore_signs_is_accepted(method, url, body, query):
+def test_what_botocore_signs_is_accepted(method: str, url: str, body: str, query: bool) -> None:
     verify(signed(method=method, url=url, body=body, query=query))
 
 
-def test_a_session_token_and_untidy_headers_do_not_disturb():
+def test_a_session_token_and_untidy_headers_do_not_disturb() -> None:
     verify(signed(token="session"))
     verify(signed(headers={"X-Amz-Meta": "  a   b "}))
 
 
-def test_a_wrong_secret_does_not_match():
+def test_a_wrong_secret_does_not_match() -> None:
     fault = refusal(signed(), secret="other")
     assert (fault.code, fault.status) == ("SignatureDoesNotMatch", 403)
     assert SECRET not in fault.message
@@ -140,11 +143,13 @@ def test_a_wrong_secret_does_not_match():
         lambda r: changed(r, headers=[*r.headers, ("X-Amz-Content-SHA256", "UNSIGNED-PAYLOAD")]),
     ],
 )
-def test_whatever_is_changed_after_signing_is_noticed(change):
+def test_whatever_is_changed_after_signing_is_noticed(
+    change: Callable[[sigv4.Request], sigv4.Request],
+) -> None:
     assert refusal(change(signed())).code == "SignatureDoesNotMatch"
 
 
-def test_a_presigned_request_is_bound_to_its_query():
+def test_a_presigned_request_is_bound_to_its_query() -> None:
     request = signed(method="GET", url="http://h:1/?Action=DescribeInstances", body="", query=True)
     assert refusal(changed(request, query=request.query + "&DryRun=true")).code == "SignatureDoesNotMatch"
     verify(request, now=NOW + timedelta(seconds=299))
@@ -152,7 +157,7 @@ def test_a_presigned_request_is_bound_to_its_query():
     assert refusal(request, now=NOW - timedelta(seconds=301)).code == "RequestExpired"
 
 
-def test_five_minutes_of_skew_are_let_pass_and_no_more():
+def test_five_minutes_of_skew_are_let_pass_and_no_more() -> None:
     for seconds in (299, -299):
         verify(signed(), now=NOW + timedelta(seconds=seconds))
     for seconds in (301, -301):
@@ -160,7 +165,7 @@ def test_five_minutes_of_skew_are_let_pass_and_no_more():
         assert (fault.code, fault.status) == ("RequestExpired", 400)
 
 
-def test_the_scope_must_be_ours():
+def test_the_scope_must_be_ours() -> None:
     assert "isthmus-1" in refusal(signed(region="us-east-1")).message
     assert refusal(signed(service="s3")).code == "SignatureDoesNotMatch"
     request = signed()
@@ -200,14 +205,16 @@ def test_the_scope_must_be_ours():
         ([], "", b"AWSAccessKeyId=x&Signature=y&SignatureVersion=2", "AuthFailure"),
     ],
 )
-def test_a_request_that_is_not_signed_properly_is_refused_in_words(headers, query, body, code):
+def test_a_request_that_is_not_signed_properly_is_refused_in_words(
+    headers: list[tuple[str, str]], query: str, body: bytes, code: str
+) -> None:
     with pytest.raises(Fault) as caught:
         sigv4.read(sigv4.Request("POST", "/", query, headers, body))
     assert caught.value.code == code
     assert caught.value.message
 
 
-def test_a_signature_that_is_no_ascii_is_just_wrong():
+def test_a_signature_that_is_no_ascii_is_just_wrong() -> None:
     request = signed()
     headers = [(k, v[:-1] + "é") if k.lower() == "authorization" else (k, v) for k, v in request.headers]
     assert refusal(changed(request, headers=headers)).code == "SignatureDoesNotMatch"
@@ -234,7 +241,7 @@ def test_a_signature_that_is_no_ascii_is_just_wrong():
     ],
     ids=["long number", "foreign digits", "year 10000"],
 )
-def test_what_nobody_signed_is_a_fault_and_no_failure_of_ours(request_):
+def test_what_nobody_signed_is_a_fault_and_no_failure_of_ours(request_: Request) -> None:
     with pytest.raises(Fault) as caught:
         sigv4.read(request_)
     assert caught.value.code == "IncompleteSignature"

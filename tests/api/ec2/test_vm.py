@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from broker import power, vm
 from broker.actor import Actor
+from broker.states import VMState
 from broker.store import VMRow
+
+if TYPE_CHECKING:
+    from tests.api.ec2.conftest import Face
+
+Run = Callable[..., Any]
+"""Gives the id of the instance, or a list of them when more than one is asked for."""
 
 GONE = "i-00000000000000000"
 
 
 @pytest.fixture
-def run(face, ec2, until):
+def run(face: Face, ec2: Any, until: Callable[..., Any]) -> Iterator[Run]:
     """Launches, and terminates at the end whatever the test left."""
 
-    def run(count=1, wait="running", **given):
+    def run(count: int = 1, wait: str = "running", **given: Any) -> Any:
         request = {
             "ImageId": face.ami,
             "InstanceType": "t3.nano",
@@ -44,20 +53,20 @@ def run(face, ec2, until):
         until(lambda: all(state(ec2, name) == "terminated" for name in left))
 
 
-def instances_of(ec2, **given):
+def instances_of(ec2: Any, **given: Any) -> list[dict[str, Any]]:
     return [i for r in ec2.describe_instances(**given)["Reservations"] for i in r["Instances"]]
 
 
-def get(ec2, name):
+def get(ec2: Any, name: str) -> dict[str, Any]:
     (instance,) = instances_of(ec2, InstanceIds=[name])
     return instance
 
 
-def state(ec2, name):
-    return get(ec2, name)["State"]["Name"]
+def state(ec2: Any, name: str) -> str:
+    return str(get(ec2, name)["State"]["Name"])
 
 
-def refusal(call, *args, **given):
+def refusal(call: Callable[..., object], *args: Any, **given: Any) -> tuple[str, int, str]:
     with pytest.raises(ClientError) as caught:
         call(*args, **given)
     error = caught.value.response
@@ -66,7 +75,7 @@ def refusal(call, *args, **given):
     return error["Error"]["Code"], error["ResponseMetadata"]["HTTPStatusCode"], error["Error"]["Message"]
 
 
-def values(**filters):
+def values(**filters: Any) -> list[dict[str, Any]]:
     return [
         {"Name": name.replace("__", ":").replace("_", "-"), "Values": [value]}
         for name, value in filters.items()
@@ -76,7 +85,9 @@ def values(**filters):
 # -- a life ----------------------------------------------------------------------------------------------------
 
 
-def test_an_instance_is_run_stopped_started_rebooted_and_terminated(face, ec2, run, until):
+def test_an_instance_is_run_stopped_started_rebooted_and_terminated(
+    face: Face, ec2: Any, run: Run, until: Callable[..., Any]
+) -> None:
     name = run(
         KeyName="me",
         UserData="#!/bin/sh\necho hello\n",
@@ -125,7 +136,7 @@ def test_an_instance_is_run_stopped_started_rebooted_and_terminated(face, ec2, r
     assert "PrivateIpAddress" not in get(ec2, name)
 
 
-def test_botocores_own_waiters_are_content(ec2, run):
+def test_botocores_own_waiters_are_content(ec2: Any, run: Run) -> None:
     name = run(wait=None)
     pause = {"Delay": 1, "MaxAttempts": 20}
     ec2.get_waiter("instance_running").wait(InstanceIds=[name], WaiterConfig=pause)
@@ -134,30 +145,35 @@ def test_botocores_own_waiters_are_content(ec2, run):
     ec2.get_waiter("instance_terminated").wait(InstanceIds=[name], WaiterConfig=pause)
 
 
-def test_a_forced_stop_pulls_the_plug(ec2, run, until):
+def test_a_forced_stop_pulls_the_plug(ec2: Any, run: Run, until: Callable[..., Any]) -> None:
     name = run()
     ec2.stop_instances(InstanceIds=[name], Force=True)
     until(lambda: state(ec2, name) == "stopped")
 
 
-def test_a_terminated_instance_is_shown_for_an_hour(face, ec2, run, until):
+def test_a_terminated_instance_is_shown_for_an_hour(
+    face: Face, ec2: Any, run: Run, until: Callable[..., Any]
+) -> None:
     name = run()
     ec2.terminate_instances(InstanceIds=[name])
     until(lambda: state(ec2, name) == "terminated")
     with face.broker.store.transaction() as session:
         row = session.get_one(VMRow, name.replace("i-", "vm-"))
+        assert row.terminated_at is not None
         row.terminated_at -= timedelta(minutes=61)
     assert refusal(ec2.describe_instances, InstanceIds=[name])[0] == "InvalidInstanceID.NotFound"
     assert name not in [instance["InstanceId"] for instance in instances_of(ec2)]
 
 
-def test_what_no_host_can_hold_stays_pending_and_says_why(ec2, run, until):
+def test_what_no_host_can_hold_stays_pending_and_says_why(
+    ec2: Any, run: Run, until: Callable[..., Any]
+) -> None:
     name = run(InstanceType="huge", wait="pending")
     until(lambda: get(ec2, name)["StateReason"]["Message"] != "pending")
     assert "Placement" in get(ec2, name)
 
 
-def test_a_network_interface_is_there_before_it_has_an_address(face, ec2, run):
+def test_a_network_interface_is_there_before_it_has_an_address(face: Face, ec2: Any, run: Run) -> None:
     name = run(InstanceType="huge", wait="pending", Placement={"AvailabilityZone": "campus"})
     instance = get(ec2, name)
     (interface,) = instance["NetworkInterfaces"]
@@ -177,7 +193,9 @@ def test_a_network_interface_is_there_before_it_has_an_address(face, ec2, run):
         assert [one["InstanceId"] for one in instances_of(ec2, Filters=asked)] == [name]
 
 
-def test_a_network_interface_lasts_as_long_as_its_instance(ec2, run, until):
+def test_a_network_interface_lasts_as_long_as_its_instance(
+    ec2: Any, run: Run, until: Callable[..., Any]
+) -> None:
     name = run()
     (first,) = get(ec2, name)["NetworkInterfaces"]
     assert (first["Status"], first["Attachment"]["Status"]) == ("in-use", "attached")
@@ -190,17 +208,19 @@ def test_a_network_interface_lasts_as_long_as_its_instance(ec2, run, until):
     assert get(ec2, name)["NetworkInterfaces"] == []
 
 
-def test_a_failed_vm_is_stopped_with_an_internal_error(face, ec2, run):
+def test_a_failed_vm_is_stopped_with_an_internal_error(face: Face, ec2: Any, run: Run) -> None:
     name = run()
     with face.broker.store.transaction() as session:
         row = session.get_one(VMRow, name.replace("i-", "vm-"))
-        row.state, row.status_reason = "error", "the guest panicked"
+        row.state, row.status_reason = VMState.ERROR, "the guest panicked"
     instance = get(ec2, name)
     assert instance["State"]["Name"] == "stopped"
     assert instance["StateReason"] == {"Code": "Server.InternalError", "Message": "the guest panicked"}
 
 
-def test_a_suspended_vm_is_stopped_and_goes_on_when_it_is_started(face, ec2, run, until):
+def test_a_suspended_vm_is_stopped_and_goes_on_when_it_is_started(
+    face: Face, ec2: Any, run: Run, until: Callable[..., Any]
+) -> None:
     name = run()
     broker, row_id = face.broker, name.replace("i-", "vm-")
     with broker.store.reading() as session:
@@ -218,7 +238,7 @@ def test_a_suspended_vm_is_stopped_and_goes_on_when_it_is_started(face, ec2, run
 # -- launching -------------------------------------------------------------------------------------------------
 
 
-def test_the_same_client_token_gives_the_same_reservation(face, ec2, run):
+def test_the_same_client_token_gives_the_same_reservation(face: Face, ec2: Any, run: Run) -> None:
     given = {
         "ImageId": face.ami,
         "InstanceType": "t3.nano",
@@ -239,7 +259,7 @@ def test_the_same_client_token_gives_the_same_reservation(face, ec2, run):
     assert shown == ["Name"]
 
 
-def test_two_instances_may_have_the_same_name_tag(face, ec2, run):
+def test_two_instances_may_have_the_same_name_tag(face: Face, ec2: Any, run: Run) -> None:
     tags = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "same"}]}]
     first, second = run(TagSpecifications=tags), run(TagSpecifications=tags, ClientToken="second")
     assert run(TagSpecifications=tags, ClientToken="second") == second
@@ -251,7 +271,7 @@ def test_two_instances_may_have_the_same_name_tag(face, ec2, run):
     assert get(ec2, odd)["Tags"] == [{"Key": "Name", "Value": "My Web Server!"}]
 
 
-def test_a_subnet_and_an_address_are_what_was_asked_for(ec2, run):
+def test_a_subnet_and_an_address_are_what_was_asked_for(ec2: Any, run: Run) -> None:
     subnet = next(s for s in ec2.describe_subnets()["Subnets"] if s["AvailabilityZone"] == "annex")
     name = run(SubnetId=subnet["SubnetId"], PrivateIpAddress="10.10.2.77")
     instance = get(ec2, name)
@@ -260,7 +280,7 @@ def test_a_subnet_and_an_address_are_what_was_asked_for(ec2, run):
     assert instance["Placement"]["AvailabilityZone"] == "annex"
 
 
-def test_a_network_interface_names_the_subnet_as_well(ec2, run):
+def test_a_network_interface_names_the_subnet_as_well(ec2: Any, run: Run) -> None:
     subnet = next(s for s in ec2.describe_subnets()["Subnets"] if s["AvailabilityZone"] == "campus")
     interface = {"DeviceIndex": 0, "SubnetId": subnet["SubnetId"], "PrivateIpAddress": "10.10.1.99"}
     assert get(ec2, run(NetworkInterfaces=[interface]))["PrivateIpAddress"] == "10.10.1.99"
@@ -299,7 +319,12 @@ def test_a_network_interface_names_the_subnet_as_well(ec2, run):
         ),
     ],
 )
-def test_a_launch_that_cannot_be_is_refused_and_makes_nothing(face, ec2, given, code):
+def test_a_launch_that_cannot_be_is_refused_and_makes_nothing(
+    face: Face,
+    ec2: Any,
+    given: dict[str, Any],
+    code: str,
+) -> None:
     before = len(instances_of(ec2))
     request = {"ImageId": face.ami, "InstanceType": "t3.nano", "MinCount": 1, "MaxCount": 1, **given}
     assert refusal(ec2.run_instances, **request)[:2] == (code, 400)
@@ -307,11 +332,11 @@ def test_a_launch_that_cannot_be_is_refused_and_makes_nothing(face, ec2, given, 
     assert len(instances_of(ec2)) == before
 
 
-def test_a_dry_run_changes_nothing(face, ec2, run):
+def test_a_dry_run_changes_nothing(face: Face, ec2: Any, run: Run) -> None:
     name = run()
     before = len(instances_of(ec2))
     launch = {"ImageId": face.ami, "InstanceType": "t3.nano", "MinCount": 1, "MaxCount": 1}
-    calls = [
+    calls: list[tuple[Callable[..., object], dict[str, Any]]] = [
         (ec2.run_instances, launch),
         (ec2.stop_instances, {"InstanceIds": [name]}),
         (ec2.reboot_instances, {"InstanceIds": [name]}),
@@ -327,10 +352,10 @@ def test_a_dry_run_changes_nothing(face, ec2, run):
     assert len(instances_of(ec2)) == before
 
 
-def test_user_data_may_lack_its_padding(face, ec2, until):
-    sent = {}
+def test_user_data_may_lack_its_padding(face: Face, ec2: Any, until: Callable[..., Any]) -> None:
+    sent: dict[str, Any] = {}
 
-    def strip(params, **kwargs):
+    def strip(params: dict[str, Any], **kwargs: Any) -> None:
         params["body"]["UserData"] = base64.b64encode(b"#!/bin/sh\n:\n").decode().rstrip("=")
         sent.update(params["body"])
 
@@ -348,7 +373,7 @@ def test_user_data_may_lack_its_padding(face, ec2, until):
 # -- what is not there -----------------------------------------------------------------------------------------
 
 
-def test_one_wrong_id_fails_the_whole_call(ec2, run):
+def test_one_wrong_id_fails_the_whole_call(ec2: Any, run: Run) -> None:
     name = run()
     for call in (
         ec2.describe_instances,
@@ -367,7 +392,7 @@ def test_one_wrong_id_fails_the_whole_call(ec2, run):
     assert state(ec2, name) == "running"
 
 
-def test_a_state_that_does_not_allow_it_is_said(ec2, run, until):
+def test_a_state_that_does_not_allow_it_is_said(ec2: Any, run: Run, until: Callable[..., Any]) -> None:
     running, stopped = run(2)
     ec2.stop_instances(InstanceIds=[stopped])
     until(lambda: state(ec2, stopped) == "stopped")
@@ -380,7 +405,7 @@ def test_a_state_that_does_not_allow_it_is_said(ec2, run, until):
     assert refusal(ec2.start_instances, InstanceIds=[stopped])[0] == "IncorrectInstanceState"
 
 
-def test_another_projects_instances_do_not_exist(face, ec2, run):
+def test_another_projects_instances_do_not_exist(face: Face, ec2: Any, run: Run) -> None:
     from broker import accesskey, project
     from broker.actor import SYSTEM
 
@@ -397,7 +422,7 @@ def test_another_projects_instances_do_not_exist(face, ec2, run):
         assert code == "InvalidInstanceID.NotFound"
 
 
-def test_a_reader_may_look_and_not_touch(face, ec2, run):
+def test_a_reader_may_look_and_not_touch(face: Face, ec2: Any, run: Run) -> None:
     from broker import accesskey
     from broker.actor import SYSTEM
 
@@ -415,7 +440,7 @@ def test_a_reader_may_look_and_not_touch(face, ec2, run):
         assert refusal(call, **given)[:2] == ("UnauthorizedOperation", 403)
 
 
-def test_a_full_quota_is_an_instance_limit(face):
+def test_a_full_quota_is_an_instance_limit(face: Face) -> None:
     from broker import accesskey, project
     from broker.actor import SYSTEM
 
@@ -432,7 +457,7 @@ def test_a_full_quota_is_an_instance_limit(face):
 # -- filters and pages -----------------------------------------------------------------------------------------
 
 
-def test_filters_find_by_what_people_use(face, ec2, run, until):
+def test_filters_find_by_what_people_use(face: Face, ec2: Any, run: Run, until: Callable[..., Any]) -> None:
     tagged = [{"ResourceType": "instance", "Tags": [{"Key": "Env", "Value": "prod*"}]}]
     one = run(TagSpecifications=tagged, KeyName="me", Placement={"AvailabilityZone": "annex"})
     two = run(InstanceType="t3.small", Placement={"AvailabilityZone": "campus"})
@@ -440,7 +465,7 @@ def test_filters_find_by_what_people_use(face, ec2, run, until):
     until(lambda: state(ec2, two) == "stopped")
     first = get(ec2, one)
 
-    def found(*filters, **given):
+    def found(*filters: dict[str, Any], **given: Any) -> set[str]:
         return {
             i["InstanceId"]
             for i in instances_of(ec2, Filters=[*filters, *values(**given)])
@@ -468,7 +493,9 @@ def test_filters_find_by_what_people_use(face, ec2, run, until):
     assert "The filter 'colour' is invalid" in words
 
 
-def test_what_a_filter_says_exactly_is_looked_up(face, ec2, run, monkeypatch):
+def test_what_a_filter_says_exactly_is_looked_up(
+    face: Face, ec2: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from broker import vm
 
     for _ in range(2):
@@ -478,7 +505,7 @@ def test_what_a_filter_says_exactly_is_looked_up(face, ec2, run, monkeypatch):
     read = []
     plain = vm.list_vms
 
-    def list_vms(*args, **kwargs):
+    def list_vms(*args: Any, **kwargs: Any) -> Sequence[VMRow]:
         rows = plain(*args, **kwargs)
         read.append(len(rows))
         return rows
@@ -500,7 +527,7 @@ def test_what_a_filter_says_exactly_is_looked_up(face, ec2, run, monkeypatch):
         assert sum(read) == 0
 
 
-def test_vms_of_one_moment_are_paged_without_loss(face, ec2, run):
+def test_vms_of_one_moment_are_paged_without_loss(face: Face, ec2: Any, run: Run) -> None:
     from sqlalchemy import update
 
     from broker.store import VMRow
@@ -519,7 +546,9 @@ def test_vms_of_one_moment_are_paged_without_loss(face, ec2, run):
     assert names <= set(seen)
 
 
-def test_pages_are_followed_while_instances_come_and_go(ec2, run, until):
+def test_pages_are_followed_while_instances_come_and_go(
+    ec2: Any, run: Run, until: Callable[..., Any]
+) -> None:
     names = [run(wait=None) for _ in range(12)]
     until(lambda: all(state(ec2, name) == "running" for name in names))
     running = values(instance_state_name="running")
@@ -547,7 +576,9 @@ def test_pages_are_followed_while_instances_come_and_go(ec2, run, until):
 # -- the rest --------------------------------------------------------------------------------------------------
 
 
-def test_the_status_of_running_instances_is_ok_and_of_others_shown_when_asked(ec2, run, until):
+def test_the_status_of_running_instances_is_ok_and_of_others_shown_when_asked(
+    ec2: Any, run: Run, until: Callable[..., Any]
+) -> None:
     one, two = run(2)
     ec2.stop_instances(InstanceIds=[two])
     until(lambda: state(ec2, two) == "stopped")
@@ -563,7 +594,7 @@ def test_the_status_of_running_instances_is_ok_and_of_others_shown_when_asked(ec
     }
 
 
-def test_the_console_is_base64_and_boto3_shows_its_text(ec2, run):
+def test_the_console_is_base64_and_boto3_shows_its_text(ec2: Any, run: Run) -> None:
     answer = ec2.get_console_output(InstanceId=run())
     assert isinstance(answer["Output"], str)
     assert answer["Timestamp"]
