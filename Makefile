@@ -17,9 +17,10 @@ demo: root setup ## a full private pool bursts into a cloud, on this machine; KE
 test: setup ## everything that must be green: lint, types, import contracts, tests
 	@scripts/test
 
-lint: setup ## format and lint the sources, mending what can be mended
+lint: setup ## format and lint the sources, mending what can be mended, and check the types
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
+	@.venv/bin/mypy
 
 bench: root setup ## how long things take, against the goals; wants an idle machine, and root
 	@missed=; for each in $(filter-out bench/placement.py,$(wildcard bench/[a-z]*.py)); do echo "== $$each"; \
