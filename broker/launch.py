@@ -151,8 +151,6 @@ def create_many(
     )
     try:
         with broker.store.transaction() as session:
-            # Locked, so that of two callers at once the second sees what the first took of the quota, or made.
-            owner = project.find(session, actor, actor.project_id, lock=True)
             known = request.replay(session, actor.project_id, token, digest)
             if known is not None:
                 return [_with_operation(session, vm_id) for vm_id in known]
@@ -174,12 +172,18 @@ def create_many(
                 _check_address(nets, address)
             if key_pair is not None:
                 keypair.find(session, actor, key_pair)
-            project.check_quota(owner, size.size * count)
-            now = broker.clock.now()
             booked = None
             if wishes.reservation is not None:
                 booked = reservation.for_vm(session, actor, wishes.reservation, size)
             wanted = site.find(session, wishes.site) if wishes.site is not None else None
+            # Locked, so that of two callers at once the second sees what the first took of the quota, or made; and this late,
+            # so that the callers of a project wait for each other as shortly as can be.
+            owner = project.find(session, actor, actor.project_id, lock=True)
+            known = request.replay(session, actor.project_id, token, digest)
+            if known is not None:
+                return [_with_operation(session, vm_id) for vm_id in known]
+            project.check_quota(owner, size.size * count)
+            now = broker.clock.now()
             request_id = broker.new_id("r")
             made: list[tuple[VMRow, OperationRow]] = []
             for index in range(count):
