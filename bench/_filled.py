@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, text
 
 from broker import claim, flavor, image, launch, network, policy, site
 from broker.actor import Actor
@@ -127,6 +127,8 @@ def fill(broker: Broker, admin: Actor, count: int) -> None:
         session.execute(insert(LabelRow), labels)
     forget(broker, [made.id])
     claim.mend(broker)
+    with broker.store.transaction() as session:
+        session.execute(text("ANALYZE"))  # as the server itself does now and then
 
 
 def values(row: VMRow | OperationRow) -> dict[str, Any]:
