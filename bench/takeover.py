@@ -16,11 +16,11 @@ import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import structlog
 from sqlalchemy import insert, select
 
+from bench import _filled as filled
 from broker import flavor, image, launch, network, power, project, queue, serving, site
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
@@ -61,6 +61,9 @@ def main() -> int:
                 if not here.poll(60):
                     raise RuntimeError("a broker did not come up")
                 pipes.append((here, here.recv()))
+                if number == 0:
+                    # Before there is another one, which would take some of them.
+                    _begin(broker, names, here)
                 time.sleep(3)  # the first one has all duties
             return _kill(broker, names, processes[0].pid or 0, pipes)
         finally:
@@ -70,12 +73,16 @@ def main() -> int:
             server.stop()
 
 
-def _kill(broker: Broker, names: list[str], victim: int, pipes: list[tuple[Connection, str]]) -> int:
+def _begin(broker: Broker, names: list[str], first: Connection) -> None:
+    """Have the first broker be in the middle of an operation on each of these VMs."""
     admin = Actor(_owner(broker), "admin", "ada")
     for name in names:
         power.stop(broker, admin, name)
-    if not pipes[0][0].poll(60) or pipes[0][0].recv() != "in the middle":
+    if not first.poll(60) or first.recv() != "in the middle":
         raise RuntimeError("the first broker did not begin the operations")
+
+
+def _kill(broker: Broker, names: list[str], victim: int, pipes: list[tuple[Connection, str]]) -> int:
     holder = pipes[0][1]
     with broker.store.reading() as session:
         duties = set(session.scalars(select(DutyRow.name).where(DutyRow.holder == holder)))
@@ -169,15 +176,11 @@ def _set_up(folder: Path, url: str) -> tuple[Broker, list[str]]:
         vms, tasks = [], []
         for number in range(1, WAITING):
             vm_id, task_id = broker.new_id("vm"), broker.new_id("op")
-            vms.append(_values(model) | {"id": vm_id, "name": f"big-{number}", "operation_id": task_id})
-            tasks.append(_values(first) | {"id": task_id, "target": vm_id})
+            vms.append(filled.values(model) | {"id": vm_id, "name": f"big-{number}", "operation_id": task_id})
+            tasks.append(filled.values(first) | {"id": task_id, "target": vm_id})
         session.execute(insert(VMRow), vms)
         session.execute(insert(OperationRow), tasks)
     return broker, names
-
-
-def _values(row: VMRow | OperationRow) -> dict[str, Any]:
-    return {column.key: getattr(row, column.key) for column in type(row).__table__.columns}
 
 
 def _owner(broker: Broker) -> str:
