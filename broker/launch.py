@@ -151,9 +151,8 @@ def create_many(
     )
     try:
         with broker.store.transaction() as session:
-            known = request.replay(session, actor.project_id, token, digest)
-            if known is not None:
-                return [_with_operation(session, vm_id) for vm_id in known]
+            if (known := _replayed(session, actor, token, digest)) is not None:
+                return known
             size = flavor.find(session, flavor_ref)
             if wishes.preemptible and size.size.bound_by:
                 raise InvalidRequest(
@@ -179,9 +178,8 @@ def create_many(
             # Locked, so that of two callers at once the second sees what the first took of the quota, or made; and this late,
             # so that the callers of a project wait for each other as shortly as can be.
             owner = project.find(session, actor, actor.project_id, lock=True)
-            known = request.replay(session, actor.project_id, token, digest)
-            if known is not None:
-                return [_with_operation(session, vm_id) for vm_id in known]
+            if (known := _replayed(session, actor, token, digest)) is not None:
+                return known
             project.check_quota(owner, size.size * count)
             now = broker.clock.now()
             request_id = broker.new_id("r")
@@ -274,13 +272,20 @@ def create_many(
         # Two callers at once, on PostgreSQL: the one that lost sees what the winner made.
         if token:
             with broker.store.transaction() as session:
-                known = request.replay(session, actor.project_id, token, digest)
-                if known is not None:
-                    return [_with_operation(session, vm_id) for vm_id in known]
+                if (known := _replayed(session, actor, token, digest)) is not None:
+                    return known
         raise Exists("vm", name or "?") from error
     broker.signals.set("place")
     broker.signals.set("policy")
     return made
+
+
+def _replayed(
+    session: Session, actor: Actor, token: str | None, digest: str
+) -> list[tuple[VMRow, OperationRow]] | None:
+    """What the same request made before, or None when it is new. Raises TokenMismatch for another request."""
+    known = request.replay(session, actor.project_id, token, digest)
+    return None if known is None else [_with_operation(session, vm_id) for vm_id in known]
 
 
 def _with_operation(session: Session, vm_id: str) -> tuple[VMRow, OperationRow]:
