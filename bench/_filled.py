@@ -127,8 +127,9 @@ def fill(broker: Broker, admin: Actor, count: int) -> None:
         session.execute(insert(LabelRow), labels)
     forget(broker, [made.id])
     claim.mend(broker)
-    with broker.store.transaction() as session:
-        session.execute(text("ANALYZE"))  # as the server itself does now and then
+    if not broker.store.is_sqlite:
+        with broker.store.transaction() as session:
+            session.execute(text("ANALYZE"))  # as the server itself does now and then
 
 
 def values(row: VMRow | OperationRow) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 
@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session, lazyload
 
 from broker import network
 from broker.broker import Broker
-from broker.store import AddressRow, NICRow, SubnetRow, VMRow
+from broker.store import AddressRow, Columns, NICRow, SubnetRow, VMRow
 from vpn.address import AddressError, Pool
 
-_KEPT_S = 60.0
-"""How long the free addresses of a subnet are kept before its addresses are read again."""
+_KEPT_S = 600.0
+"""How long the free addresses of a subnet are kept before its addresses are read again, of which there may be many."""
 
 
 class FreeAddresses:
@@ -106,11 +106,13 @@ class Leases:
         """The free addresses of a subnet, read now."""
         self._session.flush()  # what was leased in this transaction is taken too
         self._session.execute(
-            delete(AddressRow).where(AddressRow.subnet_id == subnet.id, ~_in_use(self._broker)),
+            # Those that have rested are of no NIC; the condition is as the index has it.
+            delete(AddressRow).where(
+                AddressRow.subnet_id == subnet.id, AddressRow.rests_until <= self._broker.clock.now()
+            ),
             execution_options={"changes": [f"address:{subnet.id}"]},
         )
-        taken = self._session.scalars(select(AddressRow.address).where(AddressRow.subnet_id == subnet.id))
-        pool = _pool_of(subnet, taken)
+        pool = _pool_of(subnet, _taken(self._session, AddressRow.subnet_id == subnet.id))
         self._free.pools[subnet.id] = pool, self._broker.clock.now()
         self._read.add(subnet.id)
         return pool
@@ -118,9 +120,9 @@ class Leases:
 
 def refusal(broker: Broker, session: Session, subnet: SubnetRow, wanted: str) -> str:
     """Why an address of a subnet that a VM asks for is not to be had now; empty when it is."""
-    taken = select(AddressRow.address).where(AddressRow.subnet_id == subnet.id, _in_use(broker))
+    taken = _taken(session, AddressRow.subnet_id == subnet.id, _in_use(broker))
     try:
-        _pool_of(subnet, session.scalars(taken)).take(wanted)
+        _pool_of(subnet, taken).take(wanted)
     except AddressError as error:
         return str(error)
     return ""
@@ -153,6 +155,14 @@ def release(broker: Broker, vm: VMRow) -> None:
         for row in nic.addresses:
             row.rests_until = until
         nic.addresses, nic.subnet = [], None
+
+
+_ADDRESS = Columns(AddressRow.address)
+
+
+def _taken(session: Session, *which: ColumnElement[bool]) -> Iterator[str]:
+    """Addresses, which may be a hundred thousand."""
+    return (one["address"] for one in _ADDRESS.read(session, select(AddressRow.id).where(*which)))
 
 
 def _pool_of(subnet: SubnetRow, taken: Iterable[str]) -> Pool:

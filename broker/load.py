@@ -72,7 +72,10 @@ def cloud_use(broker: Broker, session: Session) -> burst.CloudUse:
     found = burst.CloudUse()
     for name, vms, vcpus in session.execute(
         select(ProjectRow.name, func.count(), func.coalesce(func.sum(VMRow.vcpus), 0))
-        .join(VMRow, VMRow.project_id == ProjectRow.id)
+        .select_from(VMRow)
+        .outerjoin(
+            ProjectRow, ProjectRow.id == VMRow.project_id
+        )  # an outer one, so that the VMs are read first
         .where(VMRow.elastic, VMRow.state != VMState.TERMINATED)
         .group_by(ProjectRow.name)
     ):

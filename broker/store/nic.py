@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, UniqueConstraint, select
+from sqlalchemy import ForeignKey, Index, UniqueConstraint, select, text
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from broker.store.base import Row
@@ -18,7 +18,17 @@ class AddressRow(Row):
     """
 
     __tablename__ = "address"
-    __table_args__ = (UniqueConstraint("subnet_id", "address"), UniqueConstraint("nic_id", "position"))
+    __table_args__ = (
+        UniqueConstraint("subnet_id", "address"),
+        UniqueConstraint("nic_id", "position"),
+        Index(
+            "ix_address_rests",
+            "subnet_id",
+            "rests_until",
+            sqlite_where=text("rests_until IS NOT NULL"),
+            postgresql_where=text("rests_until IS NOT NULL"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     subnet_id: Mapped[str] = mapped_column(ForeignKey("subnet.id"))

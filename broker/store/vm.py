@@ -53,6 +53,14 @@ class VMRow(Labelled, Sized, Row):
             postgresql_where=text("state != 'terminated'"),
         ),
         Index("ix_vm_project_age", "project_id", "created_at", "id"),
+        Index("ix_vm_project_state", "project_id", "state", "created_at", "id"),
+        Index("ix_vm_project_site", "project_id", "site_id", "created_at", "id"),
+        Index(
+            "ix_vm_runtime",
+            "state",
+            sqlite_where=text("runtime_s IS NOT NULL"),
+            postgresql_where=text("runtime_s IS NOT NULL"),
+        ),
         # SQLite takes a partial index only for a condition in the same words, and SQLAlchemy asks for "elastic = 1".
         Index("ix_vm_elastic", "state", sqlite_where=text("elastic = 1"), postgresql_where=text("elastic")),
         Index("ix_vm_site", "site_id", "state"),
