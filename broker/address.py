@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -162,7 +163,8 @@ _ADDRESS = Columns(AddressRow.address)
 
 def _taken(session: Session, *which: ColumnElement[bool]) -> Iterator[str]:
     """Addresses, which may be a hundred thousand."""
-    return (one["address"] for one in _ADDRESS.read(session, select(AddressRow.id).where(*which)))
+    found = json.loads(_ADDRESS.text(session, select(AddressRow.id).where(*which)))
+    return (one["address"] for one in found)
 
 
 def _pool_of(subnet: SubnetRow, taken: Iterable[str]) -> Pool:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from broker import address
 from broker.broker import Broker
 from broker.ids import mac_of
-from broker.store import AddressRow, Columns, NetworkRow, NICRow, VMRow
+from broker.store import AddressRow, NetworkRow, NICRow, VMRow, listed, paired
 
 
 def make(broker: Broker, networks: Sequence[NetworkRow], wanted_address: str | None = None) -> list[NICRow]:
@@ -42,31 +40,35 @@ def remove(broker: Broker, vm: VMRow) -> None:
     vm.nics = []
 
 
-def shown(session: Session, vm_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """VM id -> what users see of its NICs, in order: ``id``, ``network`` (its name), ``subnet`` (its id), ``address``,
-    ``addresses``, ``mac``."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in _SHOWN.read(session, _WITH_ADDRESSES.where(NICRow.vm_id.in_(vm_ids))):
-        address_of = row.pop("address")
-        mine = found.setdefault(row.pop("vm_id"), {})
-        one = mine.setdefault(row["id"], row | {"address": address_of, "addresses": []})
-        if address_of is not None:
-            one["addresses"].append(address_of)
-    return {vm_id: list(mine.values()) for vm_id, mine in found.items()}
-
-
-_SHOWN = Columns(
-    NICRow.vm_id,
-    NICRow.id,
-    NetworkRow.name.label("network"),
-    NICRow.subnet_id.label("subnet"),
-    NICRow.mac,
-    AddressRow.address,
+_ADDRESSES = (
+    select(AddressRow.address)
+    .where(AddressRow.nic_id == NICRow.id)
+    .order_by(AddressRow.position)
+    .correlate(NICRow)
+    .subquery()
 )
-_WITH_ADDRESSES = (
-    select(NICRow.id)
-    .select_from(NICRow)
+_OF_VM = (
+    select(
+        paired(
+            NICRow.id,
+            NetworkRow.name.label("network"),
+            NICRow.subnet_id.label("subnet"),
+            select(AddressRow.address)
+            .where(AddressRow.nic_id == NICRow.id)
+            .order_by(AddressRow.position)
+            .limit(1)
+            .scalar_subquery()
+            .label("address"),
+            select(listed(_ADDRESSES.c.address)).scalar_subquery().label("addresses"),
+            NICRow.mac,
+        ).label("nic")
+    )
     .join(NetworkRow, NetworkRow.id == NICRow.network_id)
-    .outerjoin(AddressRow, AddressRow.nic_id == NICRow.id)
-    .order_by(NICRow.vm_id, NICRow.position, AddressRow.position)
+    .where(NICRow.vm_id == VMRow.id)
+    .order_by(NICRow.position)
+    .correlate(VMRow)
+    .subquery()
 )
+SHOWN = select(listed(_OF_VM.c.nic)).scalar_subquery()
+"""What users see of a VM's NICs, in order, for a query of VMs: ``id``, ``network`` (its name), ``subnet`` (its id), ``address``,
+``addresses``, ``mac``."""

@@ -7,7 +7,7 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Select, func, literal_column, select
 from sqlalchemy.orm import Session, aliased, joinedload
 
 from broker import access, event, label, nic, operation, site
@@ -30,7 +30,6 @@ from broker.store import (
     ProjectRow,
     SiteRow,
     VMRow,
-    image_name,
 )
 from providers.port import Capability, ProviderError, require
 from providers.port import NotFound as ProviderNotFound
@@ -111,18 +110,21 @@ _COLUMNS = Columns(
         getattr(VMRow, name)
         for name in (
             *("id", "name", "state", "status_reason", "flavor", "elastic", "public_address", "key_pair"),
-            *("labels", "requirements", "rank", "priority", "runtime_s", "deadline", "affinity"),
-            *("preemptible", "immediate", "interruptions", "reservation_id", "provider_ref"),
-            *("operation_id", "created_at", "launched_at", "enrolled_at", "terminated_at"),
+            *("requirements", "rank", "priority", "runtime_s", "deadline", "affinity"),
+            *("preemptible", "immediate", "interruptions", "provider_ref"),
+            *("created_at", "launched_at", "enrolled_at", "terminated_at"),
             *(field.name for field in fields(Size)),
         )
     ),
+    func.coalesce(VMRow.labels, literal_column("'{}'")).label("labels"),
+    VMRow.reservation_id.label("reservation"),
+    VMRow.operation_id.label("operation"),
     ProjectRow.name.label("project"),
-    ImageRow.family,
-    ImageRow.version,
+    ImageRow.name.label("image"),
     SiteRow.name.label("site"),
     HostRow.name.label("host"),
     _WANTED.name.label("site_wanted"),
+    nic.SHOWN.label("nics"),
 )
 # Outer joins, so that a database begins with the VMs, in the order of their age, and sorts nothing.
 _WITH_NAMES = (
@@ -147,11 +149,11 @@ def page(
     include_terminated: bool = False,
     after: str | None = None,
     limit: int = 100,
-) -> list[dict[str, Any]]:
-    """As ``list_vms``, for those who only show them: a tenth of the time, since no rows are made of what is read.
+) -> str:
+    """As ``list_vms``, for those who only show them: no rows are made of what is read.
 
-    Of each VM the columns that users see, by their names, with ``project``, ``site``, ``host`` and ``site_wanted`` (names),
-    ``image`` (as ``ImageRow.name``), ``labels`` and ``nics`` (as ``nic.shown``).
+    A JSON array. Of each VM the columns that users see, by the names that they have in the API: ``operation`` and
+    ``reservation`` are ids, ``project``, ``image``, ``site``, ``host`` and ``site_wanted`` names, ``nics`` as ``nic.SHOWN``.
     """
     access.require(actor, "vm.list")
     with broker.store.reading() as session:
@@ -166,12 +168,7 @@ def page(
             include_terminated=include_terminated,
             after=after,
         )
-        found = _COLUMNS.read(session, query.limit(limit))
-        nics = nic.shown(session, [one["id"] for one in found])
-    for one in found:
-        one["image"] = image_name(one.pop("family"), one.pop("version"))
-        one["nics"] = nics.get(one["id"], [])
-    return found
+        return _COLUMNS.text(session, query.limit(limit))
 
 
 def _listed(

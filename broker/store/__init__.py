@@ -1,7 +1,7 @@
 """The store: rows by noun, and the transactions over them. No other room sees SQL."""
 
 from broker.store.base import Row
-from broker.store.columns import Columns
+from broker.store.columns import Columns, listed, paired
 from broker.store.database import BESIDE, Store, StoreError
 from broker.store.image import FlavorRow, ImageRow, KeyPairRow, RealisationRow, image_name
 from broker.store.label import LABELS, Labelled, LabelRow
@@ -52,4 +52,6 @@ __all__ = [
     "UsageRow",
     "VMRow",
     "image_name",
+    "listed",
+    "paired",
 ]

@@ -1,6 +1,7 @@
 """What has changed in the store, so that what a process keeps in memory is refreshed by that alone.
 
-Each commit adds the names of what it changed: ``host:ID``, ``vm:ID``, ``address:SUBNET-ID``, or a whole kind of them.
+Each commit adds the names of what it changed: ``host:ID``, ``vm:ID``, ``address:SUBNET-ID``, or a whole kind of them
+(``subnets``, ``tokens``).
 A name is there only when the change can be read; whoever takes the names first and reads afterwards misses nothing.
 """
 
@@ -18,6 +19,7 @@ from broker.size import SIZE
 from broker.store.base import Row
 from broker.store.network import NetworkRow, SubnetRow
 from broker.store.nic import AddressRow
+from broker.store.project import TokenRow
 from broker.store.site import HostRow, SiteRow
 from broker.store.vm import VMRow
 
@@ -25,6 +27,8 @@ ALL = "all"
 """Everything may have changed."""
 SUBNETS = "subnets"
 """Which subnets there are."""
+TOKENS = "tokens"
+"""Which tokens there are, and what they let their bearers do."""
 
 _MOST = 20_000
 """Names that are remembered; more are everything."""
@@ -53,6 +57,8 @@ class Changes:
         self._names: set[str] = {ALL}
         self.version = 0
         """Grows with each change."""
+        self.tokens = 0
+        """Grows with each change of a token."""
         self.whole = False
         """Whether all changes come here, those of other processes too: otherwise nothing may be kept from one look to
         the next."""
@@ -63,7 +69,9 @@ class Changes:
         """Something has changed, and can be read."""
         with self._lock:
             self.version += 1
-            self._names.update(names)
+            names = set(names)
+            self.tokens += not names.isdisjoint((TOKENS, ALL))
+            self._names |= names - {TOKENS}
             if len(self._names) > _MOST:
                 self._names = {ALL}
 
@@ -112,10 +120,12 @@ def _names_of(row: object) -> set[str]:
         return {f"vm:{row.id}"}
     if isinstance(row, AddressRow):
         return {f"address:{row.subnet_id}"}
+    if isinstance(row, TokenRow):
+        return {TOKENS}
     return {SUBNETS} if isinstance(row, SubnetRow | NetworkRow) else set()
 
 
-_TRACKED: tuple[type[Row], ...] = (HostRow, VMRow, AddressRow, SubnetRow, NetworkRow, SiteRow)
+_TRACKED: tuple[type[Row], ...] = (HostRow, VMRow, AddressRow, SubnetRow, NetworkRow, SiteRow, TokenRow)
 
 
 def _gather_bulk(state: ORMExecuteState) -> None:

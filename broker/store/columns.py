@@ -1,10 +1,7 @@
-"""Reading columns of many rows at once."""
+"""Reading columns of many rows at once, as JSON that the database writes."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -12,76 +9,131 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     DateTime,
-    Enum,
     Float,
     LargeBinary,
     Select,
+    Text,
     case,
+    cast,
     func,
+    literal_column,
     select,
+    type_coerce,
 )
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 Q = TypeVar("Q", bound="Select[*tuple[Any, ...]]")
-
-_SQLITE = sqlite.dialect()
 
 
 class Columns:
     """Columns that are read together, by their names. Those of bytes cannot be read so.
 
     SQLite's driver lets other threads run at every row, and then waits for its turn: up to 5 ms when others are at work, and
-    half a second for a hundred rows (sys.setswitchinterval). So SQLite is asked for all rows as one, in JSON.
+    half a second for a hundred rows (sys.setswitchinterval). And every value that becomes a Python object first costs all
+    threads its time. So a database is asked for all rows as one text.
     """
 
     def __init__(self, *wanted: Any) -> None:
         self._wanted: tuple[ColumnElement[Any], ...] = wanted
-        self._names = [str(column.key) for column in wanted]
-        self._row = func.json_array(*map(_in_json, wanted)).label("found")
-        self._reads = [
-            (name, read) for name, column in zip(self._names, wanted, strict=True) if (read := _read(column))
-        ]
+        self._row = paired(*wanted).label("found")
 
-    def read(self, session: Session, query: Q) -> list[dict[str, Any]]:
-        """The columns of what a query finds, in its order; what the query selects itself is of no account."""
-        if session.get_bind().dialect.name != "sqlite":
-            return [dict(row) for row in session.execute(query.with_only_columns(*self._wanted)).mappings()]
-        found = query.with_only_columns(self._row).subquery()
-        text: str = session.execute(select(func.json_group_array(func.json(found.c.found)))).scalar_one()
-        rows = [dict(zip(self._names, values, strict=True)) for values in json.loads(text)]
-        for row in rows:
-            for name, read in self._reads:
-                row[name] = read(row[name])
-        return rows
+    def text(self, session: Session, query: Q) -> str:
+        """What a query finds, in its order, as a JSON array of objects; what the query selects itself is of no account.
+
+        Times are as ISO 8601 has them, with their zone.
+        """
+        if session.get_bind().dialect.name == "sqlite":
+            found = query.with_only_columns(self._row).subquery()
+            statement = select(type_coerce(listed(found.c.found), Text()))
+        else:
+            rows = query.with_only_columns(*self._wanted).subquery()
+            statement = select(cast(listed(func.row_to_json(rows.table_valued(), type_=JSON())), Text))
+        text: str = session.execute(statement).scalar_one()
+        return text
+
+
+class listed(FunctionElement[list[Any]]):
+    """An aggregate: a column of many rows as one JSON array."""
+
+    type = JSON()
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        super().__init__(_in_json(column))
+
+
+@compiles(listed)
+def _listed_on_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"json_group_array({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(listed, "postgresql")
+def _listed_on_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"coalesce(json_agg({compiler.process(element.clauses, **kw)}), '[]')"
+
+
+class paired(FunctionElement[dict[str, Any]]):
+    """Columns of a row as a JSON object, by their names."""
+
+    type = JSON()
+    inherit_cache = True
+
+    def __init__(self, *columns: Any) -> None:
+        # Names are written into the statement: that of a page has forty of them.
+        names: list[ColumnElement[Any]] = [literal_column(f"'{column.key}'") for column in columns]
+        super().__init__(*(part for pair in zip(names, map(_in_json, columns), strict=True) for part in pair))
+
+
+@compiles(paired)
+def _paired_on_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"json_object({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(paired, "postgresql")
+def _paired_on_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"json_build_object({compiler.process(element.clauses, **kw)})"
+
+
+class _as_json(FunctionElement[Any]):
+    """A value as JSON has it, where it is not so by itself."""
+
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        super().__init__(column)
+        self.type = column.type
+
+
+@compiles(_as_json)
+def _as_json_on_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
+    (column,) = element.clauses
+    kind = _kind(column)
+    if isinstance(kind, JSON):
+        written: ColumnElement[Any] = func.json(column)
+    elif isinstance(kind, Boolean):
+        written = case((column.is_not(None), func.json(case((column, "true"), else_="false"))))
+    elif isinstance(kind, DateTime):
+        # It has no zone there, and is of UTC.
+        written = func.replace(type_coerce(column, Text()), " ", "T").concat("Z")
+    else:
+        # SQLite writes 15 digits of a number, and it takes 17 to tell every two apart (https://www.sqlite.org/printf.html).
+        written = case((column.is_not(None), func.json(func.printf("%!.17g", column))))
+    return str(compiler.process(written, **kw))
+
+
+@compiles(_as_json, "postgresql")
+def _as_json_on_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
+    return str(compiler.process(element.clauses, **kw))
 
 
 def _in_json(column: ColumnElement[Any]) -> ColumnElement[Any]:
     kind = _kind(column)
     if isinstance(kind, LargeBinary):
         raise TypeError(f"{column} is of bytes")
-    if isinstance(kind, JSON):
-        return func.json(column)
-    if isinstance(kind, Float):
-        # SQLite writes 15 digits of a number, and it takes 17 to tell every two apart (https://www.sqlite.org/printf.html).
-        return case((column.is_not(None), func.json(func.printf("%!.17g", column))))
-    return column
-
-
-def _read(column: ColumnElement[Any]) -> Callable[[Any], Any] | None:
-    """From what there is in JSON to what we have; None where they are alike."""
-    kind, decorated = _kind(column), column.type
-    if isinstance(kind, Boolean):
-        return lambda value: None if value is None else bool(value)
-    if isinstance(kind, Enum) and (words := kind.enum_class) is not None:
-        return lambda value: None if value is None else words(value)
-    if isinstance(decorated, TypeDecorator):
-        there = datetime.fromisoformat if isinstance(kind, DateTime) else None
-        return lambda value: decorated.process_result_value(
-            value if value is None or there is None else there(value), _SQLITE
-        )
-    return None
+    return _as_json(column) if isinstance(kind, JSON | Boolean | DateTime | Float) else column
 
 
 def _kind(column: ColumnElement[Any]) -> Any:
