@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from broker import access
@@ -104,8 +104,6 @@ def list_operations(
         if after:
             last = session.get(OperationRow, after)
             if last is not None:
-                query = query.where(
-                    (OperationRow.created_at < last.created_at)
-                    | ((OperationRow.created_at == last.created_at) & (OperationRow.id < last.id))
-                )
+                place = tuple_(OperationRow.created_at, OperationRow.id)
+                query = query.where(place < (last.created_at, last.id))
         return list(session.scalars(query))

@@ -7,7 +7,7 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, func, literal_column, select, tuple_
 from sqlalchemy.orm import Session, aliased, joinedload
 
 from broker import access, event, label, nic, operation, site
@@ -215,8 +215,8 @@ def _listed(
             raise NotFound("vm", after)
         after = made, after
     if after is not None:
-        made, last = after
-        query = query.where((VMRow.created_at > made) | ((VMRow.created_at == made) & (VMRow.id > last)))
+        # One comparison, so that an index finds the place.
+        query = query.where(tuple_(VMRow.created_at, VMRow.id) > after)
     return label.filter(query, VMRow, labels)
 
 

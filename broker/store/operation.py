@@ -24,6 +24,7 @@ class OperationRow(Row):
         Index("ix_operation_live", "state", "claim_until"),
         Index("ix_operation_due", "state", "next_at"),
         Index("ix_operation_over", "ended_at"),
+        Index("ix_operation_project", "project_id", "created_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -49,6 +50,7 @@ class EventRow(Row):
     """``seq`` only grows."""
 
     __tablename__ = "event"
+    __table_args__ = (Index("ix_event_project", "project_id", "seq"),)
 
     seq: Mapped[int] = mapped_column(
         BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True

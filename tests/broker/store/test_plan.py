@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event as statements
 
-from broker import burst, host, operation, power, vm
+from broker import burst, event, host, operation, power, vm
 
 if TYPE_CHECKING:
     from tests.broker.conftest import Stage
@@ -39,16 +39,23 @@ def test_nothing_in_the_life_of_a_vm_reads_all_of_a_big_table(hybrid: Stage) -> 
     ) -> None:
         said.setdefault(text, parameters[0] if many else parameters)
 
-    event.listen(hybrid.broker.store.engine, "before_cursor_execute", note)
+    statements.listen(hybrid.broker.store.engine, "before_cursor_execute", note)
     home, away = hybrid.create("home"), hybrid.burst("away")
     for change in (power.stop, power.start, vm.delete):
         hybrid.finish(change(hybrid.broker, hybrid.member, home.id)[1])
     burst.tick(hybrid.broker)
     host.list_hosts(hybrid.broker, hybrid.admin)
-    vm.list_vms(hybrid.broker, hybrid.member)
+    first = vm.list_vms(hybrid.broker, hybrid.member, limit=1)[0]
+    vm.list_vms(hybrid.broker, hybrid.member, after=first.id)
+    vm.page(hybrid.broker, hybrid.member, state="running", after=first.id)
+    vm.page(hybrid.broker, hybrid.member, site_ref="campus")
+    vm.page(hybrid.broker, hybrid.member, labels={"a": "b"})
+    event.list_events(hybrid.broker, hybrid.member)
+    newest = operation.list_operations(hybrid.broker, hybrid.member, limit=1)[0]
+    operation.list_operations(hybrid.broker, hybrid.member, after=newest.id)
     vm.get(hybrid.broker, hybrid.member, "away")
     operation.get(hybrid.broker, hybrid.member, hybrid.there(away.operation_id))
-    event.remove(hybrid.broker.store.engine, "before_cursor_execute", note)
+    statements.remove(hybrid.broker.store.engine, "before_cursor_execute", note)
 
     found = set()
     with hybrid.broker.store.engine.connect() as connection:
@@ -67,7 +74,7 @@ def test_nothing_in_the_life_of_a_vm_reads_all_of_a_big_table(hybrid: Stage) -> 
                 read = re.match(rf"SCAN ({GROWING})\b(?:.* INDEX (\w+))?", step) or re.match(
                     rf"SEARCH ({GROWING})\b.* INDEX (\w+) \((?:{BROAD}{states})=\?\)", step
                 )
-                if read and read[2] not in NARROW and not in_order:
+                if read and read[2] not in NARROW and not (in_order and step.startswith("SEARCH")):
                     found.add(f"{step}: {text}")
     assert len(said) > 40
     assert found == set()
