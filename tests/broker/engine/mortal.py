@@ -50,10 +50,18 @@ from vpn import keys
 POLICY = """\
 version: 1
 burst:
-  to: [cloud]
+  to: [cloud, keeping]
   open: {any: ['queue.length >= 0']}
   close: {all: ['queue.length < 0']}
 """
+
+FAILING = {
+    "broken": ("ensure_vm",),
+    "frail": ("start_vm", "reboot_vm", "migrate_vm"),
+    "stiff": ("stop_vm", "suspend_vm"),
+    "keeping": ("delete_vm",),
+}
+"""Sites beside ``campus`` and ``cloud``, and what they always refuse."""
 
 
 class Mortal:
@@ -97,14 +105,30 @@ class Mortal:
         flavor.create(self.broker, admin, name="small", size=Size(vcpus=1, mem_mb=512, disk_gb=1))
         network.create(self.broker, admin, name="net", cidr="10.20.0.0/16")
         moves = {"boot_s": 0.3, "stop_s": 0.3}
-        local = {"hosts": 4, "state_file": str(self.folder / "campus.json"), **moves}
+        local = {
+            "hosts": 4,
+            "attributes": {"cpu_total": 64.0},
+            "state_file": str(self.folder / "campus.json"),
+            **moves,
+        }
         types = {"t.small": {"vcpus": 1, "mem_mb": 512, "price_hour": 0.1}}
         cloud = {"elastic": True, "types": types, "state_file": str(self.folder / "cloud.json"), **moves}
         site.create(self.broker, admin, name="campus", kind="simulated", options=local)
         site.create(self.broker, admin, name="cloud", kind="simulated", options=cloud)
-        image.map_sites(self.broker, admin, "tiny", {"cloud": "ami-1"})
-        network.add_subnet(self.broker, admin, "net", site_ref="campus", cidr="10.20.1.0/24")
-        network.add_subnet(self.broker, admin, "net", site_ref="cloud", cidr="10.20.2.0/24", mode="tunnel")
+        for name, methods in FAILING.items():
+            options = cloud if name == "keeping" else local
+            fail = [
+                {"method": method, "error": "AuthenticationFailed", "times": -1, "message": "as ordered"}
+                for method in methods
+            ]
+            own = {"state_file": str(self.folder / f"{name}.json"), "fail": fail}
+            site.create(self.broker, admin, name=name, kind="simulated", options=options | own)
+        image.map_sites(self.broker, admin, "tiny", {"cloud": "ami-1", "keeping": "ami-1"})
+        for number, name in enumerate(("campus", "cloud", *FAILING), 1):
+            mode = "tunnel" if name in ("cloud", "keeping") else "nat"
+            network.add_subnet(
+                self.broker, admin, "net", site_ref=name, cidr=f"10.20.{number}.0/24", mode=mode
+            )
         _, secret = gateway.create(
             self.broker,
             admin,
@@ -159,9 +183,9 @@ class Mortal:
         self.until_idle()
         print(json.dumps(self.facts()), flush=True)
         for name in self.plan.get("bursts", []):
-            self.create(name, "elastic")
+            self.create(name)
         for name in self.plan.get("locals", []):
-            self.create(name, "!elastic")
+            self.create(name)
         self.until_idle()
         for name in self.plan.get("stopped", []):
             power.stop(self.broker, self.admin, name)
@@ -177,7 +201,7 @@ class Mortal:
     def ask(self) -> None:
         for name, kind, phase, _point in sorted(self.holds):
             if kind == "vm.create":
-                self.create(name, "elastic" if name.startswith("burst") else "!elastic")
+                self.create(name)
                 continue
             if kind == "vm.migrate":
                 migration.migrate(self.broker, self.admin, name)
@@ -194,7 +218,7 @@ class Mortal:
                 if kind == "vm.relaunch":
                     task = vm.begin_relaunch(self.broker, session, row, reason="taken back")
                 elif kind == "vm.return":
-                    row.requirements = None
+                    row.site_wanted_id = site.find(session, "campus").id
                     task = vm.begin_return(self.broker, session, row, reason="home")
                 else:
                     task = vm.begin_delete(
@@ -202,14 +226,14 @@ class Mortal:
                     )
             self.broker.submit(task)
 
-    def create(self, name: str, requirements: str) -> None:
+    def create(self, name: str) -> None:
         launch.create(
             self.broker,
             self.admin,
             name=name,
             image_ref="tiny",
             flavor_ref="small",
-            requirements=requirements,
+            wishes=launch.Wishes(site=self.plan["places"][name]),
         )
 
     def trace(self, operation_id: str, phase: str, point: str) -> None:
