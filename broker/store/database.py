@@ -16,7 +16,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
@@ -113,6 +113,8 @@ class Store:
             with self._only_one_upgrades() if connection is None else nullcontext():
                 self._refuse_newer(connection)
                 command.upgrade(config, revision)
+            if self.is_sqlite and connection is None:
+                self._forget_statistics()
         except SQLAlchemyError as error:
             raise StoreError(f"cannot prepare the database: {error}") from error
 
@@ -170,6 +172,14 @@ class Store:
             ) from None
         self._lock_file = handle
         self.changes.whole = True
+
+    def _forget_statistics(self) -> None:
+        # Our indexes are for how SQLite reads without. With those of a database of one project, and VMs in one state, it finds
+        # both useless, and looks at all VMs where it should begin with the project's or with those that wait.
+        with self.engine.connect() as connection:
+            if inspect(connection).has_table("sqlite_stat1"):
+                connection.exec_driver_sql("DROP TABLE sqlite_stat1")
+                connection.commit()
 
     def close(self) -> None:
         """Drop all connections."""

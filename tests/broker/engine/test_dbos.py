@@ -94,9 +94,8 @@ END = {
 CLOUDS = {"gone": "cloud", "home": "cloud", "again": "cloud", "kept": "keeping", "kept-again": "keeping"}
 """Series on VMs that run in a cloud before they begin, and in which."""
 LOCALS = {
-    **dict.fromkeys(
-        ("moved", "preempted", "suspended", "resumed", "started", "stopped", "rebooted"), "campus"
-    ),
+    **dict.fromkeys(("started", "stopped", "rebooted"), "campus"),
+    **dict.fromkeys(("moved", "preempted", "suspended", "resumed"), "campus"),
     **dict.fromkeys(("unstarted", "unbooted", "unresumed", "unmoved"), "frail"),
     **dict.fromkeys(("unstopped", "unsuspended", "unpreempted"), "stiff"),
 }

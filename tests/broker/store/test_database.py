@@ -150,6 +150,23 @@ def test_sqlite_has_one_broker(tmp_path: Path) -> None:
 
 
 @pytest.mark.postgres
+def test_broker_reads_its_sqlite_database_as_its_indexes_are_made_for(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/b.sqlite3")
+    store.upgrade()
+    with store.transaction() as session:
+        session.add(flavor("small"))
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql("ANALYZE")  # as somebody does by hand
+        connection.commit()
+        assert connection.exec_driver_sql("SELECT count(*) FROM sqlite_stat1").scalar_one() > 0
+    for _ in range(2):
+        store.upgrade()
+        with store.engine.connect() as connection:
+            assert not inspect(connection).has_table("sqlite_stat1")
+    assert names(store) == ["small"]
+    store.close()
+
+
 def test_postgresql_has_several_brokers(postgresql: PostgreSQL, tmp_path: Path) -> None:
     url = postgresql.database()
     first, second = Store(url), Store(url)
