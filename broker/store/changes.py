@@ -17,9 +17,9 @@ from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
 
 from broker.size import SIZE
 from broker.store.base import Row
-from broker.store.network import NetworkRow, SubnetRow
+from broker.store.network import GatewayRow, NetworkRow, SubnetRow
 from broker.store.nic import AddressRow
-from broker.store.project import TokenRow
+from broker.store.project import ProjectRow, TokenRow
 from broker.store.site import HostRow, SiteRow
 from broker.store.vm import VMRow
 
@@ -102,6 +102,8 @@ def _gather(session: Session, _context: object, _instances: object) -> None:
         names |= _names_of(row)
     for row in session.deleted:
         names |= {ALL} if isinstance(row, SiteRow) else _names_of(row)
+        if isinstance(row, ProjectRow | GatewayRow):
+            names.add(TOKENS)  # the database takes theirs along
     for row in session.dirty:
         if session.is_modified(row):
             names |= _names_of(row) if not isinstance(row, VMRow) or _matters(row) else set()

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import delete
 
 from bench._counted import Counted
-from broker import gateway, token
+from broker import gateway, project, token
 from broker.errors import Unauthenticated
 from broker.store import TokenRow
 
@@ -46,6 +46,20 @@ def test_a_gateways_old_token_lets_nobody_in_after_a_new_one_is_made(whole: Stag
     gateway.renew_token(whole.broker, whole.admin, made.id)
     with pytest.raises(Unauthenticated):
         token.authenticate(whole.broker, secret)
+
+
+def test_the_tokens_of_what_is_deleted_let_nobody_in_any_more(whole: Stage) -> None:
+    whole.add_cloud()
+    _, of_gateway = gateway.renew_token(whole.broker, whole.admin, "gate")
+    project.create(whole.broker, whole.admin, name="short")
+    _, of_project = token.create(whole.broker, whole.admin, name="ci", project_ref="short")
+    for secret in (of_gateway, of_project):
+        token.authenticate(whole.broker, secret)
+    gateway.delete(whole.broker, whole.admin, "gate")
+    project.delete(whole.broker, whole.admin, "short")
+    for secret in (of_gateway, of_project):
+        with pytest.raises(Unauthenticated):
+            token.authenticate(whole.broker, secret)
 
 
 def test_a_token_expires_also_for_who_was_let_in_just_now(whole: Stage) -> None:
