@@ -73,9 +73,7 @@ def cloud_use(broker: Broker, session: Session) -> burst.CloudUse:
     for name, vms, vcpus in session.execute(
         select(ProjectRow.name, func.count(), func.coalesce(func.sum(VMRow.vcpus), 0))
         .select_from(VMRow)
-        .outerjoin(
-            ProjectRow, ProjectRow.id == VMRow.project_id
-        )  # an outer one, so that the VMs are read first
+        .outerjoin(ProjectRow, ProjectRow.id == VMRow.project_id)  # outer: the VMs are read first
         .where(VMRow.elastic, VMRow.state != VMState.TERMINATED)
         .group_by(ProjectRow.name)
     ):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import JSON, DateTime, Enum, MetaData
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 
@@ -45,6 +48,16 @@ def one_of(words: type[StrEnum], column: str) -> Enum:
         length=None,
         values_callable=lambda enum: [one.value for one in enum],
     )
+
+
+def written(kind: type[FunctionElement[Any]], *, sqlite: str, postgresql: str) -> None:
+    """Say how a function is written on each database, ``{}`` being what it is called with."""
+
+    def form(text: str) -> Callable[..., str]:
+        return lambda element, compiler, **kw: text.format(compiler.process(element.clauses, **kw))
+
+    compiles(kind)(form(sqlite))
+    compiles(kind, "postgresql")(form(postgresql))
 
 
 class Row(DeclarativeBase):

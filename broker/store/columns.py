@@ -25,11 +25,13 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from broker.store.base import written
+
 Q = TypeVar("Q", bound="Select[*tuple[Any, ...]]")
 
 
 class Columns:
-    """Columns that are read together, by their names. Those of bytes cannot be read so.
+    """Columns that are read together, by their names; 50 at most. Those of bytes cannot be read so.
 
     SQLite's driver lets other threads run at every row, and then waits for its turn: up to 5 ms when others are at work, and
     half a second for a hundred rows (sys.setswitchinterval). And every value that becomes a Python object first costs all
@@ -37,7 +39,6 @@ class Columns:
     """
 
     def __init__(self, *wanted: Any) -> None:
-        self._wanted: tuple[ColumnElement[Any], ...] = wanted
         self._row = paired(*wanted).label("found")
 
     def text(self, session: Session, query: Q) -> str:
@@ -45,12 +46,8 @@ class Columns:
 
         Times are as ISO 8601 has them, with their zone.
         """
-        if session.get_bind().dialect.name == "sqlite":
-            found = query.with_only_columns(self._row).subquery()
-            statement = select(type_coerce(listed(found.c.found), Text()))
-        else:
-            rows = query.with_only_columns(*self._wanted).subquery()
-            statement = select(cast(listed(func.row_to_json(rows.table_valued(), type_=JSON())), Text))
+        found = query.with_only_columns(self._row).subquery()
+        statement = select(cast(listed(found.c.found), Text))
         text: str = session.execute(statement).scalar_one()
         return text
 
@@ -65,14 +62,7 @@ class listed(FunctionElement[list[Any]]):
         super().__init__(_in_json(column))
 
 
-@compiles(listed)
-def _listed_on_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
-    return f"json_group_array({compiler.process(element.clauses, **kw)})"
-
-
-@compiles(listed, "postgresql")
-def _listed_on_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
-    return f"coalesce(json_agg({compiler.process(element.clauses, **kw)}), '[]')"
+written(listed, sqlite="json_group_array({})", postgresql="coalesce(json_agg({}), '[]')")
 
 
 class paired(FunctionElement[dict[str, Any]]):
@@ -87,14 +77,7 @@ class paired(FunctionElement[dict[str, Any]]):
         super().__init__(*(part for pair in zip(names, map(_in_json, columns), strict=True) for part in pair))
 
 
-@compiles(paired)
-def _paired_on_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
-    return f"json_object({compiler.process(element.clauses, **kw)})"
-
-
-@compiles(paired, "postgresql")
-def _paired_on_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
-    return f"json_build_object({compiler.process(element.clauses, **kw)})"
+written(paired, sqlite="json_object({})", postgresql="json_build_object({})")
 
 
 class _as_json(FunctionElement[Any]):
@@ -112,16 +95,16 @@ def _as_json_on_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
     (column,) = element.clauses
     kind = _kind(column)
     if isinstance(kind, JSON):
-        written: ColumnElement[Any] = func.json(column)
+        value: ColumnElement[Any] = func.json(column)
     elif isinstance(kind, Boolean):
-        written = case((column.is_not(None), func.json(case((column, "true"), else_="false"))))
+        value = case((column.is_not(None), func.json(case((column, "true"), else_="false"))))
     elif isinstance(kind, DateTime):
         # It has no zone there, and is of UTC.
-        written = func.replace(type_coerce(column, Text()), " ", "T").concat("Z")
+        value = func.replace(type_coerce(column, Text()), " ", "T").concat("Z")
     else:
         # SQLite writes 15 digits of a number, and it takes 17 to tell every two apart (https://www.sqlite.org/printf.html).
-        written = case((column.is_not(None), func.json(func.printf("%!.17g", column))))
-    return str(compiler.process(written, **kw))
+        value = case((column.is_not(None), func.json(func.printf("%!.17g", column))))
+    return str(compiler.process(value, **kw))
 
 
 @compiles(_as_json, "postgresql")

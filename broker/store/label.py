@@ -6,12 +6,11 @@ from typing import Any
 
 from sqlalchemy import JSON, Index, Select, delete, event, select
 from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapped, Mapper, column_property, declared_attr, mapped_column, undefer_group
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
-from broker.store.base import Row
+from broker.store.base import Row, written
 
 
 class LabelRow(Row):
@@ -44,14 +43,7 @@ class gathered(FunctionElement[dict[str, str]]):
     inherit_cache = True
 
 
-@compiles(gathered)
-def _on_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
-    return f"json_group_object({compiler.process(element.clauses, **kw)})"
-
-
-@compiles(gathered, "postgresql")
-def _on_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
-    return f"json_object_agg({compiler.process(element.clauses, **kw)})"
+written(gathered, sqlite="json_group_object({})", postgresql="json_object_agg({})")
 
 
 class Labelled:
