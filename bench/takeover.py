@@ -121,6 +121,10 @@ def _serve(folder: str, url: str, held: list[str], ready: Connection) -> None:
     with broker.store.reading() as session:
         ids = set(session.scalars(select(VMRow.id).where(VMRow.name.in_(held))))
 
+    engine = engine_for(broker)
+    assert isinstance(engine, LeaseEngine)
+    claims = engine.claims
+
     def trace(operation_id: str, _phase: str, point: str) -> None:
         if point != "before" or not ids:
             return
@@ -131,12 +135,12 @@ def _serve(folder: str, url: str, held: list[str], ready: Connection) -> None:
                 arrived.add(task.target)
                 if arrived == ids:
                     ready.send("in the middle")
-            threading.Event().wait()
+            with claims.slots.lent():  # as while it asks a provider
+                threading.Event().wait()
 
     broker.trace = trace
-    engine = engine_for(broker)
     serving.start(broker, engine)
-    ready.send(engine.turns.holder)  # type: ignore[attr-defined]
+    ready.send(claims.holder)
     threading.Event().wait()
 
 

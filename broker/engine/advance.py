@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -34,6 +34,7 @@ from broker.engine.declaration import (
     Wait,
 )
 from broker.engine.registry import OPERATIONS
+from broker.engine.slots import Slots
 from broker.sealing import SealError
 from broker.states import OperationState
 from broker.store import DutyRow, OperationRow, Row
@@ -83,6 +84,8 @@ class Claims:
         """Duties that are held, and until when as far as was written."""
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+        self.slots = Slots()
+        """Who drives an operation holds one of them, but not while a provider is asked."""
 
     def take(self, operation_id: str) -> Held | Pause | None:
         """Claim a running operation that nobody drives now; when it may not begin yet, how long to wait for that."""
@@ -273,7 +276,7 @@ def advance(broker: Broker, claims: Claims, operation_id: str, *, most: int = 1)
             left -= 1
             counts = {name: broker.signals.count(name) for name in _signal_names(step.operation)}
             began = time.monotonic()
-            outcome = _act(step)
+            outcome = _act(step, claims.slots)
             broker.trace(operation_id, step.operation.phase, "after")
             written = _write(
                 held, outcome, counts, keep=left > 0, fresh=time.monotonic() - began > _LOOK_AGAIN_S
@@ -291,12 +294,14 @@ def advance(broker: Broker, claims: Claims, operation_id: str, *, most: int = 1)
                 _release(broker, operation_id, held.token)
 
 
-def _act(step: Step[Any]) -> Settled:
+def _act(step: Step[Any], slots: Slots) -> Settled:
     row = step.operation
     step.broker.trace(row.id, row.phase, "before")
     again_s = _BACKOFF_S[min(row.attempt, len(_BACKOFF_S) - 1)]
     try:
-        outcome = step.declaration.phase(row.phase).run(step)
+        phase = step.declaration.phase(row.phase)
+        with slots.lent() if phase.calls else nullcontext():
+            outcome = phase.run(step)
         if isinstance(outcome, GiveUp):
             return _give_up(step, outcome.why, again_s)
         if isinstance(outcome, Next):

@@ -219,8 +219,9 @@ class LeaseEngine:
     def _work(self, operation_id: str, site_id: str | None) -> None:
         pause: Pause | None = Pause(5.0, {})
         try:
-            if not self._stopping.is_set():
-                pause = self.drive(operation_id)
+            with self.claims.slots.held():
+                if not self._stopping.is_set():
+                    pause = self.drive(operation_id)
         except Exception:
             log.exception("engine.drive_failed", operation=operation_id)
         finally:

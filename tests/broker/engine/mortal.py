@@ -39,6 +39,7 @@ from broker import (
 from broker.actor import SYSTEM, Actor
 from broker.broker import Broker
 from broker.engine.choice import engine_for
+from broker.engine.lease import LeaseEngine
 from broker.sealing import Sealer
 from broker.settings import Database, Settings, Timing
 from broker.size import Size
@@ -93,6 +94,9 @@ class Mortal:
             owner = session.scalars(select(ProjectRow)).one()
         self.admin = Actor(owner.id, "admin", "ada")
         self.agent = token.authenticate(self.broker, (self.folder / "agent").read_text())
+        engine = engine_for(self.broker)
+        assert isinstance(engine, LeaseEngine)
+        self.engine = engine
 
     # What there is
 
@@ -176,8 +180,7 @@ class Mortal:
     def live(self) -> None:
         """The whole plan."""
         threading.Thread(target=self.be_the_gateway, daemon=True).start()
-        engine = engine_for(self.broker)
-        serving.start(self.broker, engine)
+        serving.start(self.broker, self.engine)
         if watched := self.plan.get("finishes"):
             self.until(lambda: self.over(watched), 60)
         self.until_idle()
@@ -196,7 +199,7 @@ class Mortal:
         if self.holds:
             time.sleep(60)
             sys.exit(f"only {sorted(self._arrived)} of {sorted(self.holds)} were reached")
-        serving.stop(self.broker, engine)
+        serving.stop(self.broker, self.engine)
 
     def ask(self) -> None:
         for name, kind, phase, _point in sorted(self.holds):
@@ -248,7 +251,9 @@ class Mortal:
             self._arrived.add(here)
             if self._arrived == self.holds:
                 os.kill(os.getpid(), signal.SIGKILL)
-        threading.Event().wait()
+        # The others get to where they are held, too.
+        with self.engine.claims.slots.lent():
+            threading.Event().wait()
 
     def be_the_gateway(self) -> None:
         """Its agent, and the guests behind it that run: each posts a key of its own."""

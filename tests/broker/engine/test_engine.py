@@ -15,6 +15,7 @@ from broker.engine import lease
 from broker.engine.declaration import Declaration, Done, Next, Phase, Step, Wait
 from broker.engine.lease import LeaseEngine
 from broker.engine.registry import OPERATIONS
+from broker.engine.slots import AT_ONCE
 from broker.states import OperationState
 from broker.store import OperationRow, ProjectRow, Store
 from providers.simulated import SimulatedProvider
@@ -160,7 +161,7 @@ def test_site_that_hangs_leaves_threads_to_the_others(works: Works) -> None:
         go_on.wait(30)
         return Done()
 
-    hanging = works.declare(Phase(hang, undo=NONE))
+    hanging = works.declare(Phase(hang, undo=NONE, calls=("ensure_vm",)))
     stuck = [works.ask(hanging, site_id="site-that-hangs") for _ in range(lease.WORKERS + 5)]
     well = works.ask(
         works.declare(Phase(lambda step: Done(), name="act", undo=NONE)), site_id="site-that-is-well"
@@ -171,6 +172,32 @@ def test_site_that_hangs_leaves_threads_to_the_others(works: Works) -> None:
     go_on.set()
     for task in stuck:
         works.until_done(task)
+
+
+def test_steps_work_in_turn_and_wait_for_providers_beside_each_other(works: Works) -> None:
+    together = threading.Barrier(lease.PER_SITE, timeout=20)
+    lock = threading.Lock()
+    now = most = 0
+
+    def think(step: Step[Any]) -> Next:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        with works.broker.store.reading() as session:
+            session.get(OperationRow, step.operation.id)
+        with lock:
+            now -= 1
+        return Next()
+
+    def ask(step: Step[Any]) -> Done:
+        together.wait()
+        return Done()
+
+    kind = works.declare(Phase(think, to=(ask,), undo=NONE), Phase(ask, undo=NONE, calls=("ensure_vm",)))
+    for task in [works.ask(kind, site_id="campus") for _ in range(lease.PER_SITE)]:
+        works.until_done(task)
+    assert most == AT_ONCE
 
 
 def test_very_many_that_are_due_at_a_start_make_no_more_threads(
