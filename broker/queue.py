@@ -38,6 +38,8 @@ _TRIES = 3
 _EXPLAINED = 50
 """How many waiting VMs are told why in one round, oldest first; the others keep what they were told."""
 _SAME_ROUND_S = 5.0
+_REST = 3.0
+"""How long rounds rest after one, in times of what it took."""
 _MOST_REST_S = 1.0
 MOST_WAITING = 2_000
 """Waiting VMs that one round decides on."""
@@ -73,8 +75,8 @@ def place_pending(broker: Broker) -> None:
             return
         if _is_settled(broker, mine, now):
             return
-        # A round over thousands of hosts costs about the same for one VM as for fifty: when many come, it takes at most
-        # half of the time, and the other half collects them. The first one after a rest does not wait.
+        # A round over thousands of hosts costs about the same for one VM as for fifty: when many come, rounds take a part of
+        # the time, and the rest of it collects them. The first one after a rest does not wait.
         time.sleep(max(0.0, min(mine.rests_until - time.monotonic(), _MOST_REST_S)))
         count = broker.signals.count("place")
         version = broker.store.changes.version
@@ -86,7 +88,7 @@ def place_pending(broker: Broker) -> None:
             elif mine.after is None or time.monotonic() - began > _MOST_REST_S:
                 break
         ended = time.monotonic()
-        mine.rests_until = ended + (ended - began)
+        mine.rests_until = ended + _REST * (ended - began)
         mine.last_round = (count, now)
         done = mine.after is None and mine.in_vain
         mine.settled = (version, count, now) if done else None
