@@ -68,7 +68,7 @@ def _in_batches(
     broker: Broker, every: Sequence[T], begin: Callable[[Broker, Session, Sequence[T]], list[OperationRow]]
 ) -> None:
     for first in range(0, len(every), _BATCH):
-        with broker.store.transaction() as session:
+        with broker.store.transaction() as session, session.no_autoflush:
             begun = begin(broker, session, every[first : first + _BATCH])
         for task in begun:
             broker.submit(task)
@@ -120,14 +120,18 @@ def _room(session: Session) -> float:
 def _send_home(broker: Broker, session: Session, leavers: Sequence[rules.Leaver]) -> list[OperationRow]:
     """Begin the way home of those of them that are still at rest."""
     begun: list[OperationRow] = []
+    rows = _locked(session, [leaver.id for leaver in leavers])
+    busy = set(
+        session.scalars(
+            select(OperationRow.id).where(
+                OperationRow.id.in_([row.operation_id for row in rows.values()]),
+                OperationRow.state == OperationState.RUNNING,
+            )
+        )
+    )
     for leaver in leavers:
-        row = session.get(VMRow, leaver.id, with_for_update={"of": VMRow})
-        if (
-            row is None
-            or not row.elastic
-            or row.state != VMState.RUNNING
-            or vm.busy(session, row) is not None
-        ):
+        row = rows.get(leaver.id)
+        if row is None or not row.elastic or row.state != VMState.RUNNING or row.operation_id in busy:
             continue
         if leaver.how == "drain":
             reason = f"drained: {leaver.reason}"
@@ -137,11 +141,18 @@ def _send_home(broker: Broker, session: Session, leavers: Sequence[rules.Leaver]
     return begun
 
 
+def _locked(session: Session, vm_ids: Sequence[str]) -> dict[str, VMRow]:
+    """VMs by their ids, read for a change of them all at once."""
+    query = select(VMRow).where(VMRow.id.in_(vm_ids)).order_by(VMRow.id).with_for_update(of=VMRow)
+    return {row.id: row for row in session.scalars(query)}
+
+
 def _end_unpaid(broker: Broker, session: Session, unpaid: Sequence[tuple[str, str]]) -> list[OperationRow]:
     """Delete those that the budget no longer carries and that are in the middle of something, such as a launch."""
     begun: list[OperationRow] = []
+    rows = _locked(session, [vm_id for vm_id, _ in unpaid])
     for vm_id, reason in unpaid:
-        row = session.get(VMRow, vm_id, with_for_update={"of": VMRow})
+        row = rows.get(vm_id)
         if (
             row is not None
             and row.elastic
