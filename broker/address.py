@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 
-from sqlalchemy import ColumnElement, delete, func, or_, select
+from sqlalchemy import ColumnElement, Text, cast, delete, func, or_, select
 from sqlalchemy.orm import Session, lazyload
 
 from broker import network
 from broker.broker import Broker
-from broker.store import AddressRow, Columns, NICRow, SubnetRow, VMRow
+from broker.store import AddressRow, NICRow, SubnetRow, VMRow, listed
 from vpn.address import AddressError, Pool
 
 _KEPT_S = 600.0
@@ -158,13 +158,11 @@ def release(broker: Broker, vm: VMRow) -> None:
         nic.addresses, nic.subnet = [], None
 
 
-_ADDRESS = Columns(AddressRow.address)
-
-
-def _taken(session: Session, *which: ColumnElement[bool]) -> Iterator[str]:
+def _taken(session: Session, *which: ColumnElement[bool]) -> list[str]:
     """Addresses, which may be a hundred thousand."""
-    found = json.loads(_ADDRESS.text(session, select(AddressRow.id).where(*which)))
-    return (one["address"] for one in found)
+    every: str = session.execute(select(cast(listed(AddressRow.address), Text)).where(*which)).scalar_one()
+    found: list[str] = json.loads(every)
+    return found
 
 
 def _pool_of(subnet: SubnetRow, taken: Iterable[str]) -> Pool:

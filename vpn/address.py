@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Set
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from socket import AF_INET, inet_pton
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -56,15 +57,16 @@ class Pool:
     def __init__(self, cidr: str, taken: Iterable[str], gateway: str | None = None) -> None:
         self._subnet = network_of(cidr)
         self._gateway = gateway
-        self._used = {_address_of(text) for text in taken}
+        # As numbers: of a hundred thousand, each as an object of its own would take half a second.
+        self._used = {_number_of(text, self._subnet.version) for text in taken}
         if gateway is not None:
-            self._used.add(_address_of(gateway))
+            self._used.add(_number_of(gateway, self._subnet.version))
         self._first, self._last = _host_range(self._subnet)
         self._lowest = self._first
         """No address below is free."""
 
     def __len__(self) -> int:
-        used = sum(1 for address in self._used if self._first <= int(address) <= self._last)
+        used = sum(1 for number in self._used if self._first <= number <= self._last)
         return self._last - self._first + 1 - used
 
     def take(self, wanted: str | None = None) -> str:
@@ -72,28 +74,27 @@ class Pool:
 
         Raises AddressError in words: not in the subnet, network or broadcast address, taken, or subnet full.
         """
-        address = self._find() if wanted is None else self._check(_address_of(wanted))
-        self._used.add(address)
-        return str(address)
+        number = self._find() if wanted is None else self._check(_address_of(wanted))
+        self._used.add(number)
+        return str(type(self._subnet.network_address)(number))
 
     def give_back(self, address: str) -> None:
         """Make an address that was taken free again."""
-        freed = _address_of(address)
+        freed = _number_of(address, self._subnet.version)
         self._used.discard(freed)
-        self._lowest = min(self._lowest, int(freed))
+        self._lowest = max(self._first, min(self._lowest, freed))
 
-    def _find(self) -> Address:
+    def _find(self) -> int:
         # At most len(used) candidates can be taken, so this ends soon also in an IPv6 /64.
-        for value in range(self._lowest, self._last + 1):
-            candidate = type(self._subnet.network_address)(value)
-            if candidate not in self._used:
-                self._lowest = value + 1
-                return candidate
+        for number in range(self._lowest, self._last + 1):
+            if number not in self._used:
+                self._lowest = number + 1
+                return number
         self._lowest = self._last + 1
         total = self._last - self._first + 1
         raise AddressError(f"subnet {self._subnet} is full: all of its {total} addresses are taken")
 
-    def _check(self, wanted: Address) -> Address:
+    def _check(self, wanted: Address) -> int:
         subnet = self._subnet
         if wanted not in subnet:
             raise AddressError(f"{wanted} is not in subnet {subnet}")
@@ -103,9 +104,9 @@ class Pool:
             raise AddressError(f"{wanted} is the broadcast address of subnet {subnet}")
         if self._gateway is not None and wanted == _address_of(self._gateway):
             raise AddressError(f"{wanted} is the gateway of subnet {subnet}")
-        if wanted in self._used:
+        if int(wanted) in self._used:
             raise AddressError(f"{wanted} is taken")
-        return wanted
+        return int(wanted)
 
 
 def free_address(cidr: str, taken: Set[str], gateway: str | None = None, wanted: str | None = None) -> str:
@@ -124,6 +125,18 @@ def _address_of(text: str) -> Address:
         return ip_address(text)
     except ValueError as error:
         raise AddressError(f"{text!r} is not an IP address") from error
+
+
+def _number_of(text: str, version: int) -> int:
+    """The address as a number; of the other family one that no address of this one has."""
+    try:
+        # The C library reads one in a tenth of the time that ipaddress takes (inet_pton(3)).
+        if version == 4:
+            return int.from_bytes(inet_pton(AF_INET, text), "big")
+    except OSError:
+        pass
+    address = _address_of(text)
+    return int(address) if address.version == version else -1 - int(address)
 
 
 def _host_range(subnet: Network) -> tuple[int, int]:

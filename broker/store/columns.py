@@ -58,7 +58,7 @@ class listed(FunctionElement[list[Any]]):
     type = JSON()
     inherit_cache = True
 
-    def __init__(self, column: ColumnElement[Any]) -> None:
+    def __init__(self, column: Any) -> None:
         super().__init__(_in_json(column))
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpn.address import AddressError, contains, free_address, overlapping
+from vpn.address import AddressError, Pool, contains, free_address, overlapping
 
 
 @st.composite
@@ -104,3 +104,24 @@ def test_a_wanted_address_that_cannot_be_had_is_refused_in_words(wanted: str, wo
 
 def test_a_wanted_free_address_is_given() -> None:
     assert free_address("10.0.0.0/24", {"10.0.0.7"}, "10.0.0.1", "10.0.0.8") == "10.0.0.8"
+
+
+def test_what_is_taken_in_the_other_family_takes_nothing() -> None:
+    pool = Pool("10.0.0.0/30", ["::a00:1", "fd00::1"])
+    assert (len(pool), pool.take()) == (2, "10.0.0.1")
+    pool.give_back("fd00::1")
+    assert pool.take() == "10.0.0.2"
+    assert Pool("::a00:0/126", ["10.0.0.1"]).take() == "::a00:1"
+
+
+def test_text_that_is_no_address_is_not_taken_for_one() -> None:
+    for text in ("10.0.0", "10.0.0.01", "10.0.0.256", "ten", ""):
+        with pytest.raises(AddressError, match="is not an IP address"):
+            Pool("10.0.0.0/24", [text])
+
+
+def test_address_that_is_given_back_is_the_next_one() -> None:
+    pool = Pool("10.0.0.0/29", ["10.0.0.1"])
+    assert [pool.take() for _ in range(3)] == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
+    pool.give_back("10.0.0.3")
+    assert [pool.take() for _ in range(2)] == ["10.0.0.3", "10.0.0.5"]

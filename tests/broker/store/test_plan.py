@@ -22,7 +22,7 @@ NARROW = {"ix_vm_elastic", "ix_vm_waiting", "ix_vm_runtime"}
 BROAD = "project_id|site_id|subnet_id|network_id|noun|key"
 """Columns of which one value may be that of nearly all rows; of the states of VMs it is ``running``."""
 
-KEPT = ("FROM subnet LEFT OUTER JOIN address ON", "SELECT json_object('address', address.address) AS")
+KEPT = ("FROM subnet LEFT OUTER JOIN address ON", "SELECT CAST(json_group_array(address.address) AS TEXT)")
 """What a process reads as a whole now and then, and keeps."""
 
 
