@@ -12,7 +12,7 @@ from broker.engine_port import Engine
 
 _PLACE_S = 10.0
 """How often the queue is looked at without a signal: another broker on the same database signals in its own process."""
-_REST_S = 0.5
+_REST_S = 1.0
 """How long the policy rests, however often it is signalled: each request for a VM does."""
 _COLLECT_AFTER = (5_000, 20, 100)
 """See gc.set_threshold(): a search of everything once in ten million objects, not in seventy thousand."""
