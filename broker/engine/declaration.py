@@ -151,8 +151,9 @@ class Phase:
     """One phase of an operation. Its action can run any number of times: it looks first, and does one thing.
 
     ``to``: the phases that it may go to, the usual one first; none in the last. ``undo``: what takes its effects back, or
-    the reason why there is nothing to take back. ``calls``: the methods of a provider that it may call. ``name``: how it
-    is stored and told, by default the name of its function.
+    the reason why there is nothing to take back. ``calls``: the methods of a provider that it may call; others
+    work meanwhile, but not beside a phase without any, which must not wait (``slots``). ``name``: how it is stored and told,
+    by default the name of its function.
     """
 
     run: Run
