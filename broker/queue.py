@@ -38,8 +38,8 @@ _TRIES = 3
 _EXPLAINED = 50
 """How many waiting VMs are told why in one round, oldest first; the others keep what they were told."""
 _SAME_ROUND_S = 5.0
-_REST = 3.0
-"""How long rounds rest after one, in times of what it took."""
+_REST_FACTOR = 3.0
+"""How long rounds rest after one, in times of what it took; at most ``_MOST_REST_S`` seconds."""
 _MOST_REST_S = 1.0
 MOST_WAITING = 2_000
 """Waiting VMs that one round decides on."""
@@ -88,7 +88,7 @@ def place_pending(broker: Broker) -> None:
             elif mine.after is None or time.monotonic() - began > _MOST_REST_S:
                 break
         ended = time.monotonic()
-        mine.rests_until = ended + _REST * (ended - began)
+        mine.rests_until = ended + _REST_FACTOR * (ended - began)
         mine.last_round = (count, now)
         done = mine.after is None and mine.in_vain
         mine.settled = (version, count, now) if done else None

@@ -133,8 +133,8 @@ def _number_of(text: str, version: int) -> int:
         # The C library reads one in a tenth of the time that ipaddress takes (inet_pton(3)).
         if version == 4:
             return int.from_bytes(inet_pton(AF_INET, text), "big")
-    except OSError:
-        pass
+    except (OSError, ValueError):
+        pass  # said in words below
     address = _address_of(text)
     return int(address) if address.version == version else -1 - int(address)
 

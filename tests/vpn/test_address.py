@@ -115,7 +115,7 @@ def test_what_is_taken_in_the_other_family_takes_nothing() -> None:
 
 
 def test_text_that_is_no_address_is_not_taken_for_one() -> None:
-    for text in ("10.0.0", "10.0.0.01", "10.0.0.256", "ten", ""):
+    for text in ("10.0.0", "10.0.0.01", "10.0.0.256", "10.0.0.1\0", "10.0.0.\ud800", "ten", ""):
         with pytest.raises(AddressError, match="is not an IP address"):
             Pool("10.0.0.0/24", [text])
 
