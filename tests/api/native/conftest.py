@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +60,13 @@ class World:
         client.images.create("tiny", str(self.broker.settings.data_dir / "tiny.raw"), format="raw")
 
 
-def worlds(folder: Path) -> Iterator[World]:
+def worlds(folder: Path, template: Path) -> Iterator[World]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny.raw").write_bytes(b"\0" * 4096)
     Sealer.create_file(folder / "key")
     settings = Settings(data_dir=folder)
     store = Store(settings.database_url)
-    store.upgrade()
+    shutil.copyfile(template, str(store.engine.url.database))
     broker = Broker(settings, store=store)
     engine = LeaseEngine(broker)
     engine.schedule("place", 10.0, lambda: queue.place_pending(broker))
@@ -84,14 +86,14 @@ def worlds(folder: Path) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def quiet(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Iterator[World]:
     """A world for tests that change nothing in it."""
-    yield from worlds(tmp_path_factory.mktemp("quiet") / "data")
+    yield from worlds(tmp_path_factory.mktemp("quiet") / "data", sqlite_template)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    yield from worlds(tmp_path / "data")
+def world(tmp_path: Path, sqlite_template: Path) -> Iterator[World]:
+    yield from worlds(tmp_path / "data", sqlite_template)
 
 
 @pytest.fixture
@@ -101,9 +103,9 @@ def furnished(world: World) -> World:
 
 
 @pytest.fixture(scope="session")
-def make_world() -> Callable[[Path], Iterator[World]]:
+def make_world(sqlite_template: Path) -> Callable[[Path], Iterator[World]]:
     """For fixtures of single modules."""
-    return worlds
+    return partial(worlds, template=sqlite_template)
 
 
 @pytest.fixture
