@@ -1,6 +1,6 @@
 """The engine on DBOS Transact, for several brokers that share one PostgreSQL.
 
-Each drive of an operation is a workflow with one kind of step. All that matters is in our own rows, so a replay decides
+Each drive of an operation is a workflow, without steps. All that matters is in our own rows, so a replay decides
 nothing, and an upgrade with operations under way is safe. Which operations are due, how many are driven at a time and who
 takes up what a dead process left is decided as everywhere (``lease.LeaseEngine``); what DBOS adds is a durable record of
 every drive, and fences against two at once in its own tables. ``docs/adr/0002-dbos.md`` has what that costs.
@@ -21,7 +21,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
 from broker.broker import Broker
 from broker.engine.advance import Pause
-from broker.engine.lease import WORKERS, LeaseEngine
+from broker.engine.lease import MOST_PHASES, WORKERS, LeaseEngine
 
 log = structlog.get_logger()
 
@@ -32,18 +32,14 @@ _KEEP_DAYS = 1
 
 _running: DbosEngine | None = None
 _pauses: dict[str, Pause | None] = {}
-"""What the drive that runs now left to its engine, by workflow: DBOS stores what a step returns as JSON."""
+"""What the drive that runs now left to its engine, by workflow: DBOS stores what a workflow returns as JSON."""
 
 
-@DBOS.step(name="isthmus.drive.step")
-def _step(operation_id: str, drive_id: str) -> None:
-    if _running is not None:
-        _pauses[drive_id] = _running.step(operation_id, most=100)
-
-
+# Without steps of DBOS: what a drive did is in our rows, and one that is run again goes on from there.
 @DBOS.workflow(name="isthmus.drive", max_recovery_attempts=1_000_000)
 def _drive(operation_id: str, drive_id: str) -> None:
-    _step(operation_id, drive_id)
+    if _running is not None:
+        _pauses[drive_id] = _running.step(operation_id, most=MOST_PHASES)
 
 
 class DbosEngine(LeaseEngine):

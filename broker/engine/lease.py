@@ -34,7 +34,7 @@ PER_SITE = 12
 """How many of them may be of one site: a cloud that swallows calls must not hold up the others."""
 _MOST_ASLEEP = 5_000
 """Waiting operations that this process remembers; the others are found by their rows."""
-_MOST_PHASES = 100
+MOST_PHASES = 100
 """Phases of one operation in a row, before others have their turn."""
 _DUTY_TRY_S = 3.0
 """How often a duty that another broker has is asked for."""
@@ -135,7 +135,7 @@ class LeaseEngine:
 
     def drive(self, operation_id: str) -> Pause | None:
         """Move an operation on until it has to wait, in the calling thread."""
-        return self.step(operation_id, most=_MOST_PHASES)
+        return self.step(operation_id, most=MOST_PHASES)
 
     # What is due
 
