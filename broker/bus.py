@@ -28,8 +28,8 @@ log = structlog.get_logger()
 _CHANNEL = "isthmus"
 _MOST = 7000
 """Bytes of a notification; the server takes less than 8000."""
-_GATHER_S = 0.02
-"""How long signals are gathered before they are told in one transaction."""
+_GATHER_S = 0.1
+"""How long signals are gathered after some were told, to be told in one transaction."""
 _LOOK_S = 2.0
 _CLOCK_S = 30.0
 _AGAIN_S = 2.0
@@ -79,7 +79,6 @@ class Bus:
     def _speak(self) -> None:
         while not self._stopping.is_set():
             self._something.wait()
-            self._stopping.wait(_GATHER_S)
             self._something.clear()
             with self._lock:
                 said, self._said = self._said, set()
@@ -91,6 +90,7 @@ class Bus:
                         connection.execute(select(func.pg_notify(_CHANNEL, payload)))
             except Exception:
                 log.exception("bus.not_told", signals=len(said))
+            self._stopping.wait(_GATHER_S)
 
     def _tell_changes(self, session: Session, names: set[str]) -> None:
         for payload in _payloads(self._id, "changes", names):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import event
 
 from broker import host, queue
 from broker.broker import Broker
@@ -46,6 +47,24 @@ def test_signal_wakes_the_other_broker_at_once(pair: tuple[Broker, Broker]) -> N
     other.signals.listen("place", woken.set)
     mine.signals.set("place")
     assert woken.wait(5)
+
+
+def test_signals_that_come_one_after_the_other_are_told_together(
+    pair: tuple[Broker, Broker],
+) -> None:
+    mine, other = pair
+    told: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "pg_notify" in statement:
+            told.append(statement)
+
+    event.listen(mine.store.engine, "before_cursor_execute", note)
+    for number in range(100):
+        mine.signals.set(f"op-{number}")
+    eventually(lambda: all(other.signals.count(f"op-{number}") for number in range(100)))
+    # The first at once, the others when the time to gather is over.
+    assert len(told) <= 3
 
 
 def test_signal_of_another_is_not_told_on(pair: tuple[Broker, Broker]) -> None:
