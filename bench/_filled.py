@@ -149,7 +149,7 @@ def populate_world(broker: Broker) -> None:
     """Have the simulated sites run what the rows say. Of each row only what they ask for is read: the process that serves
     does this first, and its memory is measured."""
     leases: dict[str, list[list[str]]] = {}
-    with broker.store.reading() as session:
+    with broker.store.transaction() as session:  # a cursor on the server needs one
         on_nics = select(NICRow.vm_id, AddressRow.subnet_id, AddressRow.address).join(
             AddressRow, AddressRow.nic_id == NICRow.id
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -18,14 +19,22 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from broker import dry_run
 from broker.store import changes, claim
 
 _UPGRADE_LOCK = 0x6973_7468
 """Any number that no other program locks in the same database."""
+_PREPARED = 500
+"""Statements that a connection to PostgreSQL keeps prepared: more than a broker has."""
+TRUSTED_S = 1.0
+"""How long a connection that rests is believed to be alive: to ask each time would cost a round trip a transaction, and a
+server that was started anew was away for longer."""
+_WRITING = ("INSERT", "UPDATE", "DELETE")
+_RESTS_SINCE = "isthmus_rests_since"
 
 
 class _Session(Session):
@@ -34,6 +43,13 @@ class _Session(Session):
 
 claim.listen(_Session)
 changes.listen(_Session)
+
+
+class _ReadSession(Session):
+    """A session that writes nothing, whatever is done to the rows in it."""
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        """Nothing: changes are not kept."""
 
 
 BESIDE: ContextVar[Callable[[Session], None] | None] = ContextVar("beside", default=None)
@@ -60,9 +76,14 @@ class Store:
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
             try:
-                self.engine = create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True)
+                # The connection used last is taken next: the one that has the most statements prepared.
+                self.engine = create_engine(parsed, pool_size=10, max_overflow=20, pool_use_lifo=True)
             except ModuleNotFoundError as error:
                 raise StoreError(f"{error}: pip install 'isthmus-server[postgres]'") from error
+            event.listen(self.engine, "connect", _prepare_postgresql)
+            event.listen(self.engine, "checkin", _note_rest)
+            event.listen(self.engine, "checkout", _look_after_rest)
+        event.listen(self.engine, "before_cursor_execute", _refuse_to_write)
         self.changes = changes.Changes()
         """What was committed here (and, where somebody tells, by other processes) since it was last taken."""
         self._sessions = sessionmaker(
@@ -89,15 +110,26 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A snapshot to read from; it never waits for a writer on SQLite. Changes are not kept."""
-        with self.engine.connect().execution_options(read_only=True) as connection:
-            with Session(connection, expire_on_commit=False) as session:
-                yield session
-            connection.rollback()
+        """What there is, to read from; it never waits for a writer on SQLite. Changes are not kept.
+
+        On SQLite all of it is of one moment. On PostgreSQL each statement is, as in any of its transactions.
+        """
+        with self._looking() as connection, _ReadSession(connection, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def _looking(self) -> Iterator[Connection]:
+        """A connection that ends without a rollback on PostgreSQL, after which the driver forgets its prepared statements
+        (psycopg, "Prepared statements"): then each statement would be planned anew each time."""
+        options: dict[str, Any] = {"read_only": True}
+        if not self.is_sqlite:
+            options["isolation_level"] = "AUTOCOMMIT"
+        with self.engine.connect().execution_options(**options) as connection:
+            yield connection
 
     def time_there(self) -> datetime:
         """What time it is on the database's server (PostgreSQL)."""
-        with self.engine.connect() as connection:
+        with self._looking() as connection:
             there: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
             return there.astimezone(UTC)
 
@@ -196,6 +228,12 @@ def _take_back(session: Session) -> None:
     session.rollback()
 
 
+def _refuse_to_write(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+    """What is for reading commits each statement on PostgreSQL."""
+    if connection.get_execution_options().get("read_only", False) and statement.startswith(_WRITING):
+        raise StoreError(f"a transaction that is for reading was to write: {statement.split()[0]}")
+
+
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # The driver's own transaction handling begins late and deferred; SQLAlchemy's "begin" hook does it instead.
     connection.isolation_level = None
@@ -204,6 +242,33 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    connection.prepared_max = _PREPARED
+    connection.autocommit = True
+    # Compilation takes longer than any of our statements. Tables are joined in the order in which we name them, so that the
+    # planner need not try all others: half of its time. A plan that is made for any value reads all VMs for a page of them,
+    # since it does not know how long a page is; the server would choose it after ten pages.
+    connection.execute("SET jit = off; SET join_collapse_limit = 1; SET plan_cache_mode = force_custom_plan")
+    connection.autocommit = False
+
+
+def _note_rest(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info[_RESTS_SINCE] = time.monotonic()
+
+
+def _look_after_rest(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+    """Before a connection that has rested is used, see whether the server still knows it."""
+    since = record.info.get(_RESTS_SINCE)
+    if since is None or time.monotonic() - since < TRUSTED_S:
+        return
+    try:
+        connection.autocommit = True
+        connection.execute("SELECT 1")
+        connection.autocommit = False
+    except Exception as error:
+        raise DisconnectionError from error  # the pool makes a new one
 
 
 def _begin_immediate(connection: Any) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import inspect, select, text
+from sqlalchemy import delete, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 import broker.store.database as database_module
@@ -99,6 +99,8 @@ def test_reading_keeps_no_change(store: Store) -> None:
     with store.reading() as session:
         session.add(flavor("lost"))
         session.flush()
+        with pytest.raises(StoreError, match="for reading was to write: DELETE"):
+            session.execute(delete(FlavorRow))
     assert names(store) == []
 
 
@@ -149,7 +151,6 @@ def test_sqlite_has_one_broker(tmp_path: Path) -> None:
     second.close()
 
 
-@pytest.mark.postgres
 def test_broker_reads_its_sqlite_database_as_its_indexes_are_made_for(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/b.sqlite3")
     store.upgrade()
@@ -167,6 +168,7 @@ def test_broker_reads_its_sqlite_database_as_its_indexes_are_made_for(tmp_path: 
     store.close()
 
 
+@pytest.mark.postgres
 def test_postgresql_has_several_brokers(postgresql: PostgreSQL, tmp_path: Path) -> None:
     url = postgresql.database()
     first, second = Store(url), Store(url)
@@ -175,6 +177,45 @@ def test_postgresql_has_several_brokers(postgresql: PostgreSQL, tmp_path: Path) 
     first.close()
     second.close()
     postgresql.drop(url)
+
+
+@pytest.mark.postgres
+def test_statements_to_postgresql_stay_prepared(postgresql: PostgreSQL) -> None:
+    """Each of them would be read and planned from its text otherwise, and reading be three round trips more."""
+    store = Store(postgresql.database(template="template_isthmus"))
+    for _ in range(10):
+        assert names(store) == []
+        store.time_there()
+        with store.transaction() as session:
+            assert session.scalars(select(FlavorRow)).all() == []
+    with store.engine.connect() as connection:
+        prepared = connection.exec_driver_sql("SELECT statement FROM pg_prepared_statements").scalars().all()
+        settings = [
+            connection.exec_driver_sql(f"SHOW {name}").scalar_one()
+            for name in ("jit", "join_collapse_limit", "plan_cache_mode")
+        ]
+        connection.rollback()
+        connection.exec_driver_sql("SELECT 1")  # what a connection is set to outlives a rollback
+        assert connection.exec_driver_sql("SHOW jit").scalar_one() == "off"
+    assert any("flavor" in statement for statement in prepared)
+    assert any("clock_timestamp" in statement for statement in prepared)
+    assert settings == ["off", "1", "force_custom_plan"]
+    store.close()
+
+
+@pytest.mark.postgres
+def test_connection_that_died_while_it_rested_is_replaced(
+    postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(postgresql.database(template="template_isthmus"))
+    assert names(store) == []
+    postgresql.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    monkeypatch.setattr(database_module, "TRUSTED_S", 0.0)
+    assert names(store) == []
+    store.close()
 
 
 def test_broker_has_one_id_for_the_life_of_its_database(bare_stage: Stage) -> None:
