@@ -8,10 +8,12 @@ without a break misses none; after a break everything counts as changed. A signa
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import structlog
@@ -48,6 +50,8 @@ class Bus:
         self._something = threading.Event()
         self._stopping = threading.Event()
         self._listening = threading.Event()
+        self._line: Any = None
+        """The ear's connection, while it listens."""
         self._threads: list[threading.Thread] = []
 
     def start(self, wait_s: float = 5.0) -> None:
@@ -65,6 +69,7 @@ class Bus:
         self._signals.tell = self._store.changes.tell = None
         self._stopping.set()
         self._something.set()
+        self._hang_up()
         for thread in self._threads:
             thread.join(timeout=5)
         self._store.changes.whole = False
@@ -103,10 +108,19 @@ class Bus:
             try:
                 self._listen_once()
             except Exception:
-                log.exception("bus.deaf")
+                if not self._stopping.is_set():
+                    log.exception("bus.deaf")
                 self._stopping.wait(_AGAIN_S)
             finally:
+                self._line = None
                 self._store.changes.whole = False
+
+    def _hang_up(self) -> None:
+        """Wake the ear, which waits for the server to say something, and nothing else wakes it."""
+        line = self._line
+        if line is not None:
+            with suppress(Exception), socket.socket(fileno=os.dup(line.fileno())) as end:
+                end.shutdown(socket.SHUT_RDWR)
 
     def _listen_once(self) -> None:
         # A connection of its own for as long as it lives, which the pool does not miss.
@@ -117,6 +131,7 @@ class Bus:
             raw.rollback()
             raw.autocommit = True
             raw.execute(f"LISTEN {_CHANNEL}")
+            self._line = raw
             # From now on nothing is missed; what came before is.
             self._store.changes.add({ALL})
             self._store.changes.whole = True

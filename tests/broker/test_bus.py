@@ -136,6 +136,15 @@ def test_machine_whose_clock_is_an_hour_ahead_agrees_with_the_others(stage: Stag
     assert abs((clock.now() - datetime.now(UTC)).total_seconds() + 3600) < 2
 
 
+def test_bus_that_listens_ends_at_once(stage: Stage) -> None:
+    bus = Bus(stage.broker.store, stage.broker.signals)
+    bus.start()
+    began = time.monotonic()
+    bus.stop()
+    assert time.monotonic() - began < 1.9  # it would look up by itself after two
+    assert not bus._threads[0].is_alive()
+
+
 def test_many_names_are_told_in_notifications_that_the_server_takes(stage: Stage) -> None:
     payloads = list(_payloads("me", "changes", {f"vm:vm-{number:017x}" for number in range(2000)}))
     assert len(payloads) > 1
