@@ -325,7 +325,9 @@ class Lab:
             "UserKnownHostsFile=/dev/null",
             "LogLevel=ERROR",
         )
-        flags = [word for option in (*options, "ConnectTimeout=5") for word in ("-o", option)]
+        # A guest that has just booted may answer at its address before its sshd does: a try a second (ssh_config(5)).
+        waiting = ("ConnectTimeout=5", "ConnectionAttempts=15")
+        flags = [word for option in (*options, *waiting) for word in ("-o", option)]
         return ["ssh", "-i", str(self._key), *flags, f"root@{address}"]
 
     def in_guest(self, address: str, script: str, timeout_s: float = 30.0) -> str:
