@@ -48,9 +48,11 @@ def reserve(
 
 
 def pass_time(stage: Stage, minutes: float) -> None:
-    """As the duties would: reservations begin and end, rounds are run, operations go on."""
-    for _ in range(int(minutes * 6)):
-        stage.wait(10)
+    """As the duties would: reservations begin and end, rounds are run, operations go on. Every ten seconds; of a long time every
+    minute, but for the last ten."""
+    coarse = max(0, int(minutes) - 10)
+    for seconds in [60] * coarse + [10] * int((minutes - coarse) * 6):
+        stage.wait(seconds)
         reservation.tick(stage.broker)
         stage.broker.signals.set("place")
         queue.place_pending(stage.broker)
