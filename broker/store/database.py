@@ -247,9 +247,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _prepare_postgresql(connection: Any, _record: Any) -> None:
     connection.prepared_max = _PREPARED
     connection.autocommit = True
-    # Compilation takes longer than any of our statements. Tables are joined in the order in which we name them, so that the
-    # planner need not try all others: half of its time. A plan that is made for any value reads all VMs for a page of them,
-    # since it does not know how long a page is; the server would choose it after ten pages.
+    # docs/adr/0005-statements-to-postgresql.md has the reasons, and what each of them is worth.
     connection.execute("SET jit = off; SET join_collapse_limit = 1; SET plan_cache_mode = force_custom_plan")
     connection.autocommit = False
 
