@@ -248,7 +248,7 @@ def _prepare_postgresql(connection: Any, _record: Any) -> None:
     connection.prepared_max = _PREPARED
     connection.autocommit = True
     # docs/adr/0005-statements-to-postgresql.md has the reasons, and what each of them is worth.
-    connection.execute("SET jit = off; SET join_collapse_limit = 1; SET plan_cache_mode = force_custom_plan")
+    connection.execute("SET jit = off; SET plan_cache_mode = force_custom_plan")
     connection.autocommit = False
 
 
