@@ -191,8 +191,7 @@ def test_statements_to_postgresql_stay_prepared(postgresql: PostgreSQL) -> None:
     with store.engine.connect() as connection:
         prepared = connection.exec_driver_sql("SELECT statement FROM pg_prepared_statements").scalars().all()
         settings = [
-            connection.exec_driver_sql(f"SHOW {name}").scalar_one()
-            for name in ("jit", "plan_cache_mode")
+            connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in ("jit", "plan_cache_mode")
         ]
         connection.rollback()
         connection.exec_driver_sql("SELECT 1")  # what a connection is set to outlives a rollback
