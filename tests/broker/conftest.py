@@ -96,7 +96,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 def emptied(postgresql: PostgreSQL) -> Callable[[], str]:
     """Gives the URL of a database with the schema and nothing in it: the one of the test before, if its schema is still that,
     since to make one takes ten times as long as to empty it."""
-    empty = "; ".join(str(delete(table)) for table in Row.metadata.sorted_tables)
+    statements = "; ".join(str(delete(table)) for table in Row.metadata.sorted_tables)
     kept: list[str] = []
 
     def connected() -> psycopg.Connection[Any]:
@@ -112,7 +112,7 @@ def emptied(postgresql: PostgreSQL) -> Callable[[], str]:
     renew()
     newest = revision()
 
-    def emptied() -> str:
+    def empty() -> str:
         if revision() != newest:
             renew()
         with connected() as connection:
@@ -121,14 +121,13 @@ def emptied(postgresql: PostgreSQL) -> Callable[[], str]:
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
             connection.execute("DROP SCHEMA IF EXISTS dbos CASCADE")
-            connection.execute(
-                "SET session_replication_role = replica"
-            )  # rows refer to each other in circles
-            connection.execute(empty.encode())
+            # Without a look at foreign keys: rows refer to each other in circles.
+            connection.execute("SET session_replication_role = replica")
+            connection.execute(statements.encode())
             connection.execute("SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'")
         return kept[0]
 
-    return emptied
+    return empty
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
